@@ -17,7 +17,6 @@ from registry.cli.output import read_pages
 if TYPE_CHECKING:
     from registry.access.policies.values import PolicyRecord
     from registry.access.sharing import Entry, Principal
-    from registry.tools.governance.values import GovernedTool
     from registry.tools.values import StoredTool
     from registry.wiring.commands import CommandServices
 
@@ -169,16 +168,16 @@ def _rights(entry: Entry | None) -> str:
 async def exported_tools(built: CommandServices, server_id: str) -> list[dict[str, Any]]:
     """Return what people decided about the tools that a server offers."""
     stored = await _tools(built, server_id)
-    entries = [{"name": name, **_decided(tool.stored)} for name, tool in sorted(stored.items())]
+    entries = [{"name": name, **_decided(tool)} for name, tool in sorted(stored.items())]
     return [entry for entry in entries if len(entry) > 1]
 
 
-async def _tools(built: CommandServices, server_id: str) -> dict[str, GovernedTool]:
+async def _tools(built: CommandServices, server_id: str) -> dict[str, StoredTool]:
     from registry.tools.governance.repository import GovernedTools  # noqa: PLC0415 - heavy imports
 
     rows = await built.storage.repositories.tools.stored(server_id)
-    found = await GovernedTools(built.database).some([row.row_id for row in rows.values()])
-    return {tool.stored.name: tool for tool in found}
+    found = await GovernedTools(built.database).some([row.id for row in rows.values()])
+    return {tool.name: tool for tool in found}
 
 
 def _decided(tool: StoredTool) -> dict[str, Any]:
@@ -217,13 +216,13 @@ async def apply_tools(
             if not isinstance(name, str) or name not in stored:
                 raise ValueError("the server has no such tool")  # noqa: TRY301 - reported like others
             decided = {member: value for member, value in entry.items() if member != "name"}
-            changes = _tool_changes(decided, stored[name].stored)
+            changes = _tool_changes(decided, stored[name])
             if changes and not dry_run:
                 await _decide(built, stored[name].id, changes)
         except (RegistryError, ValueError) as exc:
             problems.append(f"tool {name}: {_why(exc)}")
             continue
-        before = _decided(stored[name].stored)
+        before = _decided(stored[name])
         changed += [
             f"tool {name}: {member}: {short(before.get(member))} -> {short(decided[member])}"
             for member in sorted(changes)
@@ -231,19 +230,19 @@ async def apply_tools(
     return changed, problems
 
 
-def _tool_changes(decided: dict[str, Any], stored: StoredTool) -> dict[str, Any]:
+def _tool_changes(decided: dict[str, Any], tool: StoredTool) -> dict[str, Any]:
     """Return what is to be sent of a tool, in the shape of `PATCH /registry/tools/{id}`."""
     from registry.tools.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
 
     wanted = ToolUpdate.model_validate(decided).model_dump(mode="json", exclude_unset=True)
-    overrides = stored.overrides
+    overrides = tool.overrides
     before: dict[str, Any] = {
         "display_name": overrides.display_name,
         "description": overrides.description,
         "tags": list(overrides.tags),
         "tool_metadata": dict(overrides.metadata),
-        "registration_state": stored.registration_state.value,
-        "exposure_state": stored.exposure_state.value,
+        "registration_state": tool.registration_state.value,
+        "exposure_state": tool.exposure_state.value,
     }
     unknown = sorted(wanted.keys() - before.keys())
     if unknown:

@@ -10,7 +10,7 @@ from registry.tools.public_names import SEPARATOR, public_name
 if TYPE_CHECKING:
     from registry.auth.values import DirectoryPrincipal
     from registry.servers.values import ServerRecord
-    from registry.tools.governance.values import GovernedTool
+    from registry.tools.values import StoredTool
     from registry.users.values import GroupRecord
     from registry.wiring.commands import CommandServices
 
@@ -41,7 +41,7 @@ async def user_of(services: "CommandServices", reference: str) -> "DirectoryPrin
     return found[0]
 
 
-async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool":
+async def tool_of(services: "CommandServices", reference: str) -> "StoredTool":
     """Return the tool of that id, or of that name on a server; end the command where none is."""
     if is_id(reference):
         return await services.tools.get(reference.lower(), OPERATOR)
@@ -59,7 +59,7 @@ async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool"
     slug = slug_of(owner.effective_path) or owner.server_name
     stored = await services.storage.repositories.tools.stored(owner.id)
     ids = [
-        tool.row_id
+        tool.id
         for own, tool in stored.items()
         if own == name or public_name(slug, own) == reference
     ]

@@ -167,7 +167,7 @@ def tools_call(
             server = await server_of(built, found.owner_id)
         bearer = _token(settings, token)
         address = f"{(url or settings.base_url).rstrip('/')}{server.effective_path}"
-        result = await call_tool(address, bearer, found.stored.name, call_arguments)
+        result = await call_tool(address, bearer, found.name, call_arguments)
         if as_json:
             show_json(result)
         else:

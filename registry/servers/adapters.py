@@ -21,7 +21,7 @@ from registry.servers.values import ServerRecord
 from registry.tools.governance.errors import ToolNotFoundError
 from registry.tools.naming import slug_of
 from registry.tools.ports import OwnerRights, OwnersSeen
-from registry.tools.values import ListedTool, ServedTool
+from registry.tools.values import ListedTool, ToolDefinition
 
 
 class PolicyServerReader:
@@ -123,7 +123,7 @@ class ServerOwners:
     async def write(
         self,
         owner_id: str,
-        served: Sequence[ServedTool] | None,
+        served: Sequence[ToolDefinition] | None,
         now: datetime,
         batch: WriteBatch,
     ) -> None:

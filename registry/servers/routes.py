@@ -46,7 +46,7 @@ from registry.servers.values import (
     ServerRecord,
     ServerStatus,
 )
-from registry.tools.values import ServedTool, ToolDefinition
+from registry.tools.values import ToolDefinition
 from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import PageNumber, PerPage, pagination
@@ -404,7 +404,7 @@ def _from_etag(tag: str | None) -> datetime | None:
     return moment
 
 
-def _native(tool: ServedTool | ToolDefinition) -> orjson.Fragment:
+def _native(tool: ToolDefinition) -> orjson.Fragment:
     # Verbatim: a schema may hold numbers that do not survive a round trip through Python.
     return orjson.Fragment(tool.definition)
 

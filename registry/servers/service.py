@@ -51,7 +51,7 @@ from registry.servers.values import (
 from registry.tokens.values import TokenCounts
 from registry.tools.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.tools.projection import restore
-from registry.tools.values import ServedTool
+from registry.tools.values import ToolDefinition
 
 if TYPE_CHECKING:
     from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
@@ -187,7 +187,7 @@ class ServerService:
 
     async def tools(
         self, server_id: str, user: UserContext
-    ) -> tuple[ServerRecord, list[ServedTool]]:
+    ) -> tuple[ServerRecord, list[ToolDefinition]]:
         """Return a server and its served tools, from the database.
 
         A server that only the other application has read has no rows; its projection is used
@@ -200,8 +200,7 @@ class ServerService:
         served = await self._tools.served(server_id)
         if not served and await self._has_no_rows(server):
             functions = members(server.config.get(FUNCTIONS))
-            found = restore(functions, server.server_name).tools
-            served = [ServedTool.as_found(tool) for tool in found]
+            served = list(restore(functions, server.server_name).tools)
         return server, served
 
     async def _has_no_rows(self, server: ServerRecord) -> bool:

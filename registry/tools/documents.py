@@ -5,8 +5,10 @@ program or a person may write. Values of an unexpected form are dropped, and a t
 served without them is not served.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 from types import UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin
 
@@ -24,18 +26,24 @@ from packages.database.stored import (
 )
 from packages.models.states import ExposureState, RegistrationState
 from packages.models.tools import JSON_OBJECT, RegisteredTool, ToolVersion
-from registry.core.json import JsonObject, choice_of
+from registry.core.json import JsonObject
 from registry.core.search import searchable
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
-from registry.tools.metadata import TAG, effects_among, facet, facets_of, known, said_in
+from registry.tools.metadata import TAG, effects_of, facet
 from registry.tools.presentation import overrides_in
-from registry.tools.values import ListedTool, ServedTool, StoredTool, ToolRow, ToolTraits
+from registry.tools.values import ListedTool, StoredTool, ToolDefinition, ToolRow, ToolTraits
 
 Reader: TypeAlias = Callable[[object], object]
 
 NEEDED = ("name", "registration_state", "exposure_state", "definition", "discovery_hash")
 """Members without which a row is no tool."""
+
+UNREADABLE: State = (RegistrationState.UNSELECTED, ExposureState.DISABLED)
+STATES_BY_TEXT: Mapping[tuple[str, str], State] = {
+    (state[0].value, state[1].value): state for state in product(RegistrationState, ExposureState)
+}
+"""A look-up of both at once: every tool of the database has them."""
 
 
 def fields_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -68,46 +76,39 @@ def problems_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def stored_tool(row: Mapping[str, Any]) -> StoredTool:
-    """Return what a change of a tool needs of its row, as far as it was read.
-
-    Unreadable states count as those of a disabled tool.
-    """
+    """Return a row as far as it was read; unreadable states count as those of a disabled tool."""
     fields, _ = fields_of(row)
     registration, exposure = states_in(row)
-    return StoredTool(
-        name=fields.get("name", ""),
-        registration_state=registration,
-        exposure_state=exposure,
-        discovery_hash=fields.get("discovery_hash", ""),
-        pending_hash=fields.get("pending_hash"),
-        seen_hash=fields.get("seen_hash"),
-        rejected_hashes=fields.get("rejected_hashes", ()),
-        is_reviewed=row.get("reviewed") is True,
-        served_version=fields.get("served_version", 1),
-        pending_version=fields.get("pending_version"),
-        versions=fields.get("versions", 1),
-        is_blocked=row.get("blocked") is True,
-        definition=fields.get("definition"),
-        created_at=fields.get("created_at"),
-        overrides=overrides_in(fields),
-        row_id=str(row.get("_id", "")),
-        facets=fields.get("facets"),
-        sync_error=fields.get("sync_error"),
-    )
+    values = {name: value for name, value in fields.items() if name in PLAIN}
+    values |= {
+        "id": str(row.get("_id", "")),
+        "name": fields.get("name", ""),
+        "owner_id": id_of(row.get("owner_id")) or "",
+        "registration_state": registration,
+        "exposure_state": exposure,
+        "discovery_hash": fields.get("discovery_hash", ""),
+        "is_reviewed": row.get("reviewed") is True,
+        "is_blocked": row.get("blocked") is True,
+        "overrides": overrides_in(fields),
+    }
+    return StoredTool(**values)
 
 
-def served_tool(row: Mapping[str, Any]) -> ServedTool | None:
+def served_tool(row: Mapping[str, Any]) -> ToolDefinition | None:
     """Return a tool as clients get it; None if its row is incomplete."""
     fields, _ = fields_of(row)
     name, definition = fields.get("name"), fields.get("presented") or fields.get("definition")
     if not name or definition is None or ("presented" in row and "presented" not in fields):
         return None
-    return ServedTool(
+    return ToolDefinition(
         name=name,
         title=fields.get("display_name") or fields.get("title"),
         description=fields.get("description_override") or fields.get("description"),
         definition=definition,
         input_schema=fields.get("input_schema") or '{"type":"object"}',
+        output_schema=None,
+        annotations=None,
+        discovery_hash=fields.get("discovery_hash", ""),
     )
 
 
@@ -122,7 +123,8 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
     if not name or not definition:
         return None
     states = states_in(row)
-    facets, tags = facets_in(row, definition), texts_of(row.get("tags"))
+    stored, tags = _texts(row.get("facets")), texts_of(row.get("tags"))
+    facets = effects_of(stored, name, definition)
     text = searchable(
         [name],
         [row.get("display_name"), row.get("title")],
@@ -132,7 +134,7 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
     traits = ToolTraits(
         text_of(row.get("source_type")) or "mcp",
         *states,
-        _texts(row.get("facets")) or (*facets, *(facet(TAG, tag) for tag in tags)),
+        stored or (*facets, *(facet(TAG, tag) for tag in tags)),
     )
     return ToolRow(
         ListedTool(row_id(row["_id"]), owner_id, traits, text),
@@ -146,22 +148,10 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
 
 def states_in(row: Mapping[str, Any]) -> State:
     """Return the states of a tool; unreadable ones count as those of a disabled tool."""
-    registration = choice_of(RegistrationState, row.get("registration_state"))
-    exposure = choice_of(ExposureState, row.get("exposure_state"))
-    if registration is None or exposure is None:
-        return RegistrationState.UNSELECTED, ExposureState.DISABLED
-    return registration, exposure
-
-
-def facets_in(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
-    """Return the known effects of a tool; of another program's row, those of its definition.
-
-    Policies depend on them, so a row without any must not pass for a tool without effects.
-    """
-    stored = _texts(row.get("facets"))
-    if stored is not None:
-        return effects_among(stored)
-    return facets_of(known(str(row.get("name")), said_in(definition), {}))
+    registration, exposure = row.get("registration_state"), row.get("exposure_state")
+    if isinstance(registration, str) and isinstance(exposure, str):
+        return STATES_BY_TEXT.get((registration, exposure), UNREADABLE)
+    return UNREADABLE
 
 
 def is_object_text(text: str) -> bool:
@@ -218,3 +208,5 @@ READERS: Mapping[str, Reader] = {
     if (reader := _reader_of(field.annotation, field.metadata)) is not None
 }
 """How each field of a tool and of its versions is read, by the type that the document declares."""
+PLAIN = frozenset(READERS) & frozenset(field.name for field in dataclasses.fields(StoredTool))
+"""Members of a row that a `StoredTool` has under the same names."""

@@ -168,8 +168,18 @@ def hints_of(counts: KnownMetadata) -> dict[str, bool]:
     }
 
 
-def effects_among(facets: Iterable[str]) -> tuple[str, ...]:
-    """Return the stored *facets* about effects: neither tags nor the review reason."""
+def effects_of(facets: Iterable[str] | None, name: str, definition: str) -> tuple[str, ...]:
+    """Return the known effects of a tool, as facets: neither tags nor the review reason.
+
+    Policies depend on them, so a row without any must not pass for a tool without effects.
+
+    Args:
+        facets: Those stored; None for another program's row, whose definition counts instead.
+        name: The tool's name.
+        definition: JSON text of its definition.
+    """
+    if facets is None:
+        return facets_of(known(name, said_in(definition), {}))
     return tuple(one for one in facets if not one.startswith(NO_EFFECTS))
 
 

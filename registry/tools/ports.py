@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from packages.database.batch import WriteBatch
 from packages.database.client import Transaction
 from registry.auth.identity import UserContext
-from registry.tools.values import ListedTool, ServedTool
+from registry.tools.values import ListedTool, ToolDefinition
 
 
 class OwnerRights(NamedTuple):
@@ -56,7 +56,7 @@ class ToolOwners(Protocol):
     async def write(
         self,
         owner_id: str,
-        served: Sequence[ServedTool] | None,
+        served: Sequence[ToolDefinition] | None,
         now: datetime,
         batch: WriteBatch,
     ) -> None:

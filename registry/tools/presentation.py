@@ -31,10 +31,14 @@ class Overrides:
 
 
 NO_OVERRIDES = Overrides()
+OVERRIDE_FIELDS = frozenset({"display_name", "description_override", "tool_metadata", "tags"})
+"""Members of a row that hold them."""
 
 
 def overrides_in(row: Mapping[str, Any]) -> Overrides:
     """Return the overrides in the stored *row* of a tool, as far as it was read."""
+    if OVERRIDE_FIELDS.isdisjoint(row):
+        return NO_OVERRIDES
     tags = row.get("tags")
     return Overrides(
         row.get("display_name"),

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from registry.core.json import JsonObject, members
 from registry.tools.intake import take
 from registry.tools.naming import DELIMITER, function_name, normalized_server_name
-from registry.tools.values import RejectedTool, ServedTool, ToolSnapshot
+from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
 MAX_PROJECTION_BYTES = 8 * 1024 * 1024
 """Half of the maximum document size. Tools beyond it are omitted from `toolFunctions` only."""
@@ -52,7 +52,7 @@ class Projection:
     omitted: int
 
 
-def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
+def project(tools: Iterable[ToolDefinition], server_name: str) -> Projection:
     """Return the projection of the served tools."""
     names: list[str] = []
     functions: JsonObject = {}

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -20,7 +19,6 @@ from packages.models.states import ExposureState, RegistrationState, VersionStat
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.differences import DefinitionChange
 from registry.tools.documents import (
-    facets_in,
     problems_of,
     served_tool,
     stored_tool,
@@ -37,12 +35,10 @@ from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolRowUpdate
 from registry.tools.tool_events import happened
 from registry.tools.values import (
-    ServedTool,
     StoredTool,
     ToolDefinition,
     ToolEditor,
     ToolRow,
-    ToolStanding,
 )
 from registry.tools.versions import NewVersion, VersionMove, versions_of
 
@@ -63,6 +59,7 @@ SERVED_FIELDS = {
     "definition": 1,
     "presented": 1,
     "input_schema": 1,
+    "discovery_hash": 1,
 }
 STORED_FIELDS = {
     "name": 1,
@@ -113,18 +110,6 @@ class _ToolName(Projection):
     name: Annotated[str, Field(strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
-    """The writes for one tool.
-
-    Attributes:
-        fields: Fields to set; those with the value None are removed.
-    """
-
-    tool_id: str
-    fields: Mapping[str, object]
-
-
 @translates_driver_errors
 class ToolRepository:
     """The canonical rows of MCP servers' tools.
@@ -173,7 +158,7 @@ class ToolRepository:
                 found[tool.name] = tool
         return found
 
-    async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
+    async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ToolDefinition]:
         """Return the tools of one server that clients get, in order."""
         rows = self._rows.find(
             {"owner_id": ObjectId(owner_id), **SERVED_QUERY},
@@ -204,17 +189,13 @@ class ToolRepository:
                 else:
                     yield found
 
-    async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
-        """Return what decides whether a tool of a server may be called, or None."""
+    async def get(self, owner_id: str, name: str) -> StoredTool | None:
+        """Return a tool of a server: its states and its effects; None if there is none."""
         row = await self._rows.find_one(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
             {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
         )
-        if row is None:
-            return None
-        tool = stored_tool(row)
-        state = tool.registration_state, tool.exposure_state
-        return ToolStanding(state, facets_in(row, tool.definition or ""))
+        return None if row is None else stored_tool(row)
 
     async def names_among(
         self, owner_ids: Collection[str] | None, names: Sequence[str]
@@ -270,12 +251,12 @@ class ToolRepository:
             ]
             await self._rows.bulk_write(writes, session=tx)
 
-    async def change(self, changes: Sequence[RowChange], tx: Transaction) -> None:
-        """Set fields of tools, and remove others."""
-        writes = []
-        for change in changes:
-            operations = set_and_unset(change.fields)
-            writes.append(UpdateOne({"_id": ObjectId(change.tool_id)}, operations))
+    async def change(self, changes: Mapping[str, Doc], tx: Transaction) -> None:
+        """Set fields of tools, by their ids; those with the value None are removed."""
+        writes = [
+            UpdateOne({"_id": ObjectId(tool_id)}, set_and_unset(fields))
+            for tool_id, fields in changes.items()
+        ]
         for some in slices(writes):
             await self._rows.bulk_write(some, session=tx)
 

@@ -1,11 +1,14 @@
 """Values about tools, shared by several modules."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import JsonObject
+from registry.tools.lifecycle import State
+from registry.tools.metadata import effects_of
 from registry.tools.presentation import NO_OVERRIDES, Overrides
 
 
@@ -18,14 +21,15 @@ class ToolEditor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ToolDefinition:
-    """One tool as an upstream describes it.
+    """One tool as an upstream describes it, or as clients get it.
 
     Attributes:
         definition: JSON text of the whole tool object, unknown members included, keys in the
             upstream's order. Kept as text: JSON Schema keys may hold `$` and `.`.
         input_schema: JSON text of `inputSchema`.
-        output_schema: JSON text of `outputSchema`, when there is one.
-        discovery_hash: SHA-256 (hexadecimal) of the canonical JSON of the tool object.
+        output_schema: JSON text of `outputSchema`, when there is one and it was read.
+        annotations: Its annotations, when there are any and they were read.
+        discovery_hash: SHA-256 (hexadecimal) of the canonical JSON of the upstream's tool object.
     """
 
     name: str
@@ -56,9 +60,10 @@ class ToolSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class StoredTool:
-    """What reconciliation needs of a stored tool.
+    """A row of `mcp_tools`, as far as it was read: absent members have their defaults.
 
     Attributes:
+        id: ObjectId of its document, 24 hexadecimal characters.
         discovery_hash: Hash of the served definition.
         pending_hash: Hash of the definition that waits for review, if there is one.
         seen_hash: Hash of the definition that the upstream offered last, if it is neither: it was
@@ -69,12 +74,16 @@ class StoredTool:
         pending_version: Number of the pending one.
         versions: How many versions there are.
         is_blocked: Whether it is disabled because its changed definition was blocked.
-        definition: JSON text of the served definition, if the upstream offers another one.
-        created_at: When it was found, in the same case.
-        overrides: What people changed of it, in the same case.
-        row_id: ObjectId of its document, 24 hexadecimal characters.
+        definition: JSON text of the served definition.
+        presented: JSON text for clients, if it is not the definition.
+        pending_definition: JSON text of the definition that waits for review.
+        seen_definition: JSON text of the definition of *seen_hash*.
+        overrides: What people changed of it.
+        metadata: The metadata that counts.
         facets: Its facets; None for another program's row.
         sync_error: The problem of the upstream's definition at the last sync, if there was one.
+        owner_name: Its server's name; None if the server was not read, or is gone.
+        owner_slug: The last part of its server's gateway path; None in the same cases.
     """
 
     name: str
@@ -90,16 +99,60 @@ class StoredTool:
     versions: int = 1
     is_blocked: bool = False
     definition: str | None = None
-    created_at: datetime | None = None
+    presented: str | None = None
+    pending_definition: str | None = None
+    seen_definition: str | None = None
+    title: str | None = None
+    description: str | None = None
+    input_schema: str = "{}"
+    output_schema: str | None = None
+    annotations: str | None = None
     overrides: Overrides = NO_OVERRIDES
-    row_id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata_sources: Mapping[str, str] = field(default_factory=dict)
     facets: tuple[str, ...] | None = None
     sync_error: str | None = None
+    id: str = ""
+    source_type: str = "mcp"
+    owner_id: str = ""
+    owner_name: str | None = None
+    owner_slug: str | None = None
+    last_discovered_at: datetime | None = None
+    last_synced_at: datetime | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def state(self) -> State:
+        """Return its two states."""
+        return self.registration_state, self.exposure_state
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Return its known effects, as texts `flag:value`."""
+        return effects_of(self.facets, self.name, self.definition or "")
+
+    @property
+    def etag(self) -> str:
+        """Return a text that differs after every change by people or a sync."""
+        moment = self.updated_at
+        return "0" if moment is None else str(round(moment.timestamp() * 1000))
 
     @property
     def offered_hash(self) -> str:
         """Return the hash of the definition that the upstream offered last."""
         return self.seen_hash or self.pending_hash or self.discovery_hash
+
+    @property
+    def offered_definition(self) -> str | None:
+        """Return the JSON text of the upstream's definition, if it is not the served one."""
+        return self.pending_definition or self.seen_definition
+
+    @property
+    def decision_hash(self) -> str:
+        """Return the hash of what a review decides on: the newer definition, or the only one."""
+        waits = None if self.pending_definition is None else self.pending_hash
+        return waits or self.discovery_hash
 
     @property
     def has_pending(self) -> bool:
@@ -114,21 +167,20 @@ class StoredTool:
     @property
     def waits(self) -> bool:
         """Whether the tool, or a newer definition of it, waits for review."""
-        state = self.registration_state, self.exposure_state
-        is_new = state == (RegistrationState.UNSELECTED, ExposureState.DRAFT)
+        is_new = self.state == (RegistrationState.UNSELECTED, ExposureState.DRAFT)
         return self.has_pending or (is_new and not self.is_reviewed)
 
-
-@dataclass(frozen=True, slots=True)
-class ToolStanding:
-    """What decides whether a stored tool may be called.
-
-    Attributes:
-        facets: Its known effects, as texts `flag:value`.
-    """
-
-    state: tuple[RegistrationState, ExposureState]
-    facets: tuple[str, ...]
+    def as_viewed(self) -> "StoredTool":
+        """Return the tool for callers who may not decide about it."""
+        return replace(
+            self,
+            pending_hash=None,
+            pending_version=None,
+            pending_definition=None,
+            seen_hash=None,
+            seen_definition=None,
+            rejected_hashes=(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +228,3 @@ class ToolRow:
     is_served: bool
     is_behind: bool = False
     facets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ServedTool:
-    """A tool as clients get it.
-
-    Attributes:
-        definition: JSON text of the whole tool object.
-    """
-
-    name: str
-    title: str | None
-    description: str | None
-    definition: str
-    input_schema: str
-
-    @classmethod
-    def as_found(cls, tool: ToolDefinition) -> "ServedTool":
-        """Return what clients get of a tool without overrides."""
-        return cls(tool.name, tool.title, tool.description, tool.definition, tool.input_schema)

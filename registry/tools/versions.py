@@ -46,19 +46,19 @@ def versions_of(update: ToolRowUpdate, now: datetime) -> Iterator[NewVersion | V
     is_served = update.serve is not None
     was_pending = offered is not None and offered.discovery_hash == tool.pending_hash
     if tool.pending_version is not None and not update.keeps_pending and not was_pending:
-        yield VersionMove(tool.row_id, tool.pending_version, VersionState.SUPERSEDED)
+        yield VersionMove(tool.id, tool.pending_version, VersionState.SUPERSEDED)
     if offered is None:
         return
     before = VersionState.SUPERSEDED if is_served else VersionState.SERVED
     if tool.versions == 1:
         yield first_version(tool, before, now)
     elif is_served:
-        yield VersionMove(tool.row_id, tool.served_version, before)
+        yield VersionMove(tool.id, tool.served_version, before)
     if was_pending and tool.pending_version is not None:
-        yield VersionMove(tool.row_id, tool.pending_version, VersionState.SERVED, is_decision=True)
+        yield VersionMove(tool.id, tool.pending_version, VersionState.SERVED, is_decision=True)
         return
     yield NewVersion(
-        tool.row_id,
+        tool.id,
         tool.name,
         tool.versions + 1,
         offered.definition,
@@ -76,7 +76,7 @@ def first_version(tool: StoredTool, state: VersionState, now: datetime) -> NewVe
     if tool.definition is None:
         raise ValueError("the definition of a changed tool must be known")
     return NewVersion(
-        tool.row_id,
+        tool.id,
         tool.name,
         1,
         tool.definition,

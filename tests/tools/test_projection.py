@@ -15,11 +15,11 @@ from registry.tools.projection import (
     project,
     restore,
 )
-from registry.tools.values import ServedTool
+from registry.tools.values import ToolDefinition
 
 
-def served(name: str, schema: JsonObject, description: str | None = "Does it.") -> ServedTool:
-    return ServedTool(name, None, description, "{}", json.dumps(schema))
+def served(name: str, schema: JsonObject, description: str | None = "Does it.") -> ToolDefinition:
+    return ToolDefinition(name, None, description, "{}", json.dumps(schema), None, None, "")
 
 
 @pytest.mark.requirement("R-127")

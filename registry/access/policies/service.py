@@ -389,9 +389,9 @@ class PolicyService:
 
     async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:
         """Return the states of a tool and what policies ask of it."""
-        standing = await self._tools.standing(owner.id, name)
-        if standing is not None:
-            return standing.state, ToolFacts(name, standing.facets)
+        stored = await self._tools.get(owner.id, name)
+        if stored is not None:
+            return stored.state, ToolFacts(name, stored.effects)
         if owner.is_described_elsewhere:
             functions = await self._owners.tool_functions(owner.id)
             for tool in restore(functions, owner.name).tools:

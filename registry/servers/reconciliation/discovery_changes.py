@@ -20,7 +20,7 @@ from registry.servers.values import (
 )
 from registry.tools.intake import LISTED_TWICE
 from registry.tools.projection import project
-from registry.tools.values import ServedTool
+from registry.tools.values import ToolDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def apply_to_new(fields: dict[str, object], outcome: DiscoveryChanges) -> None:
         target[leaf] = value
 
 
-def projection_fields(served: Sequence[ServedTool], server_name: str) -> dict[str, object]:
+def projection_fields(served: Sequence[ToolDefinition], server_name: str) -> dict[str, object]:
     """Return the fields of `mcpservers` that repeat the served tools."""
     projection = project(served, server_name)
     return {

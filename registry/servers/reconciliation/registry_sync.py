@@ -29,7 +29,7 @@ from registry.tools.reconcile import (
     reconcile,
 )
 from registry.tools.repository import ToolRepository
-from registry.tools.values import ServedTool, StoredTool, ToolEditor, ToolSnapshot
+from registry.tools.values import StoredTool, ToolEditor, ToolSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +205,7 @@ class RegistrySyncService:
         if stored:
             served = await self._tools.served(owner.id, tx)
         else:
-            served = [
-                ServedTool.as_found(insert.definition)
-                for insert in tools.inserts
-                if insert.is_served
-            ]
+            served = [insert.definition for insert in tools.inserts if insert.is_served]
         return Synced(tools, features, projection_fields(served, owner.name))
 
 

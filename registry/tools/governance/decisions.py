@@ -14,7 +14,7 @@ from registry.tools.governance.errors import (
     ToolStateError,
     ToolSupersededError,
 )
-from registry.tools.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
+from registry.tools.governance.values import ToolPatch, ToolVersionRecord
 from registry.tools.intake import take
 from registry.tools.lifecycle import (
     ImpossibleEventError,
@@ -74,7 +74,7 @@ class ToolDecisionEffects:
     versions: tuple[VersionMove, ...] = ()
 
 
-def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
+def accepted(tool: StoredTool, seen: str) -> ToolDecisionEffects:
     """Return the effects of accepting what waits for review.
 
     Raises:
@@ -82,32 +82,31 @@ def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
         ToolSupersededError: *seen* is not its hash.
         ToolStateError: It cannot be served.
     """
-    stored = tool.stored
     _require_seen(tool, seen)
     change = _change(tool)
     if change is None:
         return ToolDecisionEffects(after(tool.state, LifecycleEvent.SELECT))
     state = tool.state
-    if stored.is_blocked:
+    if tool.is_blocked:
         state = _moved(state, LifecycleEvent.RELEASE)
     elif state == WAITING:
         state = after(state, LifecycleEvent.SELECT)
-    moves = [VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED)]
-    if stored.pending_version is not None:
+    moves = [VersionMove(tool.id, tool.served_version, VersionState.SUPERSEDED)]
+    if tool.pending_version is not None:
         served = VersionState.SERVED
-        moves.append(VersionMove(tool.id, stored.pending_version, served, is_decision=True))
+        moves.append(VersionMove(tool.id, tool.pending_version, served, is_decision=True))
     return ToolDecisionEffects(
         state,
         serve=_definition(change[1]),
-        served_version=stored.pending_version or stored.served_version,
+        served_version=tool.pending_version or tool.served_version,
         ends_pending=True,
-        rejected_hashes=_unrejected(stored, change[0]),
+        rejected_hashes=_unrejected(tool, change[0]),
         ends_block=True,
         versions=tuple(moves),
     )
 
 
-def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
+def rejected(tool: StoredTool, seen: str) -> ToolDecisionEffects:
     """Return the effects of rejecting what waits for review.
 
     The served definition stays; a blocked tool stays disabled, and a new one becomes disabled.
@@ -116,16 +115,15 @@ def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
         NothingPendingError: There is nothing to reject.
         ToolSupersededError: *seen* is not its hash.
     """
-    stored = tool.stored
     _require_seen(tool, seen)
     change = _change(tool)
     if change is None:
         return ToolDecisionEffects(after(tool.state, LifecycleEvent.DISABLE))
-    others = [one for one in stored.rejected_hashes if one != change[0]]
+    others = [one for one in tool.rejected_hashes if one != change[0]]
     moves: tuple[VersionMove, ...] = ()
-    if stored.pending_version is not None:
+    if tool.pending_version is not None:
         state = VersionState.REJECTED
-        moves = (VersionMove(tool.id, stored.pending_version, state, is_decision=True),)
+        moves = (VersionMove(tool.id, tool.pending_version, state, is_decision=True),)
     return ToolDecisionEffects(
         tool.state,
         ends_pending=True,
@@ -136,7 +134,7 @@ def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     )
 
 
-def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionEffects:
+def rolled_back(tool: StoredTool, version: ToolVersionRecord) -> ToolDecisionEffects:
     """Return the effects of serving another version.
 
     What waits for review stays pending, unless it is that version.
@@ -144,31 +142,30 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionE
     Raises:
         ToolStateError: It is already served.
     """
-    stored = tool.stored
-    if version.version == stored.served_version:
+    if version.version == tool.served_version:
         raise ToolStateError("That version is already served.")
-    is_pending = version.version == stored.pending_version
+    is_pending = version.version == tool.pending_version
     moves = (
-        VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED),
+        VersionMove(tool.id, tool.served_version, VersionState.SUPERSEDED),
         VersionMove(tool.id, version.version, VersionState.SERVED, is_decision=True),
     )
     offered = _offered_beside(tool)
-    waits = stored.pending_hash is not None and not is_pending
+    waits = tool.pending_hash is not None and not is_pending
     return ToolDecisionEffects(
         _moved(tool.state, LifecycleEvent.RELEASE)
-        if is_pending and stored.is_blocked
+        if is_pending and tool.is_blocked
         else tool.state,
         serve=_definition(version.definition),
         served_version=version.version,
         ends_pending=is_pending,
         seen=None if waits or offered[0] == version.discovery_hash else offered,
-        rejected_hashes=_unrejected(stored, version.discovery_hash),
+        rejected_hashes=_unrejected(tool, version.discovery_hash),
         ends_block=is_pending,
         versions=moves,
     )
 
 
-def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
+def patched(tool: StoredTool, patch: ToolPatch) -> ToolDecisionEffects:
     """Return the effects of a person's changes.
 
     Raises:
@@ -177,7 +174,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
     """
     overrides = None
     if patch.given & SAID:
-        before = tool.stored.overrides
+        before = tool.overrides
         overrides = Overrides(
             patch.display_name if "display_name" in patch.given else before.display_name,
             patch.description if "description" in patch.given else before.description,
@@ -194,7 +191,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
         overrides=overrides,
         reviewed=_is_reviewed(tool, state, events),
         # A change of the state decides about the tool, not about its definition.
-        ends_block=bool(events) and tool.stored.is_blocked,
+        ends_block=bool(events) and tool.is_blocked,
     )
 
 
@@ -220,7 +217,7 @@ def events_to(
     return events
 
 
-def audit_changes(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObject:
+def audit_changes(tool: StoredTool, decision: ToolDecisionEffects) -> JsonObject:
     """Return the audit details of a decision: what differs, before and after."""
     before, later = _shown(tool), dict(_shown(tool))
     later |= {
@@ -240,62 +237,58 @@ def audit_changes(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObje
         }
     names = [name for name in before if before[name] != later[name]]
     return {
-        "tool": tool.stored.name,
+        "tool": tool.name,
         "owner_id": tool.owner_id,
         "before": {name: before[name] for name in names},
         "after": {name: later[name] for name in names},
     }
 
 
-def _shown(tool: GovernedTool) -> dict[str, Any]:
-    stored = tool.stored
+def _shown(tool: StoredTool) -> dict[str, Any]:
     return {
-        "registration_state": stored.registration_state.value,
-        "exposure_state": stored.exposure_state.value,
-        "served_version": stored.served_version,
-        "pending_version": stored.pending_version,
-        "display_name": stored.overrides.display_name,
-        "description": stored.overrides.description,
-        "metadata": dict(stored.overrides.metadata),
-        "tags": list(stored.overrides.tags),
+        "registration_state": tool.registration_state.value,
+        "exposure_state": tool.exposure_state.value,
+        "served_version": tool.served_version,
+        "pending_version": tool.pending_version,
+        "display_name": tool.overrides.display_name,
+        "description": tool.overrides.description,
+        "metadata": dict(tool.overrides.metadata),
+        "tags": list(tool.overrides.tags),
     }
 
 
-def _unrejected(stored: StoredTool, accepted_hash: str) -> tuple[str, ...] | None:
+def _unrejected(tool: StoredTool, accepted_hash: str) -> tuple[str, ...] | None:
     """Return the rejected definitions without one that a person decides on again."""
-    if accepted_hash not in stored.rejected_hashes:
+    if accepted_hash not in tool.rejected_hashes:
         return None
-    return tuple(one for one in stored.rejected_hashes if one != accepted_hash)
+    return tuple(one for one in tool.rejected_hashes if one != accepted_hash)
 
 
-def _offered_beside(tool: GovernedTool) -> tuple[str, str]:
+def _offered_beside(tool: StoredTool) -> tuple[str, str]:
     """Return hash and JSON text of the upstream's last definition, if it is not pending."""
-    stored = tool.stored
-    if stored.seen_hash is not None and tool.seen_definition is not None:
-        return stored.seen_hash, tool.seen_definition
-    return stored.discovery_hash, stored.definition or "{}"
+    if tool.seen_hash is not None and tool.seen_definition is not None:
+        return tool.seen_hash, tool.seen_definition
+    return tool.discovery_hash, tool.definition or "{}"
 
 
-def _is_reviewed(
-    tool: GovernedTool, state: State, events: Sequence[LifecycleEvent]
-) -> bool | None:
+def _is_reviewed(tool: StoredTool, state: State, events: Sequence[LifecycleEvent]) -> bool | None:
     """Return the new value of `reviewed`; None to keep it."""
     reviewed = bool(events) and LifecycleEvent.RESTORE not in events
-    if state != WAITING or not events or reviewed is tool.stored.is_reviewed:
+    if state != WAITING or not events or reviewed is tool.is_reviewed:
         return None
     return reviewed
 
 
-def _require_seen(tool: GovernedTool, seen: str) -> None:
+def _require_seen(tool: StoredTool, seen: str) -> None:
     if _change(tool) is None and tool.state != WAITING:
         raise NothingPendingError
     if seen != tool.decision_hash:
         raise ToolSupersededError(tool.decision_hash)
 
 
-def _change(tool: GovernedTool) -> tuple[str, str] | None:
+def _change(tool: StoredTool) -> tuple[str, str] | None:
     """Return hash and text of the pending definition; None if it is incomplete."""
-    digest, text = tool.stored.pending_hash, tool.pending_definition
+    digest, text = tool.pending_hash, tool.pending_definition
     return None if digest is None or text is None else (digest, text)
 
 

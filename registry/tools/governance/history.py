@@ -15,9 +15,9 @@ from registry.audit.values import AuditAction, AuditFilter, AuditRecord, EntityT
 from registry.core.cursor import CursorPage, newest_page
 from registry.core.json import JsonObject, members
 from registry.tools.governance.repository import GovernedTools
-from registry.tools.governance.values import GovernedTool
 from registry.tools.lifecycle import ACTIVE, DELETED, DISABLED, DRAFT, SELECTED, UNSELECTED, Actor
 from registry.tools.tool_events import ToolEvent, ToolEventType
+from registry.tools.values import StoredTool
 
 BY_ACTION: Mapping[str, ToolEventType] = {
     AuditAction.ACCEPT.value: ToolEventType.ACCEPTED,
@@ -106,7 +106,7 @@ class ToolHistoryReader:
         self._audit = audit
 
     async def page(
-        self, tool: GovernedTool, cursor: str | None, limit: int
+        self, tool: StoredTool, cursor: str | None, limit: int
     ) -> CursorPage[ToolEvent]:
         """Return up to *limit* events that are older than *cursor*, newest first.
 
@@ -120,7 +120,7 @@ class ToolHistoryReader:
         return await newest_page(read, _place, cursor, limit, name="events_cursor")
 
     async def _read(
-        self, tool: GovernedTool, before: tuple[datetime, str] | None, count: int
+        self, tool: StoredTool, before: tuple[datetime, str] | None, count: int
     ) -> list[ToolEvent]:
         about = AuditFilter(
             entity_type=EntityType.TOOL, entity_id=tool.id, outcome=AuditOutcome.SUCCESS
@@ -135,7 +135,7 @@ class ToolHistoryReader:
         events.sort(key=_place, reverse=True)
         return [await self._named(tool, event) for event in events[:count]]
 
-    async def _named(self, tool: GovernedTool, event: ToolEvent) -> ToolEvent:
+    async def _named(self, tool: StoredTool, event: ToolEvent) -> ToolEvent:
         """Return an event of a discovery with the user who started the sync; others unchanged."""
         if event.id != tool.id:
             return event
@@ -147,7 +147,7 @@ class ToolHistoryReader:
             until=event.at + FOUND_WITHIN,
         )
         records = await self._audit.page(about, None, RECORDS_LOOKED_AT)
-        record = has_found(records, tool.stored.name)
+        record = has_found(records, tool.name)
         if record is None:
             return event
         return replace(event, by={"user_id": record.user_id, "username": record.username})

@@ -15,51 +15,51 @@ from registry.tools.governance.errors import (
     ToolNotFoundError,
     ToolSupersededError,
 )
-from registry.tools.governance.values import GovernedTool, ToolVersionRecord
+from registry.tools.governance.values import ToolVersionRecord
 from registry.tools.public_names import public_name
 from registry.tools.tool_events import ToolEvent
+from registry.tools.values import StoredTool
 
 CHANGE_MEMBERS = ("weight", "path", "summary", "before", "after")
 
 
-def present_summary(tool: GovernedTool) -> JsonObject:
+def present_summary(tool: StoredTool) -> JsonObject:
     """Return a tool as an entry of lists."""
-    stored = tool.stored
-    overrides = stored.overrides
+    overrides = tool.overrides
     return {
         "id": tool.id,
         "source_type": tool.source_type,
         "owner_id": tool.owner_id,
         "owner_name": tool.owner_name,
-        "name": stored.name,
+        "name": tool.name,
         "combined_name": None
         if tool.owner_slug is None
-        else public_name(tool.owner_slug, stored.name),
+        else public_name(tool.owner_slug, tool.name),
         "display_name": overrides.display_name,
         "title": tool.title,
         "description": overrides.description or tool.description,
-        "registration_state": stored.registration_state.value,
-        "exposure_state": stored.exposure_state.value,
+        "registration_state": tool.registration_state.value,
+        "exposure_state": tool.exposure_state.value,
         "is_exposed": is_served(*tool.state),
         "review": review_of(
             tool.state,
-            has_pending=stored.has_pending,
-            is_reviewed=stored.is_reviewed,
-            has_drifted=stored.has_drifted,
+            has_pending=tool.has_pending,
+            is_reviewed=tool.is_reviewed,
+            has_drifted=tool.has_drifted,
         ),
-        "pending_change": _difference(tool, tool.pending_definition, stored.pending_hash),
+        "pending_change": _difference(tool, tool.pending_definition, tool.pending_hash),
         "drift": _drift(tool),
-        "blocked": stored.is_blocked,
+        "blocked": tool.is_blocked,
         "tags": list(overrides.tags),
         "metadata": {
             name: {"value": value, "source": tool.metadata_sources.get(name, "")}
             for name, value in tool.metadata.items()
         },
-        "discovery_hash": stored.discovery_hash,
-        "pending_hash": stored.pending_hash,
-        "served_version": stored.served_version,
-        "pending_version": stored.pending_version,
-        "versions": stored.versions,
+        "discovery_hash": tool.discovery_hash,
+        "pending_hash": tool.pending_hash,
+        "served_version": tool.served_version,
+        "pending_version": tool.pending_version,
+        "versions": tool.versions,
         "sync_error": tool.sync_error,
         "last_discovered_at": _moment(tool.last_discovered_at),
         "last_synced_at": _moment(tool.last_synced_at),
@@ -68,38 +68,38 @@ def present_summary(tool: GovernedTool) -> JsonObject:
     }
 
 
-def present_detail(tool: GovernedTool) -> JsonObject:
+def present_detail(tool: StoredTool) -> JsonObject:
     """Return a tool with all that is known of it."""
     return {
         **present_summary(tool),
         "upstream_description": tool.description,
-        "tool_metadata": dict(tool.tool_metadata),
+        "tool_metadata": cast("JsonObject", dict(tool.overrides.metadata)),
         "input_schema": _parsed(tool.input_schema),
         "output_schema": _parsed(tool.output_schema),
         "annotations": _parsed(tool.annotations),
-        "definition": _parsed(tool.stored.definition),
+        "definition": _parsed(tool.definition),
         "pending_definition": _parsed(tool.pending_definition),
         "offered_definition": _parsed(tool.seen_definition),
     }
 
 
-def _drift(tool: GovernedTool) -> JsonObject | None:
+def _drift(tool: StoredTool) -> JsonObject | None:
     """Return the upstream's definition of a tool, if a person decided against it.
 
     None if it is served, or waits for review.
     """
-    drift = _difference(tool, tool.seen_definition, tool.stored.seen_hash)
+    drift = _difference(tool, tool.seen_definition, tool.seen_hash)
     if drift is None:
         return None
-    return {**drift, "is_rejected": tool.stored.seen_hash in tool.stored.rejected_hashes}
+    return {**drift, "is_rejected": tool.seen_hash in tool.rejected_hashes}
 
 
-def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> JsonObject | None:
+def _difference(tool: StoredTool, offered: str | None, digest: str | None) -> JsonObject | None:
     """Return the difference from the served definition to the offered one."""
     if offered is None:
         return None
     try:
-        compared = difference(load_text(tool.stored.definition or "{}"), load_text(offered))
+        compared = difference(load_text(tool.definition or "{}"), load_text(offered))
     except (ValueError, RecursionError):
         # Another program wrote it; the rest of the tool is shown all the same.
         return {"discovery_hash": digest, "weight": None, "changes": []}

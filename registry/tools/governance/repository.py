@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -36,17 +36,17 @@ from registry.core.paging import Page, PageRequest
 from registry.tools.documents import fields_of, stored_tool
 from registry.tools.exposure import review_of
 from registry.tools.governance.decisions import ToolDecisionEffects
-from registry.tools.governance.values import GovernedTool, ToolVersionRecord
+from registry.tools.governance.values import ToolVersionRecord
 from registry.tools.lifecycle import Actor
 from registry.tools.metadata import refiled
 from registry.tools.naming import default_path, slug_of
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
-    RowChange,
     definition_fields,
     effect_fields,
 )
 from registry.tools.tool_events import ToolEvent
+from registry.tools.values import StoredTool
 
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
@@ -90,9 +90,6 @@ class ToolServer:
     read_at: datetime | None
 
 
-NO_OWNER = ToolServer(None, None, None)
-
-
 @translates_driver_errors
 class GovernedTools:
     """Tools as people see them and decide about them."""
@@ -104,31 +101,31 @@ class GovernedTools:
         self._states = database.document(SyncState)
         self._owners = database.document(MCPServer)
 
-    async def some(self, tool_ids: Sequence[str]) -> list[GovernedTool]:
+    async def some(self, tool_ids: Sequence[str]) -> list[StoredTool]:
         """Return the existing ones of some tools, in that order. No access check."""
         wanted = {"_id": {"$in": [ObjectId(tool_id) for tool_id in tool_ids]}}
         rows = await self._tools.find(wanted, WITHOUT_EVENTS).to_list()
         found = {str(row["_id"]): row for row in rows}
         owners = await self._known({id_of(row.get("owner_id")) or "" for row in rows})
         return [
-            governed_tool(row, owners.get(id_of(row.get("owner_id")) or ""))
+            with_server(stored_tool(row), owners.get(id_of(row.get("owner_id")) or ""))
             for tool_id in tool_ids
             if (row := found.get(tool_id)) is not None
         ]
 
-    async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
+    async def get(self, tool_id: str, tx: Transaction | None = None) -> StoredTool | None:
         """Return one tool. No access check."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, WITHOUT_EVENTS, session=tx)
         owner_id = id_of((row or {}).get("owner_id"))
         if row is None or owner_id is None:
             return None
-        return governed_tool(row, (await self._known({owner_id}, tx)).get(owner_id))
+        return with_server(stored_tool(row), (await self._known({owner_id}, tx)).get(owner_id))
 
-    async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, GovernedTool]:
+    async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, StoredTool]:
         """Return the existing ones of some tools of one server, by id, without the server."""
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
         rows = self._tools.find({"_id": {"$in": ids}}, WITHOUT_EVENTS, session=tx)
-        return {str(row["_id"]): governed_tool(row) async for row in rows}
+        return {str(row["_id"]): stored_tool(row) async for row in rows}
 
     async def _known(
         self, owner_ids: Collection[str], tx: Transaction | None = None
@@ -143,7 +140,7 @@ class GovernedTools:
             for server in await read_all(servers)
         }
 
-    async def every(self) -> AsyncIterator[GovernedTool]:
+    async def every(self) -> AsyncIterator[StoredTool]:
         """Yield all tools, unordered.
 
         Raises:
@@ -151,7 +148,7 @@ class GovernedTools:
         """
         async with translated():
             async for row in self._tools.find({}, WITHOUT_EVENTS, batch_size=ROWS_AT_ONCE):
-                yield governed_tool(row)
+                yield stored_tool(row)
 
     async def owners(self) -> AsyncIterator[ProjectedTools]:
         """Yield what the other application reads of each server's tools.
@@ -223,16 +220,15 @@ class _ServerPath(Projection):
         return slug_of(self.path or default_path(self.name))
 
 
-def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datetime) -> RowChange:
-    """Return the writes of a decision to a tool's own record."""
-    stored = tool.stored
+def decided_change(tool: StoredTool, decision: ToolDecisionEffects, now: datetime) -> Doc:
+    """Return the fields of a tool's row that a decision sets; None means to remove one."""
     registration, exposure = decision.state
     fields: Doc = {
         "registration_state": registration.value,
         "exposure_state": exposure.value,
         "updated_at": now,
     }
-    is_reviewed = stored.is_reviewed if decision.reviewed is None else decision.reviewed
+    is_reviewed = tool.is_reviewed if decision.reviewed is None else decision.reviewed
     pending, seen = _offered_later(tool, decision)
     review = review_of(
         decision.state,
@@ -241,8 +237,8 @@ def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datet
         has_drifted=seen is not None,
     )
     fields |= {"review": review, "reviewed": is_reviewed or None}
-    if stored.facets is not None:
-        fields["facets"] = refiled(stored.facets, review)
+    if tool.facets is not None:
+        fields["facets"] = refiled(tool.facets, review)
     fields |= _served_fields(tool, decision, review, pending or seen)
     if decision.overrides is not None:
         overrides = decision.overrides
@@ -261,11 +257,11 @@ def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datet
         fields["rejected_hashes"] = list(decision.rejected_hashes) or None
     if decision.ends_block:
         fields["blocked"] = None
-    return RowChange(tool.id, fields)
+    return fields
 
 
 def _offered_later(
-    tool: GovernedTool, decision: ToolDecisionEffects
+    tool: StoredTool, decision: ToolDecisionEffects
 ) -> tuple[str | None, str | None]:
     """Return the pending and the rejected definitions after a decision."""
     pending = None if decision.ends_pending else tool.pending_definition
@@ -275,11 +271,10 @@ def _offered_later(
 
 
 def _served_fields(
-    tool: GovernedTool, decision: ToolDecisionEffects, review: str | None, offered: str | None
+    tool: StoredTool, decision: ToolDecisionEffects, review: str | None, offered: str | None
 ) -> Doc:
     """Return the changes of the served definition, and of the fields that follow from it."""
-    stored = tool.stored
-    overrides = decision.overrides or stored.overrides
+    overrides = decision.overrides or tool.overrides
     if decision.serve is not None:
         return {
             **dict.fromkeys(OPTIONAL_DEFINITION_FIELDS),
@@ -288,42 +283,21 @@ def _served_fields(
         }
     if decision.overrides is None and not decision.ends_pending:
         return {}
-    return effect_fields(stored.name, stored.definition or "{}", overrides, review, offered)
+    return effect_fields(tool.name, tool.definition or "{}", overrides, review, offered)
 
 
-def governed_tool(row: dict[str, Any], owner: ToolServer | None = None) -> GovernedTool:
-    """Convert a stored row to a value, with its server as far as that was read."""
-    known_owner = owner or NO_OWNER
-    read_at = known_owner.read_at
-    stored = stored_tool(row)
-    fields, _ = fields_of(row)
-    is_stale = stored.registration_state is RegistrationState.STALE
-    is_broken = is_stale or stored.sync_error is not None
-    return GovernedTool(
-        id=str(row["_id"]),
-        source_type=fields.get("source_type", "mcp"),
-        owner_id=id_of(row.get("owner_id")) or "",
-        owner_name=known_owner.name,
-        owner_slug=known_owner.slug,
-        stored=stored,
-        presented=fields.get("presented"),
-        title=fields.get("title"),
-        description=fields.get("description"),
-        input_schema=fields.get("input_schema", "{}"),
-        output_schema=fields.get("output_schema"),
-        annotations=fields.get("annotations"),
-        pending_definition=fields.get("pending_definition"),
-        seen_definition=fields.get("seen_definition"),
-        tool_metadata=fields.get("tool_metadata", {}),
-        metadata=fields.get("metadata", {}),
-        metadata_sources=fields.get("metadata_sources", {}),
-        sync_error=stored.sync_error,
-        last_discovered_at=_latest(
-            fields.get("last_discovered_at"), None if is_stale else read_at
-        ),
-        last_synced_at=_latest(fields.get("last_synced_at"), None if is_broken else read_at),
-        created_at=fields.get("created_at"),
-        updated_at=fields.get("updated_at"),
+def with_server(tool: StoredTool, server: ToolServer | None) -> StoredTool:
+    """Return a tool with what its server adds; of no server, the tool alone."""
+    if server is None:
+        return tool
+    is_stale = tool.registration_state is RegistrationState.STALE
+    is_broken = is_stale or tool.sync_error is not None
+    return replace(
+        tool,
+        owner_name=server.name,
+        owner_slug=server.slug,
+        last_discovered_at=_latest(tool.last_discovered_at, None if is_stale else server.read_at),
+        last_synced_at=_latest(tool.last_synced_at, None if is_broken else server.read_at),
     )
 
 

@@ -31,7 +31,7 @@ from registry.tools.governance.schemas import (
     ToolUpdate,
 )
 from registry.tools.governance.service import BulkResult, ToolService
-from registry.tools.governance.values import GovernedTool
+from registry.tools.values import StoredTool
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination, present_page
@@ -50,7 +50,7 @@ errors = error_answers(
 router = APIRouter(prefix="/api/v1/registry/tools", tags=["tools"], route_class=StrictJsonRoute)
 
 
-def _detail(tool: GovernedTool) -> Response:
+def _detail(tool: StoredTool) -> Response:
     return JsonAnswer(present_detail(tool), headers={"ETag": f'"{tool.etag}"'})
 
 
@@ -157,9 +157,9 @@ async def tool_history(
     return JsonAnswer(
         {
             "id": tool.id,
-            "name": tool.stored.name,
-            "served_version": tool.stored.served_version,
-            "pending_version": tool.stored.pending_version,
+            "name": tool.name,
+            "served_version": tool.served_version,
+            "pending_version": tool.pending_version,
             "versions": [present_version(version) for version in versions.items],
             "pagination": pagination(versions),
             "events": [present_event(event) for event in found.events.records],

@@ -41,7 +41,6 @@ from registry.tools.governance.history import ToolHistoryReader
 from registry.tools.governance.listing import listed
 from registry.tools.governance.repository import GovernedTools, decided_change
 from registry.tools.governance.values import (
-    GovernedTool,
     ToolFilter,
     ToolPatch,
     ToolVersionRecord,
@@ -49,16 +48,16 @@ from registry.tools.governance.values import (
 from registry.tools.ports import OwnerRights, ToolOwners
 from registry.tools.repository import ToolRepository
 from registry.tools.tool_events import ToolEvent
-from registry.tools.values import ToolEditor
+from registry.tools.values import StoredTool, ToolEditor
 
 log = structlog.get_logger()
 
 MAX_AT_ONCE = 5_000
 """Tools that are filtered before other tasks get a turn: one or two milliseconds."""
 
-Decide = Callable[[GovernedTool, Transaction], Awaitable[ToolDecisionEffects]]
-DecideAtOnce = Callable[[GovernedTool], ToolDecisionEffects]
-Decided = tuple[GovernedTool, ToolDecisionEffects]
+Decide = Callable[[StoredTool, Transaction], Awaitable[ToolDecisionEffects]]
+DecideAtOnce = Callable[[StoredTool], ToolDecisionEffects]
+Decided = tuple[StoredTool, ToolDecisionEffects]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class ToolHistoryPage:
         events: Its events.
     """
 
-    tool: GovernedTool
+    tool: StoredTool
     versions: Page[ToolVersionRecord]
     events: EventPage[ToolEvent]
 
@@ -114,7 +113,7 @@ class ToolService:
 
     async def page(
         self, user: UserContext, narrowed: ToolFilter, page: PageRequest
-    ) -> Page[GovernedTool]:
+    ) -> Page[StoredTool]:
         """Return one page of the tools that *user* sees.
 
         All tools of servers that they may change, and the served tools of others.
@@ -149,7 +148,7 @@ class ToolService:
         )
         return Page(items, len(found), page)
 
-    async def get(self, tool_id: str, user: UserContext) -> GovernedTool:
+    async def get(self, tool_id: str, user: UserContext) -> StoredTool:
         """Return one tool; what waits for review is shown to callers who may change its server.
 
         Raises:
@@ -158,7 +157,7 @@ class ToolService:
         tool, rights = await self._seen(tool_id, user)
         return tool if rights.may_edit else tool.as_viewed()
 
-    async def _seen(self, tool_id: str, user: UserContext) -> tuple[GovernedTool, OwnerRights]:
+    async def _seen(self, tool_id: str, user: UserContext) -> tuple[StoredTool, OwnerRights]:
         tool = await self._governed.get(tool_id)
         if tool is None:
             raise ToolNotFoundError
@@ -192,7 +191,7 @@ class ToolService:
         user: UserContext,
         *,
         expected_etag: str | None = None,
-    ) -> GovernedTool:
+    ) -> StoredTool:
         """Change the overrides of a tool, or its states.
 
         Raises:
@@ -202,14 +201,14 @@ class ToolService:
             ToolStateError: The tool's states do not allow it.
         """
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
+        async def decide(tool: StoredTool, _tx: Transaction) -> ToolDecisionEffects:
             if expected_etag not in {None, tool.etag}:
                 raise ToolModifiedError(tool.etag, str(expected_etag))
             return patched(tool, patch)
 
         return await self._decide(tool_id, user, decide, AuditAction.UPDATE)
 
-    async def accept(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
+    async def accept(self, tool_id: str, seen: str, user: UserContext) -> StoredTool:
         """Serve what waits for review.
 
         Args:
@@ -224,20 +223,20 @@ class ToolService:
             ToolStateError: Nothing waits.
         """
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
+        async def decide(tool: StoredTool, _tx: Transaction) -> ToolDecisionEffects:
             return accepted(tool, seen)
 
         return await self._decide(tool_id, user, decide, AuditAction.ACCEPT)
 
-    async def reject(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
+    async def reject(self, tool_id: str, seen: str, user: UserContext) -> StoredTool:
         """Reject what waits for review; arguments and errors as for `accept`."""
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
+        async def decide(tool: StoredTool, _tx: Transaction) -> ToolDecisionEffects:
             return rejected(tool, seen)
 
         return await self._decide(tool_id, user, decide, AuditAction.REJECT)
 
-    async def roll_back(self, tool_id: str, version: int, user: UserContext) -> GovernedTool:
+    async def roll_back(self, tool_id: str, version: int, user: UserContext) -> StoredTool:
         """Serve another version of a tool.
 
         Raises:
@@ -247,9 +246,9 @@ class ToolService:
             ToolStateError: It is already served, or cannot be.
         """
 
-        async def decide(tool: GovernedTool, tx: Transaction) -> ToolDecisionEffects:
+        async def decide(tool: StoredTool, tx: Transaction) -> ToolDecisionEffects:
             found = await self._governed.version(tool_id, version, tx)
-            if found is None and version != tool.stored.served_version:
+            if found is None and version != tool.served_version:
                 raise VersionNotFoundError
             return rolled_back(tool, found or _only_version(tool))
 
@@ -342,11 +341,11 @@ class ToolService:
 
     async def _decide(
         self, tool_id: str, user: UserContext, decide: Decide, action: AuditAction
-    ) -> GovernedTool:
+    ) -> StoredTool:
         # A caller who may not see it learns nothing of it, not even that it may not be changed.
         owner_id = (await self.get(tool_id, user)).owner_id
 
-        async def write(tx: Transaction) -> GovernedTool:
+        async def write(tx: Transaction) -> StoredTool:
             found = await self._governed.get(tool_id, tx)
             tool = _editable(found, await self._owners.rights(owner_id, user, tx))
             decision = await decide(tool, tx)
@@ -372,7 +371,9 @@ class ToolService:
     ) -> None:
         """Write decisions about tools of one server, and an audit record of each."""
         now = self._clock.now()
-        await self._tools.change([decided_change(*each, now) for each in decided], tx)
+        await self._tools.change(
+            {tool.id: decided_change(tool, decision, now) for tool, decision in decided}, tx
+        )
         moves = [move for _, decision in decided for move in decision.versions]
         person = ToolEditor(user.user_id, user.username)
         await self._tools.write_versions(owner_id, moves, now, tx, person=person)
@@ -391,7 +392,7 @@ class ToolService:
         await batch.send()
 
 
-def _editable(tool: GovernedTool | None, rights: OwnerRights) -> GovernedTool:
+def _editable(tool: StoredTool | None, rights: OwnerRights) -> StoredTool:
     """Return the tool for a caller who may change its server.
 
     Raises:
@@ -405,32 +406,29 @@ def _editable(tool: GovernedTool | None, rights: OwnerRights) -> GovernedTool:
     raise ToolNotFoundError
 
 
-def _is_seen(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
+def _is_seen(tool: StoredTool, decision: ToolDecisionEffects) -> bool:
     """Whether a decision changes the tools that clients get."""
     before, later = is_served(*tool.state), is_served(*decision.state)
-    said = decision.overrides or tool.stored.overrides
-    is_changed = (
-        decision.serve is not None or said.for_clients != tool.stored.overrides.for_clients
-    )
+    said = decision.overrides or tool.overrides
+    is_changed = decision.serve is not None or said.for_clients != tool.overrides.for_clients
     return before is not later or (later and is_changed)
 
 
-def _changes_nothing(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
+def _changes_nothing(tool: StoredTool, decision: ToolDecisionEffects) -> bool:
     return decision == ToolDecisionEffects(tool.state) or (
         decision == ToolDecisionEffects(tool.state, overrides=decision.overrides)
-        and decision.overrides == tool.stored.overrides
+        and decision.overrides == tool.overrides
     )
 
 
-def _only_version(tool: GovernedTool) -> ToolVersionRecord:
+def _only_version(tool: StoredTool) -> ToolVersionRecord:
     """Return the one version of a tool that never changed, which is its row."""
-    stored = tool.stored
     return ToolVersionRecord(
-        version=stored.served_version,
+        version=tool.served_version,
         state=VersionState.SERVED.value,
         origin=VersionOrigin.DISCOVERY.value,
-        discovery_hash=stored.discovery_hash,
-        definition=stored.definition or "{}",
+        discovery_hash=tool.discovery_hash,
+        definition=tool.definition or "{}",
         weight=None,
         changes=(),
         compared_with=None,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from registry.core.json import canonical_json, load_text
 from registry.tools.exposure import is_served
 from registry.tools.governance.repository import GovernedTools, ProjectedTools
-from registry.tools.governance.values import GovernedTool
 from registry.tools.lifecycle import STATES
 from registry.tools.presentation import presented
+from registry.tools.values import StoredTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class ToolVerifier:
             self.tools += 1
             names = served.setdefault(tool.owner_id, [])
             if is_served(*tool.state):
-                names.append(tool.stored.name)
+                names.append(tool.name)
             for problem in problems_of(tool):
-                yield ToolInconsistency(tool.id, f"{tool.stored.name}: {problem}")
+                yield ToolInconsistency(tool.id, f"{tool.name}: {problem}")
         known = set()
         async for owner in self._governed.owners():
             self.servers += 1
@@ -63,24 +63,23 @@ class ToolVerifier:
             yield ToolInconsistency(owner_id, "tools of a server that does not exist")
 
 
-def problems_of(tool: GovernedTool) -> Iterator[str]:
+def problems_of(tool: StoredTool) -> Iterator[str]:
     """Yield the problems of one tool."""
-    stored = tool.stored
     if tool.state not in STATES:
-        yield f"is {stored.registration_state.value} and {stored.exposure_state.value}"
-    if (stored.pending_hash is None) is not (tool.pending_definition is None):
+        yield f"is {tool.registration_state.value} and {tool.exposure_state.value}"
+    if (tool.pending_hash is None) is not (tool.pending_definition is None):
         yield "has an incomplete pending definition"
-    if stored.is_blocked and is_served(*tool.state):
+    if tool.is_blocked and is_served(*tool.state):
         yield "is blocked and served"
     try:
-        definition = load_text(stored.definition or "")
-        shown = presented(stored.definition or "", stored.overrides, tool.offered_definition)
+        definition = load_text(tool.definition or "")
+        shown = presented(tool.definition or "", tool.overrides, tool.offered_definition)
     except (ValueError, RecursionError):
         yield "has a definition that is not a JSON object"
         return
-    if hashlib.sha256(canonical_json(definition).encode()).hexdigest() != stored.discovery_hash:
+    if hashlib.sha256(canonical_json(definition).encode()).hexdigest() != tool.discovery_hash:
         yield "has a definition that does not match its hash"
-    if definition.get("name") != stored.name:
+    if definition.get("name") != tool.name:
         yield "has a definition with another name"
     if shown != tool.presented:
         yield "is not presented with its overrides"

@@ -8,15 +8,15 @@ from bson import ObjectId
 
 from packages.models.states import ExposureState, RegistrationState
 from registry.core.errors import RegistryError
+from registry.tools.documents import stored_tool
 from registry.tools.governance.decisions import ToolDecisionEffects, accepted, rejected
 from registry.tools.governance.errors import NothingPendingError, ToolStateError
-from registry.tools.governance.repository import governed_tool
-from registry.tools.governance.values import GovernedTool
+from registry.tools.values import StoredTool
 
 DEFINITION = '{"name":"t","inputSchema":{"type":"object"}}'
 
 
-def tool(**fields: Any) -> GovernedTool:
+def tool(**fields: Any) -> StoredTool:
     """Return a tool as it is read from a row, which another program may have written."""
     row = {
         "_id": ObjectId(),
@@ -28,10 +28,10 @@ def tool(**fields: Any) -> GovernedTool:
         "exposure_state": "active",
         **fields,
     }
-    return governed_tool({name: value for name, value in row.items() if value is not None})
+    return stored_tool({name: value for name, value in row.items() if value is not None})
 
 
-def outcome(decide: Any, decided: GovernedTool) -> ToolDecisionEffects | type[RegistryError]:
+def outcome(decide: Any, decided: StoredTool) -> ToolDecisionEffects | type[RegistryError]:
     try:
         decision: ToolDecisionEffects = decide(decided, decided.decision_hash)
     except RegistryError as exc:
