@@ -162,7 +162,9 @@ class Dispatcher:
         if envelope.method not in METHODS:
             await self._unknown_method(exchange, envelope, user)
             return
-        route = await self.admit(exchange, envelope, user)
+        route = self.admit(exchange, envelope, user)
+        if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
+            route = self.admit(exchange, envelope, user)
         if route is None:
             offering = CombinedOffering(self._admission.view(user))
             await self._aggregate.post(exchange, envelope, user, offering)
@@ -173,7 +175,7 @@ class Dispatcher:
             return
         await self._passthrough.post(exchange, envelope, user, route)
 
-    async def admit(
+    def admit(
         self,
         exchange: GatewayRequest,
         envelope: Envelope,
@@ -186,14 +188,24 @@ class Dispatcher:
         Raises:
             Refusal: The caller may not.
         """
-        method = envelope.method
-        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
+        is_call = envelope.method == "tools/call"
+        needed = TokenScope.INVOKE_TOOLS if is_call else TokenScope.READ_TOOLS
         if not exchange.slug:
             self._admission.admit_caller(exchange, user, needed)
             return None
-        route = self._admission.admit(exchange, user, needed, is_for_stream=is_for_stream)
-        if method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
-            route = self._admission.admit(exchange, user, needed, is_for_stream=is_for_stream)
+        return self._admission.admit(exchange, user, needed, is_for_stream=is_for_stream)
+
+    async def admit_for_stream(
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext
+    ) -> Route | None:
+        """Do the same for a message of an open stream of the HTTP+SSE transport.
+
+        Raises:
+            Refusal: The caller may not.
+        """
+        route = self.admit(exchange, envelope, user, is_for_stream=True)
+        if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
+            route = self.admit(exchange, envelope, user, is_for_stream=True)
         return route
 
     async def _unknown_method(

@@ -116,7 +116,7 @@ class GatewayEndpoint:
         if stream is None or envelope.method not in METHODS:
             await self._dispatcher.post(exchange, envelope, user)
             return
-        route = await self._dispatcher.admit(exchange, envelope, user, is_for_stream=True)
+        route = await self._dispatcher.admit_for_stream(exchange, envelope, user)
         await self._sse.take(exchange, envelope, user, route, stream)
 
     async def _get_or_delete(self, exchange: GatewayRequest) -> None:
