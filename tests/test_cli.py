@@ -16,19 +16,18 @@ import structlog
 from bson import ObjectId
 from jose import jwt
 from pymongo import MongoClient
-from typer.testing import CliRunner, Result
 
 from packages.database.client import ServerVersionError
 from registry import __version__
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, default_scopes
 from registry.auth.jwt import TokenVerifier
 from registry.auth.keys import load_signing_keys
-from registry.cli import app
 from registry.core.settings import Settings
 from registry.processes.local.home import LocalHome
 from scripts.seed_database import main as seed_main
 from tests.fakes.command import free_port, run_in_new_interpreter, run_registry
 from tests.fakes.fake_mongo import fake_mongo, release
+from tests.kit.command_line import run
 
 # A command ends while the driver may still be connecting; the driver leaves such sockets to the
 # garbage collector.
@@ -94,10 +93,6 @@ def environment(
 def dead_url() -> str:
     """Return an address at which nobody listens."""
     return f"http://127.0.0.1:{free_port()}/mcp"
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def insert_user(uri: str, user_id: str = ALICE, **fields: object) -> None:

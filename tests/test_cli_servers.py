@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from registry.cli import app
 from tests.fakes.command import free_port
+from tests.kit.command_line import run
 from tests.test_cli import ALICE, insert_user, stored_servers
 from tests.test_cli import collected as collected  # noqa: PLC0414 - a fixture
 from tests.test_cli import environment as environment  # noqa: PLC0414 - a fixture
@@ -26,10 +25,6 @@ def weather(environment: None, database_uri: str) -> dict[str, Any]:
     insert_user(database_uri)
     url = f"http://127.0.0.1:{free_port()}/mcp"
     return dict(printed("servers", "add", "weather", url, "--scope", "shared_user"))
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def printed(*arguments: str) -> Any:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from registry.cli import app
 from tests.fakes.command import free_port
+from tests.kit.command_line import run
 from tests.test_cli import collected as collected  # noqa: PLC0414 - a fixture
 from tests.test_cli import environment as environment  # noqa: PLC0414 - a fixture
 from tests.test_cli import insert_user, stored_servers
@@ -29,10 +29,6 @@ def administrator(environment: None, database_uri: str) -> None:
 def url() -> str:
     """Return an address at which nobody listens."""
     return f"http://127.0.0.1:{free_port()}/mcp"
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def done(*arguments: str) -> str:

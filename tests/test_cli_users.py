@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from registry.auth.identity import USER_SCOPES, Role
-from registry.cli import app
+from tests.kit.command_line import run
 from tests.test_cli import collected as collected  # noqa: PLC0414 - a fixture
 from tests.test_cli import environment as environment  # noqa: PLC0414 - a fixture
 from tests.test_cli import restored_logging as restored_logging  # noqa: PLC0414 - a fixture
@@ -22,10 +21,6 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def our_directory(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER_DIRECTORY", "registry")
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def add(email: str, *arguments: str) -> dict[str, Any]:

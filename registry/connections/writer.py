@@ -106,7 +106,11 @@ class ConnectionWriter:
         max_servers: int,
         clock: Clock,
         metrics: Metrics,
+        retry_seconds: float = DATABASE_RETRY_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
+        self._retry_seconds = retry_seconds
+        self._close_seconds = close_seconds
         self._records = records
         self._interval_seconds = interval_seconds
         self._max_servers = max_servers
@@ -173,7 +177,7 @@ class ConnectionWriter:
                 if not self._is_unavailable:
                     log.warning("connection_writes_delayed", pending=len(self._waiting))
                 self._is_unavailable = True
-                await self._clock.sleep(DATABASE_RETRY_SECONDS)
+                await self._clock.sleep(self._retry_seconds)
 
     async def write_due(self) -> None:
         """Write the events that are due.
@@ -192,7 +196,7 @@ class ConnectionWriter:
             self._next_at = min(moments, default=float("inf"))
 
     async def close(self) -> None:
-        """Write events that must not be lost, as far as possible within `CLOSE_SECONDS`.
+        """Write events that must not be lost, as far as possible within the time for that.
 
         That a server still works is not among them.
         """
@@ -203,7 +207,7 @@ class ConnectionWriter:
             or report.event is HealthEvent.FAILED
         ]
         with suppress(DatabaseUnavailable, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(self._close_seconds):
                 for server_id in urgent:
                     await self._write(server_id)
         lost = sum(server_id in self._waiting for server_id in urgent)

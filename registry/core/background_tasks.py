@@ -63,7 +63,9 @@ async def end(task: asyncio.Task[None]) -> None:
     await end_all([task])
 
 
-async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end_all(
+    tasks: Iterable[asyncio.Task[None]], *, interval_seconds: float = CANCEL_INTERVAL_SECONDS
+) -> None:
     """Cancel *tasks* repeatedly until they have ended.
 
     Once is not enough: the MongoDB driver can swallow a cancellation that arrives while it opens a
@@ -75,6 +77,6 @@ async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
         if not task.cancelling():
             task.cancel()
     while left:
-        _, left = await asyncio.wait(left, timeout=CANCEL_INTERVAL_SECONDS)
+        _, left = await asyncio.wait(left, timeout=interval_seconds)
         for task in left:
             task.cancel()

@@ -245,9 +245,11 @@ class Metrics:
 INTERVAL_SECONDS = 0.5
 
 
-async def watch_loop(clock: Clock, lag: Histogram) -> None:
+async def watch_loop(
+    clock: Clock, lag: Histogram, *, interval_seconds: float = INTERVAL_SECONDS
+) -> None:
     """Observe, forever, how much longer than requested a sleep takes."""
     while True:
         before = clock.monotonic()
-        await clock.sleep(INTERVAL_SECONDS)
-        lag.observe(max(clock.monotonic() - before - INTERVAL_SECONDS, 0))
+        await clock.sleep(interval_seconds)
+        lag.observe(max(clock.monotonic() - before - interval_seconds, 0))

@@ -56,7 +56,13 @@ class UsageWriter:
         max_records: int,
         clock: Clock,
         metrics: Metrics,
+        gather_seconds: float = GATHER_SECONDS,
+        retry_seconds: float = DATABASE_RETRY_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
+        self._gather_seconds = gather_seconds
+        self._retry_seconds = retry_seconds
+        self._close_seconds = close_seconds
         self._repository = repository
         self._packer = packer
         self._max_records = max_records
@@ -99,7 +105,7 @@ class UsageWriter:
             try:
                 if not self._is_away:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(GATHER_SECONDS):
+                        async with asyncio.timeout(self._gather_seconds):
                             await self._has_full.wait()
                 if not self._has_full.is_set():
                     self._close_batch()
@@ -108,7 +114,7 @@ class UsageWriter:
                 if not self._is_away:
                     log.warning("usage_writes_delayed", pending=self._waiting)
                 self._is_away = True
-                await self._clock.sleep(DATABASE_RETRY_SECONDS)
+                await self._clock.sleep(self._retry_seconds)
             except Exception:
                 # Perhaps only this batch fails.
                 log.exception("usage_write_failed", count=self._sent.records if self._sent else 0)
@@ -126,9 +132,9 @@ class UsageWriter:
         await self._write()
 
     async def close(self) -> None:
-        """Write queued records, or drop them if that takes longer than `CLOSE_SECONDS`."""
+        """Write queued records, or drop them if that takes longer than *close_seconds*."""
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(self._close_seconds):
                 await self.flush()
         except (DatabaseUnavailable, TimeoutError):
             pass

@@ -1,16 +1,13 @@
 """The database is told of connections seldom, in bounded memory, and survives its absence."""
 
-import asyncio
-
 import pytest
 
 from packages.database.errors import DatabaseUnavailable
-from registry.connections import writer as writer_module
 from registry.connections.values import HealthEvent, HealthReport
-from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import Connections, connections_of
+from tests.kit.waiting import in_background, until
 
 ONE, TWO = "1" * 24, "2" * 24
 WORKS = HealthReport(HealthEvent.CONNECTED, NOON)
@@ -33,9 +30,7 @@ def words(connections: Connections) -> list[object]:
 
 
 async def told(connections: Connections) -> None:
-    async with asyncio.timeout(5):
-        while not connections.health.told:
-            await SystemClock().sleep(0.001)
+    await until(lambda: connections.health.told, 5)
 
 
 @pytest.mark.requirement("R-290")
@@ -136,19 +131,15 @@ async def test_while_the_database_is_away_the_last_word_of_each_server_waits(
     ]
 
 
-async def test_a_database_that_comes_back_is_told_without_anybody_asking(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.01)
-    connections = connections_of(SystemClock())
+async def test_a_database_that_comes_back_is_told_without_anybody_asking() -> None:
+    connections = connections_of(SystemClock(), retry_seconds=0.01)
     connections.health.is_away = True
     connections.writer.note(ONE, FAILS)
-    follower = asyncio.get_running_loop().create_task(connections.writer.follow())
-    await SystemClock().sleep(0.05)
 
-    connections.health.is_away = False
-    await told(connections)
-    await end(follower)
+    async with in_background(connections.writer.follow()):
+        await until(lambda: connections.health.attempts > 1)
+        connections.health.is_away = False
+        await told(connections)
 
     assert words(connections) == ["failed"]
 
@@ -187,12 +178,10 @@ async def test_one_document_that_cannot_take_it_keeps_no_other_waiting(
 
 async def test_what_is_noted_is_written_soon_without_anybody_asking() -> None:
     connections = connections_of(SystemClock())
-    follower = asyncio.get_running_loop().create_task(connections.writer.follow())
-    await SystemClock().sleep(0)
 
-    connections.writer.note(ONE, WORKS)
-    await told(connections)
-    await end(follower)
+    async with in_background(connections.writer.follow()):
+        connections.writer.note(ONE, WORKS)
+        await told(connections)
 
     assert connections.health.told == [("connected", ONE, NOON)]
 
@@ -212,9 +201,9 @@ async def test_the_end_of_the_process_tells_what_is_new_and_not_what_is_known(
 
 
 async def test_the_end_of_the_process_waits_for_no_database_that_is_away(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock,
 ) -> None:
-    monkeypatch.setattr(writer_module, "CLOSE_SECONDS", 0.1)
+    connections = connections_of(clock, interval_seconds=INTERVAL, close_seconds=0.1)
     connections.health.is_away = True
     connections.writer.note(ONE, FAILS)
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from registry.core.background_tasks import end
-from registry.core.clock import SystemClock
 from registry.core.memory import RELEASE_BYTES, RELEASE_DELAY_SECONDS, FreedMemory, release_memory
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory import GivenBack
+from tests.kit.waiting import others_ran
 
 PATIENCE_SECONDS = 5.0
 
@@ -40,7 +40,7 @@ async def test_little_is_kept_until_it_is_much_together() -> None:
 
     async with following(memory):
         memory.note(RELEASE_BYTES // 2)
-        await SystemClock().sleep(0)
+        await others_ran()
         assert given.times == 0
         memory.note(RELEASE_BYTES // 2 + 1)
         await given.came()

@@ -12,6 +12,7 @@ from pymongo.pool_options import PoolOptions
 
 from packages.database.waiting import CONNECT, repair_driver
 from registry.core.clock import SystemClock
+from tests.kit.waiting import others_ran
 
 
 async def test_who_is_cancelled_when_the_time_is_up_leaves_the_lock_free() -> None:
@@ -60,14 +61,13 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_be
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     repair_driver()
-    clock = SystemClock()
     warnings.simplefilter("always", ResourceWarning)
 
     async def give_up(address: tuple[str, int], after: int) -> None:
         opening = getattr(pool_shared, CONNECT)(address, PoolOptions())
         task: asyncio.Task[socket.socket] = asyncio.ensure_future(opening)
         for _ in range(after):
-            await clock.sleep(0)
+            await others_ran()
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled():

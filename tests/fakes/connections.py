@@ -19,11 +19,13 @@ class RecordedHealth:
         told: What was noted: `connected` or `failed`, of which server, with what.
         is_away: Whether it fails as a database does that is away.
         problem: Called before each note; may raise.
+        attempts: How often it was asked to note something.
     """
 
     told: list[tuple[object, ...]] = field(default_factory=list)
     is_away: bool = False
     problem: Callable[[], None] | None = None
+    attempts: int = 0
 
     async def connected(self, server_id: str, at: datetime) -> bool:
         """Remember it."""
@@ -40,6 +42,7 @@ class RecordedHealth:
         return True
 
     def _check(self) -> None:
+        self.attempts += 1
         if self.is_away:
             raise DatabaseUnavailable
         if self.problem is not None:
@@ -62,6 +65,7 @@ def connections_of(
     remembered_seconds: float = 300.0,
     max_entries: int = 1000,
     interval_seconds: float = 60.0,
+    **times: float,
 ) -> Connections:
     """Return connections of a process of its own."""
     health, metrics = RecordedHealth(), Metrics()
@@ -71,6 +75,7 @@ def connections_of(
         max_servers=max_entries,
         clock=clock,
         metrics=metrics,
+        **times,
     )
     tracker = ConnectionTracker(
         writer,

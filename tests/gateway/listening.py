@@ -1,14 +1,13 @@
 """Clients of standing streams, as tests need them: over HTTP as it is, in either era."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import orjson
 
-from registry.core.clock import SystemClock
 from tests.gateway.conftest import Gateway, head, request
 
 MODERN = "2026-07-28"
@@ -105,10 +104,3 @@ async def listening(
     headers = head(user, mcp_protocol_version=MODERN, mcp_method="subscriptions/listen")
     async with gateway.http.stream("POST", path(slug), json=message, headers=headers) as answer:
         yield Told(answer)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await SystemClock().sleep(0.01)

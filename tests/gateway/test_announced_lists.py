@@ -17,9 +17,9 @@ from tests.fakes.telling import TellingServer
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import EVENTS, event, notice
 from tests.gateway.fakes import FakeRoutes, Request, ScriptedUpstream, make_route
-from tests.gateway.listening import until
 from tests.gateway.raw_old import raw_old
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 
 LEGACY = frozenset({Era.LEGACY})
 TELLS: dict[str, Any] = {"tools": {"listChanged": True}}

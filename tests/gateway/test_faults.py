@@ -18,6 +18,7 @@ from tests.gateway.failing import error_of
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.fault_table import CASES, Case, Form, Place
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 from tests.repository.files import ROOT
 
 SECONDS = 5
@@ -71,13 +72,16 @@ class Stage:
 
     async def settled(self, most_open: int) -> None:
         """Wait until nothing is under way, and no more connections are open to the upstream."""
-        async with asyncio.timeout(SECONDS):
-            while (
-                self.gateway.in_flight
-                or self.proxies[Place.CLIENT].open
-                or self.proxies[Place.UPSTREAM].open > most_open
-            ):
-                await SystemClock().sleep(0.01)
+        await until(
+            lambda: (
+                not (
+                    self.gateway.in_flight
+                    or self.proxies[Place.CLIENT].open
+                    or self.proxies[Place.UPSTREAM].open > most_open
+                )
+            ),
+            SECONDS,
+        )
 
 
 @pytest.fixture

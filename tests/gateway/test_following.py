@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 from tests.kit.servers import read_and_store, server_service
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.wire
 
@@ -140,12 +141,6 @@ async def mortal(
     short = settings.model_copy(update={"gateway_max_staleness_seconds": 2.0})
     yield replicas(database, short, cipher)
     await database.close()
-
-
-async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await SystemClock().sleep(0.01)
 
 
 def create(name: str = "weather", **fields: Any) -> ServerCreate:

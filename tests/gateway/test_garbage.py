@@ -8,7 +8,6 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from registry.core.clock import SystemClock
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.transport.bulkhead import Permit
@@ -18,6 +17,7 @@ from registry.http.client.exchange import UpstreamAnswer
 from registry.http.server.cycle import Cycle
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
+from tests.kit.waiting import until
 
 ROUNDS = 3
 OF_REQUESTS = {
@@ -46,9 +46,7 @@ def left_over() -> set[str]:
 
 
 async def settled(gateway: Gateway) -> None:
-    async with asyncio.timeout(5):
-        while gateway.in_flight:
-            await SystemClock().sleep(0.01)
+    await until(lambda: not gateway.in_flight, 5)
 
 
 @pytest.mark.usefixtures("no_collector")

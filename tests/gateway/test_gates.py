@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from aiohttp import ServerDisconnectedError
 
-from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.gateway.errors import UpstreamBusy, UpstreamPaused
 from registry.gateway.transport.bulkhead import MIN_IDLE_CHECK, Bulkhead, BulkheadLimits, Bulkheads
 from registry.gateway.transport.circuit_breaker import CircuitBreakerRules
 from tests.fakes.clock import FakeClock
 from tests.gateway.fakes import PRIVATE, make_route
+from tests.kit.waiting import others_ran
 
 WAIT_SECONDS = 5.0
 ROUTE = make_route()
@@ -52,7 +52,7 @@ async def hold(gate: Bulkhead, until: asyncio.Event) -> None:
 
 async def settle() -> None:
     for _ in range(5):
-        await SystemClock().sleep(0)
+        await others_ran()
 
 
 async def test_calls_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused() -> None:
@@ -120,7 +120,7 @@ async def test_a_place_is_not_lost_with_a_call_that_stops_waiting() -> None:
         await settle()
         # The place is its own already when it is cancelled.
         ended.set()
-        await SystemClock().sleep(0)
+        await others_ran()
         leaving.cancel()
 
     assert order == ["served"]

@@ -16,10 +16,10 @@ from registry.gateway.sse.send_queue import MAX_WAITING_BYTES, SendQueue
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
-from tests.gateway.listening import until
 from tests.gateway.meeting import Kind, Speech, connected, everything, route_to, text
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.raw_old import WAIT_SECONDS, raw_old
+from tests.kit.waiting import until
 
 PATHS = {"/mcp/demo": "", "/mcp": "demo__"}
 MEETINGS = [(kind, path) for kind in Kind for path in PATHS]

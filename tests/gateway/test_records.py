@@ -1,6 +1,5 @@
 """What is noted of requests to the gateway: metrics, records, lines in the log, trace ids."""
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from registry.gateway.values import tool_entry
 from tests.conftest import ALICE, ROOT
 from tests.gateway.conftest import READER, Gateway, StartGateway, request
 from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
+from tests.kit.waiting import until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -28,9 +28,7 @@ def calls(metrics: Metrics, **labels: str) -> float:
 
 async def settled(gateway: Gateway, count: int = 1) -> None:
     """Wait until so many calls were noted: an answer may arrive before its request has ended."""
-    async with asyncio.timeout(5):
-        while len(gateway.notes.calls) < count:
-            await SystemClock().sleep(0.01)
+    await until(lambda: len(gateway.notes.calls) >= count, 5)
 
 
 async def test_a_call_is_noted_with_who_what_when_and_how_much(

@@ -14,9 +14,9 @@ from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import EVENTS, LegacyServer, event, notice
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
-from tests.gateway.listening import until
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 
 LEGACY = frozenset({Era.LEGACY})
 CALL = orjson.dumps(request("tools/call", {"name": "demo__echo", "arguments": {}}, "c"))

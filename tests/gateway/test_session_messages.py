@@ -18,9 +18,9 @@ from tests.fakes.own_stream import OwnStreamServer, Session
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import modern
 from tests.gateway.fakes import make_route
-from tests.gateway.listening import until
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 
 WAIT_SECONDS = 8
 TURNS_OF_THE_LOOP = 200

@@ -42,6 +42,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.memory import GivenBack
 from tests.kit.servers import read_and_store, server_service
+from tests.kit.waiting import others_ran, until
 
 pytestmark = pytest.mark.wire
 
@@ -138,12 +139,6 @@ async def following(snapshot: Snapshot) -> AsyncIterator[None]:
         await until(snapshot.is_fresh)
         yield
         await end(task)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await SystemClock().sleep(0.01)
 
 
 def create(name: str = "weather", **fields: object) -> ServerCreate:
@@ -437,7 +432,7 @@ async def test_a_server_that_takes_long_to_read_is_not_read_all_the_time(
 
     async def changes() -> AsyncIterator[FeedItem]:
         while clock.monotonic() < began_at + 1.0:
-            await clock.sleep(0)
+            await others_ran()
             yield FeedItem(ChangeEvent("mcp_tools", "1" * 24, "0" * 24), None)
 
     monkeypatch.setattr(snapshot._reader, "read", slow)
@@ -605,7 +600,7 @@ async def test_of_a_server_that_took_little_nothing_is_given_back(
     async with asyncio.TaskGroup() as group:
         task = group.create_task(memory.follow())
         await snapshot.load()
-        await SystemClock().sleep(0)
+        await others_ran()
         await end(task)
 
     assert given_back.times == 0

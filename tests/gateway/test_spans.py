@@ -1,6 +1,5 @@
 """OpenTelemetry spans of gateway requests."""
 
-import asyncio
 import hashlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -12,12 +11,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from registry.core.clock import SystemClock
 from registry.gateway.edge.spans import SpanTracing
 from tests.conftest import ALICE
 from tests.gateway.conftest import Gateway, StartGateway, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -49,9 +48,7 @@ async def traced(
 
 async def spans(exporter: InMemorySpanExporter, count: int) -> dict[SpanKind, ReadableSpan]:
     """Wait for so many spans and return them by kind."""
-    async with asyncio.timeout(5):
-        while len(exporter.get_finished_spans()) < count:
-            await SystemClock().sleep(0.01)
+    await until(lambda: len(exporter.get_finished_spans()) >= count, 5)
     found = exporter.get_finished_spans()
     assert len(found) == count
     return {span.kind: span for span in found}

@@ -14,7 +14,8 @@ from registry.servers.values import Era
 from tests.conftest import ALICE
 from tests.gateway.conftest import Gateway, StartGateway
 from tests.gateway.fakes import PRIVATE, make_route
-from tests.gateway.listening import begin, hearing, listening, post, until
+from tests.gateway.listening import begin, hearing, listening, post
+from tests.kit.waiting import until
 
 MODERN_ONLY = frozenset({Era.MODERN})
 ALL = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}

@@ -21,8 +21,9 @@ from tests.fakes.everything.tools import WATCHED
 from tests.fakes.telling import TellingServer
 from tests.gateway.conftest import Gateway, StartGateway
 from tests.gateway.fakes import PRIVATE, linked, make_route
-from tests.gateway.listening import MODERN, ask, begin, hearing, listening, path, until
+from tests.gateway.listening import MODERN, ask, begin, hearing, listening, path
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 
 NOTE = "note://a"
 OTHER = "note://b"

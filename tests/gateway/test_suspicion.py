@@ -1,16 +1,13 @@
 """Which suspected servers are asked again, and how often."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
-from registry.core.background_tasks import end
-from registry.core.clock import SystemClock
 from registry.gateway.view.era_probe import AT_ONCE, PAUSE_SECONDS, EraReprobe
 from registry.servers.errors import DiscoveryFailedError
 from tests.fakes.clock import FakeClock
+from tests.kit.waiting import in_background, others_ran, until
 
 
 class Probes:
@@ -31,23 +28,13 @@ class Probes:
 
     async def until(self, number: int) -> None:
         """Wait until so many were asked."""
-        async with asyncio.timeout(5):
-            while len(self.asked) < number:
-                await SystemClock().sleep(0.001)
-
-
-@asynccontextmanager
-async def following(suspicions: EraReprobe) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(suspicions.follow())
-        yield
-        await end(task)
+        await until(lambda: len(self.asked) >= number, 5)
 
 
 async def test_many_calls_in_doubt_ask_a_server_once_in_a_while() -> None:
     probes, clock = Probes(), FakeClock()
     suspicions = EraReprobe(probes, clock=clock)
-    async with following(suspicions):
+    async with in_background(suspicions.follow()):
         for _ in range(100):
             suspicions.note("a")
         suspicions.note("b")
@@ -64,7 +51,7 @@ async def test_a_server_that_cannot_be_asked_costs_the_others_nothing(problem: E
     probes = Probes()
     probes.problem = problem
     suspicions = EraReprobe(probes, clock=FakeClock())
-    async with following(suspicions):
+    async with in_background(suspicions.follow()):
         for number in range(2 * AT_ONCE):
             suspicions.note(str(number))
         await probes.until(2 * AT_ONCE)
@@ -74,11 +61,11 @@ async def test_silent_servers_are_few_at_once() -> None:
     probes = Probes()
     probes.may_end.clear()
     suspicions = EraReprobe(probes, clock=FakeClock())
-    async with following(suspicions):
+    async with in_background(suspicions.follow()):
         for number in range(3 * AT_ONCE):
             suspicions.note(str(number))
         await probes.until(AT_ONCE)
-        await SystemClock().sleep(0)
+        await others_ran()
 
         assert len(probes.asked) == AT_ONCE
         probes.may_end.set()

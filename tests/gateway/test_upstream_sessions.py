@@ -31,9 +31,9 @@ from tests.gateway.fakes import (
     linked,
     make_route,
 )
-from tests.gateway.listening import until
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
+from tests.kit.waiting import others_ran, until
 
 LEGACY = frozenset({Era.LEGACY})
 LIMITS = SessionLimits(total=10, per_server=10, per_user=10, idle_seconds=60)
@@ -279,7 +279,7 @@ async def test_at_a_bound_no_session_in_use_is_ended_and_an_idle_one_is(
         await table.acquire(other)
     table.sessions.release(busy)
     opened = await table.acquire(other)
-    await SystemClock().sleep(0)
+    await others_ran()
 
     assert (busy.id, opened.id, table.ended) == ("a1", "a2", ["a1"])
     assert len(table.sessions) == 1
@@ -290,7 +290,7 @@ async def test_a_session_that_was_just_opened_is_not_ended_for_another() -> None
     table.may_open.clear()
 
     opening = [asyncio.ensure_future(table.acquire(key_of(name))) for name in "abc"]
-    await SystemClock().sleep(0)
+    await others_ran()
     table.may_open.set()
     opened = await asyncio.gather(*opening, return_exceptions=True)
 
@@ -302,7 +302,7 @@ async def test_a_handshake_that_fails_takes_no_place() -> None:
     table = Table(SessionLimits(total=1, per_server=1, per_user=1, idle_seconds=9))
     table.may_open.clear()
     failing = asyncio.ensure_future(table.acquire(key_of("alice")))
-    await SystemClock().sleep(0)
+    await others_ran()
     failing.cancel()
     table.may_open.set()
     await asyncio.gather(failing, return_exceptions=True)
@@ -327,7 +327,7 @@ async def test_workers_that_open_a_session_at_the_same_time_keep_the_older_one()
     first, second = await asyncio.gather(
         one.acquire(key_of("alice")), two.acquire(key_of("alice"))
     )
-    await SystemClock().sleep(0)
+    await others_ran()
 
     assert first.id == second.id
     assert one.opened + two.opened - len(one.ended + two.ended) == 1

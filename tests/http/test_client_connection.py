@@ -24,6 +24,7 @@ from registry.http.client.connection import (
     ResponseBody,
     UpstreamConnection,
 )
+from tests.kit.waiting import others_ran
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -79,7 +80,7 @@ async def ask(
 ) -> tuple[int, Headers, ResponseBody]:
     """Ask something, and let *pieces* come in answer."""
     asked = asyncio.ensure_future(connection.ask(b"GET / HTTP/1.1\r\n\r\n"))
-    await asyncio.sleep(0)  # noqa: TID251 - lets the request go out
+    await others_ran()
     for piece in pieces:
         connection.data_received(piece)
     if then_ends:
@@ -347,7 +348,7 @@ async def test_while_much_is_inflated_others_have_their_turn() -> None:
     reading = asyncio.ensure_future(body.read())
     turns = 0
     while not reading.done():
-        await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop
+        await others_ran()
         turns += 1
 
     assert turns >= 10
@@ -366,7 +367,7 @@ async def test_what_cannot_be_inflated_is_an_error(packed: bytes) -> None:
 async def test_a_head_that_comes_in_drops_does_not_come_in_time() -> None:
     connection, _ = connect()
     asked = asyncio.ensure_future(connection.ask(b"GET / HTTP/1.1\r\n\r\n"))
-    await asyncio.sleep(0)  # noqa: TID251 - lets the request go out
+    await others_ran()
     connection.read_timeout = 0.1
     connection.start_timeout()
     for drop in WHOLE[:20]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from registry.core.clock import SystemClock
 from registry.http.server.transport import MAX_JOINED_BYTES, JoiningTransport
+from tests.kit.waiting import others_ran
 
 
 class Written(asyncio.Transport):
@@ -32,9 +32,9 @@ async def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
 
     transport.write(b"head ")
     transport.write(b"body")
-    await SystemClock().sleep(0)
+    await others_ran()
     transport.write(b"next")
-    await SystemClock().sleep(0)
+    await others_ran()
 
     assert written.pieces == [b"head body", b"next"]
 
@@ -45,7 +45,7 @@ async def test_closing_writes_what_was_collected_first() -> None:
 
     transport.write(b"last words")
     transport.close()
-    await SystemClock().sleep(0)
+    await others_ran()
 
     assert (written.pieces, written.closed) == ([b"last words"], True)
 
@@ -57,7 +57,7 @@ async def test_much_is_passed_on_at_once_so_that_the_writer_can_be_paused() -> N
     transport.write(b"a")
     transport.write(b"x" * MAX_JOINED_BYTES)
     passed_on = list(written.pieces)
-    await SystemClock().sleep(0)
+    await others_ran()
 
     assert [len(piece) for piece in passed_on] == [MAX_JOINED_BYTES + 1]
     assert written.pieces == passed_on

@@ -1,9 +1,6 @@
 """What is left of servers that the other application deleted, and who removes it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -12,7 +9,6 @@ from packages.database.changes import ChangeStream
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.auth.identity import UserContext
-from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -25,6 +21,7 @@ from registry.servers.reconciliation.orphaned_data import FEW, OrphanedServerDat
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
+from tests.kit.waiting import in_background
 
 pytestmark = pytest.mark.wire
 
@@ -56,15 +53,6 @@ async def rows_of(database: Database, server_id: str) -> int:
     return sum([await database.collection(name).count_documents(about) for name in OURS])
 
 
-@asynccontextmanager
-async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in work]
-        yield
-        for task in tasks:
-            await end(task)
-
-
 async def until_nothing_is_left(database: Database, server_id: str) -> None:
     async with asyncio.timeout(10):
         while await rows_of(database, server_id):
@@ -78,7 +66,7 @@ async def test_what_is_left_of_a_server_that_was_deleted_before_the_start_goes(
     await deleted_there(database, gone)
     assert await leftovers.find() == await leftovers.find(every=True) == [gone]
 
-    async with running(leftovers.follow()):
+    async with in_background(leftovers.follow()):
         await until_nothing_is_left(database, gone)
 
     assert await rows_of(database, kept) == len(OURS)
@@ -122,7 +110,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
     )
     await snapshot.load()
 
-    async with running(snapshot.follow(), leftovers.follow()):
+    async with in_background(snapshot.follow(), leftovers.follow()):
         await deleted_there(database, gone)
         await until_nothing_is_left(database, gone)
 
@@ -147,7 +135,7 @@ async def test_a_start_on_a_database_that_lost_its_servers_removes_nothing(
     await states.insert_many([{"_id": ObjectId(), "source_type": "mcp"} for _ in range(FEW + 1)])
     last = (await states.find_one({}, sort=[("_id", -1)]) or {})["_id"]
 
-    async with running(leftovers.follow()):
+    async with in_background(leftovers.follow()):
         leftovers.note([str(last)])
         await until_nothing_is_left(database, str(last))
 

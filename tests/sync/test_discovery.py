@@ -28,6 +28,7 @@ from registry.upstream.loops import Instance
 from tests.fakes import upstreams
 from tests.fakes.upstreams import TOOL, Handler, mcp, pages, serve, tools
 from tests.gateway.serving import serve as serve_asgi
+from tests.kit.waiting import until
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -497,9 +498,7 @@ async def test_what_a_server_asks_while_it_is_read_is_refused_in_words(
         asked = {"jsonrpc": "2.0", "id": "q", "method": "roots/list"}
         result = {"jsonrpc": "2.0", "id": message["id"], "result": {"tools": [TOOL]}}
         await answer.write(f"data: {json.dumps(asked)}\n\n".encode())
-        async with asyncio.timeout(5):
-            while not refused:
-                await SystemClock().sleep(0.01)
+        await until(lambda: refused, 5)
         await answer.write(f"data: {json.dumps(result)}\n\n".encode())
         return answer
 

@@ -33,6 +33,7 @@ from registry.upstream.errors import (
 from registry.upstream.headers import upstream_headers
 from registry.upstream.values import ReadingLimits, UpstreamTarget
 from tests.fakes.clock import FakeClock
+from tests.kit.waiting import others_ran
 
 SERVER = "https://server.test/mcp"
 LIMITS = ReadingLimits(
@@ -101,7 +102,7 @@ class Playbook(UpstreamHttp):
     ) -> UpstreamAnswer:
         message = json.loads(body) if body else None
         self.sent.append(Sent(method, str(url), CIMultiDict(dict(headers)), message))  # type: ignore[arg-type]  # a mapping here
-        await asyncio.sleep(0)  # noqa: TID251 - others send in the meantime
+        await others_ran()
         answer = self.answers.pop(0)
         self.given.append(answer)
         return answer

@@ -1,8 +1,6 @@
 """Records wait in bounded memory until the database has them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,15 @@ from typing_extensions import override
 from packages.database.client import Database, Doc
 from packages.database.errors import DatabaseUnavailable
 from packages.database.schema import prepare
-from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
-from registry.usage import writer as writer_module
 from registry.usage.batches import BatchPacker, records_of
 from registry.usage.repository import UsageRepository
 from registry.usage.values import UsageFilter
 from registry.usage.writer import UsageWriter
 from tests.conftest import ALICE
 from tests.fakes.mongo_daemon import start_daemon
+from tests.kit.waiting import in_background, until
 from tests.usage.conftest import batch_of, call
 
 
@@ -36,12 +33,14 @@ class Shelf(UsageRepository):
         self.is_away = False
         self.loses_answers = False
         self.refuses = False
+        self.attempts = 0
         self.breaks = 0
         self.blocks: asyncio.Event | None = None
 
     @override
     async def insert(self, batch: Doc) -> bool:
         """Keep the batch, or fail."""
+        self.attempts += 1
         if self.blocks is not None:
             await self.blocks.wait()
         if self.is_away:
@@ -82,11 +81,11 @@ def metrics() -> Metrics:
 
 
 def make(
-    repository: UsageRepository, metrics: Metrics, *, max_records: int = 10_000
+    repository: UsageRepository, metrics: Metrics, *, max_records: int = 10_000, **times: float
 ) -> UsageWriter:
     packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
     return UsageWriter(
-        repository, packer, max_records=max_records, clock=SystemClock(), metrics=metrics
+        repository, packer, max_records=max_records, clock=SystemClock(), metrics=metrics, **times
     )
 
 
@@ -94,18 +93,8 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0
 
 
-@asynccontextmanager
-async def following(writer: UsageWriter) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(writer.follow())
-        yield
-        await end(task)
-
-
 async def emptied(writer: UsageWriter) -> None:
-    async with asyncio.timeout(10):
-        while writer.waiting:
-            await SystemClock().sleep(0.01)
+    await until(lambda: not writer.waiting, 10)
 
 
 async def test_records_are_written_in_batches_in_their_order(
@@ -123,13 +112,10 @@ async def test_records_are_written_in_batches_in_their_order(
     assert value(metrics, "usage_records_pending") == 0
 
 
-async def test_a_record_is_written_without_being_asked_for(
-    shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 0.05)
-    writer = make(shelf, metrics)
+async def test_a_record_is_written_without_being_asked_for(shelf: Shelf, metrics: Metrics) -> None:
+    writer = make(shelf, metrics, gather_seconds=0.05)
 
-    async with following(writer):
+    async with in_background(writer.follow()):
         writer.note(*call(target="one"))
         await emptied(writer)
         writer.note(*call(target="two"))
@@ -139,12 +125,11 @@ async def test_a_record_is_written_without_being_asked_for(
 
 
 async def test_many_records_are_not_kept_waiting_for_others(
-    shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, metrics: Metrics
 ) -> None:
-    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 3600)
-    writer = make(shelf, metrics)
+    writer = make(shelf, metrics, gather_seconds=3600)
 
-    async with following(writer):
+    async with in_background(writer.follow()):
         for _ in range(1_000):
             writer.note(*call())
         await emptied(writer)
@@ -176,17 +161,15 @@ async def test_while_the_database_is_away_the_newest_are_kept(
 
 
 async def test_it_is_tried_again_until_the_database_is_back(
-    shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, metrics: Metrics
 ) -> None:
-    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 0.01)
-    monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.01)
-    writer = make(shelf, metrics)
+    writer = make(shelf, metrics, gather_seconds=0.01, retry_seconds=0.01)
     shelf.is_away = True
 
     with structlog.testing.capture_logs() as lines:
-        async with following(writer):
+        async with in_background(writer.follow()):
             writer.note(*call())
-            await SystemClock().sleep(0.1)
+            await until(lambda: shelf.attempts > 1)
             shelf.is_away = False
             await emptied(writer)
 
@@ -211,13 +194,12 @@ async def test_a_batch_whose_fate_is_unknown_is_written_once(
 
 
 async def test_what_nobody_foresaw_costs_one_batch_and_not_the_writer(
-    shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, metrics: Metrics
 ) -> None:
-    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 0.01)
-    writer = make(shelf, metrics)
+    writer = make(shelf, metrics, gather_seconds=0.01)
     shelf.breaks = 1
 
-    async with following(writer):
+    async with in_background(writer.follow()):
         writer.note(*call(target="lost"))
         await emptied(writer)
         writer.note(*call(target="kept"))
@@ -229,7 +211,7 @@ async def test_what_nobody_foresaw_costs_one_batch_and_not_the_writer(
 
 async def test_the_end_of_the_process_writes_what_waits(shelf: Shelf, metrics: Metrics) -> None:
     writer = make(shelf, metrics)
-    async with following(writer):
+    async with in_background(writer.follow()):
         writer.note(*call())
 
     await writer.close()
@@ -238,10 +220,9 @@ async def test_the_end_of_the_process_writes_what_waits(shelf: Shelf, metrics: M
 
 
 async def test_the_end_of_the_process_does_not_wait_for_ever(
-    shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, metrics: Metrics
 ) -> None:
-    monkeypatch.setattr(writer_module, "CLOSE_SECONDS", 0.05)
-    writer = make(shelf, metrics)
+    writer = make(shelf, metrics, close_seconds=0.05)
     shelf.blocks = asyncio.Event()
     writer.note(*call())
 
@@ -322,23 +303,13 @@ async def test_filters_are_about_one_call_and_not_about_a_batch(
 
 
 @pytest.mark.wire
-async def test_records_outlive_a_restart_of_the_database(
-    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 0.01)
+async def test_records_outlive_a_restart_of_the_database(tmp_path: Path, metrics: Metrics) -> None:
     with start_daemon(tmp_path) as daemon:
         database = Database(f"{daemon.uri}test", timeout_ms=300)
         await prepare(database, {})
         repository = UsageRepository(database)
-        writer = UsageWriter(
-            repository,
-            BatchPacker(worker="host:1", retention=timedelta(days=30)),
-            max_records=1_000,
-            clock=SystemClock(),
-            metrics=metrics,
-        )
-        monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.1)
-        async with asyncio.timeout(30), following(writer):
+        writer = make(repository, metrics, gather_seconds=0.01, retry_seconds=0.1)
+        async with asyncio.timeout(30), in_background(writer.follow()):
             daemon.stop()
             for _ in range(300):
                 writer.note(*call())

@@ -21,6 +21,7 @@ from tests.fakes.command import RunningRegistry
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import ScriptedUpstream
 from tests.gateway.serving import serve
+from tests.kit.waiting import until
 from tests.workers.upstream import napping, takes_a_while
 
 POLL_SECONDS = 0.05
@@ -62,9 +63,7 @@ class Fleet:
 
     async def until_asleep(self, count: int) -> None:
         """Wait until so many calls that take a while have reached the upstream."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while sum(map(takes_a_while, self.upstream.requests)) < count:
-                await SystemClock().sleep(POLL_SECONDS)
+        await until(lambda: sum(map(takes_a_while, self.upstream.requests)) >= count, WAIT_SECONDS)
 
     async def nap(self, seconds: float, request_id: object = 1) -> httpx.Response:
         """Call the slow tool over a connection of its own."""

@@ -21,6 +21,7 @@ from registry.workers.relay import RELAY_HEADER
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.failing import error_of, outcome
+from tests.kit.waiting import until
 from tests.workers.fleet import Fleet, fleet
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
@@ -150,9 +151,7 @@ async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
 
         async def more() -> None:
             aim = len(statuses) + 24
-            async with asyncio.timeout(30):
-                while len(statuses) < aim:
-                    await SystemClock().sleep(0.02)
+            await until(lambda: len(statuses) >= aim, 30)
 
         async with asyncio.TaskGroup() as group:
             for number in range(8):

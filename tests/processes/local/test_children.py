@@ -14,7 +14,7 @@ from registry.core.clock import SystemClock
 from registry.processes.local import children
 from registry.processes.local.children import ChildSpec, accepts, available_port, supervised
 from registry.processes.local.errors import ChildFailedError
-from tests.processes.local.waiting import until
+from tests.kit.waiting import PROCESS_SECONDS, until
 
 IMPORTS = "import os, signal, socket, sys, time\n"
 SERVE = """
@@ -95,7 +95,7 @@ async def test_a_crashed_child_is_started_again_on_its_port(
         first = child.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        await until(lambda: child.pid not in {None, first})
+        await until(lambda: child.pid not in {None, first}, PROCESS_SECONDS)
         await child.ready()
 
         assert await accepts(spec.port)
@@ -124,7 +124,7 @@ async def test_a_child_that_may_crash_for_ever_is_not_given_up(
     spec = replace(spec_of(CRASH), quick_crashes=None)
 
     async with supervised(spec, clock):
-        await until(lambda: log_of(spec).count("no good") > 3)
+        await until(lambda: log_of(spec).count("no good") > 3, PROCESS_SECONDS)
 
 
 async def test_a_child_that_does_not_answer_is_reported(

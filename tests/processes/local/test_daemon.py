@@ -19,7 +19,7 @@ from registry.processes.local.children import accepts
 from registry.processes.local.daemon import EmbeddedDatabase, embedded_database
 from registry.processes.local.errors import LocalHomeError, MissingExtraError
 from registry.processes.local.home import LocalHome
-from tests.processes.local.waiting import until, until_async
+from tests.kit.waiting import PROCESS_SECONDS, until, until_async
 
 Rows = AsyncCollection[dict[str, Any]]
 
@@ -79,7 +79,7 @@ async def test_connected_drivers_find_the_restarted_daemon(
     await rows.insert_one({"_id": 1})
 
     os.kill(first, signal.SIGKILL)
-    await until(lambda: database.pid not in {None, first})
+    await until(lambda: database.pid not in {None, first}, PROCESS_SECONDS)
 
     assert await rows.find_one({"_id": 1}) == {"_id": 1}
 

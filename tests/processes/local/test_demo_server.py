@@ -9,7 +9,7 @@ from mcp_types import TextContent
 
 from registry.processes.local import demo_server
 from registry.processes.local.children import accepts, available_port
-from tests.processes.local.waiting import until_async
+from tests.kit.waiting import until_async
 
 ROOT = Path(__file__).parents[2]
 ERAS = pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])

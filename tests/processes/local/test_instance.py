@@ -21,7 +21,7 @@ from registry.processes.local.children import accepts
 from registry.processes.local.errors import ChildFailedError, HomeInUseError
 from registry.processes.local.home import LocalHome, settings_overrides
 from registry.processes.local.instance import LocalInstance
-from tests.processes.local.waiting import until, until_async
+from tests.kit.waiting import PROCESS_SECONDS, until, until_async
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 20
@@ -93,7 +93,7 @@ async def test_the_demo_server_comes_back_after_a_crash(instance: LocalInstance)
     assert first is not None
 
     os.kill(first, signal.SIGKILL)
-    await until(lambda: instance.demo_pid not in {None, first})
+    await until(lambda: instance.demo_pid not in {None, first}, PROCESS_SECONDS)
     await until_async(lambda: accepts(int(instance.demo_url.split(":")[2].partition("/")[0])))
 
     async with Client(instance.demo_url) as demo:
@@ -163,7 +163,7 @@ async def test_kill_9_of_the_registry_takes_the_children_along_and_loses_nothing
         assert process.stdout is not None
         line = next(line for line in process.stdout if re.fullmatch(r"\d+ \d+\n", line))
         process.kill()
-    await until(lambda: not any(is_running(int(pid)) for pid in line.split()))
+    await until(lambda: not any(is_running(int(pid)) for pid in line.split()), PROCESS_SECONDS)
 
     async with LocalInstance(home.path, clock) as instance:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(instance.mongo_uri)
