@@ -1,4 +1,4 @@
-"""Conversion of stored rows of `mcp_tools` and `tool_versions` to values, whatever they contain.
+"""Conversion of stored rows of `mcp_tools` to values, whatever they contain.
 
 A validator keeps impossible states out of the database, but not everything else that another
 program or a person may write. Values of an unexpected form are dropped, and a tool that cannot be
@@ -25,7 +25,7 @@ from packages.database.stored import (
     whole_of,
 )
 from packages.models.states import ExposureState, RegistrationState
-from packages.models.tools import JSON_OBJECT, RegisteredTool, ToolVersion
+from packages.models.tools import JSON_OBJECT, RegisteredTool
 from registry.core.json import JsonObject
 from registry.core.search import searchable
 from registry.tools.exposure import SERVED
@@ -162,7 +162,8 @@ def is_object_text(text: str) -> bool:
         return False
 
 
-def _json_text(stored: object) -> str | None:
+def json_text_of(stored: object) -> str | None:
+    """Return a stored text that is a JSON object, or None."""
     text = text_of(stored)
     return text if text is not None and is_object_text(text) else None
 
@@ -188,7 +189,7 @@ def _reader_of(annotation: Any, metadata: Sequence[object]) -> Reader | None:
         annotation = get_args(annotation)[0]
     kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if JSON_OBJECT in (*metadata, *arguments):
-        return _json_text
+        return json_text_of
     if kind is list:
         return _texts if get_origin(arguments[0]) is not dict else None
     return next((read for base, read in READERS_BY_TYPE if issubclass(kind, base)), None)
@@ -203,10 +204,9 @@ READERS_BY_TYPE: Sequence[tuple[type, Reader | None]] = (
 )
 READERS: Mapping[str, Reader] = {
     name: reader
-    for model in (RegisteredTool, ToolVersion)
-    for name, field in model.model_fields.items()
+    for name, field in RegisteredTool.model_fields.items()
     if (reader := _reader_of(field.annotation, field.metadata)) is not None
 }
-"""How each field of a tool and of its versions is read, by the type that the document declares."""
+"""How each field of a tool is read, by the type that its document declares."""
 PLAIN = frozenset(READERS) & frozenset(field.name for field in dataclasses.fields(StoredTool))
 """Members of a row that a `StoredTool` has under the same names."""

@@ -7,11 +7,11 @@ server, and the audit record. The gateway follows by the change stream, as for a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 
 from packages.database.client import Database, Transaction
+from packages.database.stored import EARLIEST
 from packages.models.states import VersionOrigin, VersionState
 from registry.audit.refusals import refusal
 from registry.audit.trail import AuditTrail
@@ -429,11 +429,5 @@ def _only_version(tool: StoredTool) -> ToolVersionRecord:
         origin=VersionOrigin.DISCOVERY.value,
         discovery_hash=tool.discovery_hash,
         definition=tool.definition or "{}",
-        weight=None,
-        changes=(),
-        compared_with=None,
-        created_at=tool.created_at or tool.last_discovered_at or datetime.min,  # noqa: DTZ901 - never
-        created_by=None,
-        decided_at=None,
-        decided_by=None,
+        created_at=tool.created_at or tool.last_discovered_at or EARLIEST,
     )

@@ -1,34 +1,75 @@
 """Values about decisions on tools, shared by several modules."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+from bson import ObjectId
+from pydantic import Field, PlainValidator, ValidationInfo
+
+from packages.database.stored import (
+    NotJsonError,
+    Projection,
+    StoredId,
+    StoredText,
+    StoredTime,
+    StoredWhole,
+    TextOrEmpty,
+    WholeOrZero,
+    json_of,
+    moment_of,
+)
 from packages.models.states import ExposureState, RegistrationState
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
+from registry.tools.documents import json_text_of
 
 
-@dataclass(frozen=True, slots=True)
-class ToolVersionRecord:
+def person_of(stored: object) -> Mapping[str, str] | None:
+    """Return the user named in a stored object, or None."""
+    named = {name: one for name, one in members(stored).items() if isinstance(one, str)}
+    return named or None
+
+
+def _changes(stored: object) -> Iterator[JsonObject]:
+    for change in stored if isinstance(stored, list | tuple) else ():
+        with suppress(NotJsonError):
+            yield members(json_of(change))
+
+
+def _created(stored: object, info: ValidationInfo) -> datetime:
+    # Another program may store a version without this time; its id holds one too.
+    return moment_of(stored) or ObjectId(info.data.get("id")).generation_time
+
+
+Person = Annotated[Mapping[str, str] | None, PlainValidator(person_of)]
+
+
+class ToolVersionRecord(Projection):
     """One version.
 
     Attributes:
         changes: The differences from the version *compared_with*, the greatest weight first.
     """
 
-    version: int
-    state: str
-    origin: str
-    discovery_hash: str
-    definition: str
-    weight: str | None
-    changes: tuple[JsonObject, ...]
-    compared_with: int | None
-    created_at: datetime
-    created_by: Mapping[str, str] | None
-    decided_at: datetime | None
-    decided_by: Mapping[str, str] | None
+    id: Annotated[StoredId, Field(alias="_id")] = None
+    version: WholeOrZero = 0
+    state: TextOrEmpty = ""
+    origin: TextOrEmpty = ""
+    discovery_hash: TextOrEmpty = ""
+    definition: Annotated[str, PlainValidator(lambda stored: json_text_of(stored) or "{}")] = "{}"
+    weight: StoredText = None
+    changes: Annotated[
+        tuple[JsonObject, ...], PlainValidator(lambda stored: tuple(_changes(stored)))
+    ] = ()
+    compared_with: StoredWhole = None
+    created_at: Annotated[datetime, PlainValidator(_created)] = Field(
+        default=None, validate_default=True
+    )
+    created_by: Person = None
+    decided_at: StoredTime = None
+    decided_by: Person = None
 
 
 @dataclass(frozen=True, slots=True)
