@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.running import NOT_FOUND, fail, is_hex
-from registry.tools.public_names import SEPARATOR, public_name
+from registry.tools.naming import SEPARATOR, public_name
 
 if TYPE_CHECKING:
     from registry.auth.values import DirectoryPrincipal

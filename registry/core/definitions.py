@@ -24,6 +24,19 @@ class RejectionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """An object of an upstream that was rejected, or a whole list.
+
+    Attributes:
+        name: The name of a tool, `prompts/<name>` for another object, `prompts` for a list.
+        reason: Completes a sentence that begins with the name.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableDefinition:
     """An object in an upstream's list that could not be parsed.
 

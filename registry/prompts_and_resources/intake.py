@@ -11,12 +11,13 @@ from registry.core.definitions import (
     DecodeBudget,
     Fitting,
     Listed,
+    Rejection,
     RejectionError,
     UnreadableDefinition,
     definition_text,
 )
 from registry.core.json import JsonObject, members, nesting
-from registry.prompts_and_resources.values import Feature, FeatureProblem, FeatureSnapshot
+from registry.prompts_and_resources.values import Feature, FeatureSnapshot
 
 LISTS: Mapping[str, FeatureKind] = {
     "prompts": FeatureKind.PROMPT,
@@ -55,7 +56,7 @@ def take(
         max_bytes: Limit of all together; objects beyond it are rejected.
     """
     left = DecodeBudget(max_bytes)
-    problems = [FeatureProblem(name, reason) for name, reason in unread.items()]
+    problems = [Rejection(name, reason) for name, reason in unread.items()]
     taken = {
         LISTS[name]: _taken(name, items, problems, fitting, left) for name, items in lists.items()
     }
@@ -65,7 +66,7 @@ def take(
 def _taken(
     name: str,
     items: Sequence[Listed],
-    problems: list[FeatureProblem],
+    problems: list[Rejection],
     fitting: Fitting | None,
     left: DecodeBudget,
 ) -> tuple[Feature, ...]:
@@ -76,13 +77,13 @@ def _taken(
             feature = _feature(kind, raw)
             _check_fit(name, raw, fitting)
         except RejectionError as exc:
-            problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", str(exc)))
+            problems.append(Rejection(f"{name}/{_shown(raw, KEYS[kind])}", str(exc)))
             continue
         if feature.key in taken:
             subject = f"{name}/{_shown(raw, KEYS[kind])}"
-            problems.append(FeatureProblem(subject, "is listed twice; the first entry is used"))
+            problems.append(Rejection(subject, "is listed twice; the first entry is used"))
         elif not left.take(feature.definition):
-            problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", left.reason))
+            problems.append(Rejection(f"{name}/{_shown(raw, KEYS[kind])}", left.reason))
         else:
             taken[feature.key] = feature
     return tuple(taken.values())

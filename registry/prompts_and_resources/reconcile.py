@@ -3,24 +3,15 @@
 These are not governed one by one as tools are: what the upstream lists is what is stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from packages.models.states import FeatureKind
 from registry.prompts_and_resources.values import (
-    Feature,
     FeatureKey,
     FeatureSnapshot,
-    StoredFeature,
+    PlacedFeature,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedFeature:
-    """A feature to write, and its place in the upstream's list."""
-
-    feature: Feature
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +40,9 @@ class FeatureChanges:
 NO_CHANGES = FeatureChanges()
 
 
-def reconcile(
-    snapshot: FeatureSnapshot, stored: Mapping[FeatureKey, StoredFeature]
-) -> FeatureChanges:
+def reconcile(snapshot: FeatureSnapshot, stored: Iterable[PlacedFeature]) -> FeatureChanges:
     """Return the changes that bring *stored* up to *snapshot*; lists not read stay as they are."""
+    rows = {(row.feature.kind, row.feature.key): row for row in stored}
     added: list[PlacedFeature] = []
     changed: list[PlacedFeature] = []
     moved: list[PlacedFeature] = []
@@ -60,13 +50,13 @@ def reconcile(
     for kind, features in snapshot.lists.items():
         for position, feature in enumerate(features):
             offered.add((kind, feature.key))
-            row = stored.get((kind, feature.key))
+            row = rows.get((kind, feature.key))
             placed = PlacedFeature(feature, position)
             if row is None:
                 added.append(placed)
-            elif row.definition != feature.definition:
+            elif row.feature != feature:
                 changed.append(placed)
             elif row.position != position:
                 moved.append(placed)
-    removed = [key for key in stored if key[0] in snapshot.lists and key not in offered]
+    removed = [key for key in rows if key[0] in snapshot.lists and key not in offered]
     return FeatureChanges(tuple(added), tuple(changed), tuple(moved), tuple(removed))

@@ -16,8 +16,8 @@ from packages.database.stored import id_of, text_of, whole_of
 from packages.models.features import ServerFeature
 from packages.models.states import FeatureKind
 from registry.core.json import choice_of
-from registry.prompts_and_resources.reconcile import FeatureChanges, PlacedFeature
-from registry.prompts_and_resources.values import Feature, FeatureKey, FeatureRow, StoredFeature
+from registry.prompts_and_resources.reconcile import FeatureChanges
+from registry.prompts_and_resources.values import Feature, FeatureRow, PlacedFeature
 
 log = structlog.get_logger()
 
@@ -32,24 +32,21 @@ class FeatureRepository:
         # database.
         self._rows = self._features.get_pymongo_collection()
 
-    async def stored(
-        self, owner_id: str, tx: Transaction | None = None
-    ) -> dict[FeatureKey, StoredFeature]:
+    async def stored(self, owner_id: str, tx: Transaction | None = None) -> list[PlacedFeature]:
         """Return what reconciliation needs of everything stored of one server."""
         rows = self._rows.find(
             {"owner_id": ObjectId(owner_id)},
             {"_id": 0, "kind": 1, "key": 1, "definition": 1, "position": 1},
             session=tx,
         )
-        stored: dict[FeatureKey, StoredFeature] = {}
+        stored: list[PlacedFeature] = []
         async for row in rows:
             kind, key = choice_of(FeatureKind, row.get("kind")), text_of(row.get("key"))
             if kind is not None and key:
                 # An unreadable row differs from what is offered, and is written again.
                 position = whole_of(row.get("position"))
-                stored[kind, key] = StoredFeature(
-                    text_of(row.get("definition")) or "", -1 if position is None else position
-                )
+                feature = Feature(kind, key, text_of(row.get("definition")) or "")
+                stored.append(PlacedFeature(feature, -1 if position is None else position))
         return stored
 
     async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[FeatureRow]:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from packages.models.states import FeatureKind
+from registry.core.definitions import Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,6 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureProblem:
-    """A rejected feature, and the reason.
-
-    Attributes:
-        name: `prompts`, or `prompts/<name>` for a single one.
-    """
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class FeatureSnapshot:
     """The lists of one upstream at one time, in its order.
 
@@ -43,7 +32,7 @@ class FeatureSnapshot:
     """
 
     lists: Mapping[FeatureKind, tuple[Feature, ...]] = field(default_factory=dict)
-    problems: tuple[FeatureProblem, ...] = ()
+    problems: tuple[Rejection, ...] = ()
 
 
 NOTHING_READ = FeatureSnapshot(MappingProxyType({}))
@@ -52,10 +41,10 @@ FeatureKey: TypeAlias = tuple[FeatureKind, str]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFeature:
-    """What reconciliation needs of a stored feature."""
+class PlacedFeature:
+    """A feature and its place in the upstream's list, to write or as stored."""
 
-    definition: str
+    feature: Feature
     position: int
 
 

@@ -10,9 +10,9 @@ from registry.access.presenter import present_flags
 from registry.connections.policy import is_recently_active
 from registry.connections.values import ConnectionView
 from registry.core import text
+from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
-from registry.prompts_and_resources.values import FeatureProblem
 from registry.servers.credentials import (
     is_secret_header,
     masked_oauth,
@@ -20,7 +20,6 @@ from registry.servers.credentials import (
     needs_user_key,
 )
 from registry.servers.values import ServerRecord, SyncMode
-from registry.tools.values import RejectedTool
 
 LISTED_PROBLEMS = 100
 """Maximum number of reported tool problems; an upstream may offer thousands of broken tools."""
@@ -155,7 +154,7 @@ def _notice(server: ServerRecord) -> str | None:
 
 
 def listed_problems(
-    rejected: Sequence[RejectedTool] | Sequence[FeatureProblem],
+    rejected: Sequence[Rejection],
 ) -> list[dict[str, str]]:
     """Return the rejected tools of a server, each with the reason."""
     problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]

@@ -27,11 +27,11 @@ from packages.database.stored import (
 )
 from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.auth.identity import tenant_of
-from registry.core.definitions import MAX_DEPTH
+from registry.core.definitions import MAX_DEPTH, Rejection
 from registry.core.json import JsonObject, choice_of, members, nesting
 from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
 from registry.tools.naming import default_path
-from registry.tools.values import RejectedTool, ToolSnapshot
+from registry.tools.values import ToolSnapshot
 
 
 class ServerStatus(StrEnum):
@@ -327,7 +327,7 @@ class ServerRecord(Projection):
     bits: Annotated[int, Field(exclude=True)] = 0
     problems: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     described: Annotated[tuple[str, ...] | None, Field(exclude=True)] = None
-    rejected: Annotated[tuple[RejectedTool, ...], Field(exclude=True)] = ()
+    rejected: Annotated[tuple[Rejection, ...], Field(exclude=True)] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -16,13 +16,14 @@ from registry.core.definitions import (
     DecodeBudget,
     Fitting,
     Listed,
+    Rejection,
     RejectionError,
     UnreadableDefinition,
     definition_text,
 )
 from registry.core.json import JsonObject, canonical_json, members, nesting
 from registry.tools.schema_bounds import excess
-from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
+from registry.tools.values import ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
 """The characters of names in MCP, and `/`, which servers use in practice."""
@@ -65,17 +66,17 @@ def take(
     """
     left = DecodeBudget(max_bytes)
     taken: dict[str, ToolDefinition] = {}
-    rejected: list[RejectedTool] = []
+    rejected: list[Rejection] = []
     for raw in raw_tools:
         try:
             tool = _remembered(raw, fitting, is_kept=len(raw_tools) <= MAX_REMEMBERED)
         except RejectionError as exc:
-            rejected.append(RejectedTool(_shown_name(raw), str(exc)))
+            rejected.append(Rejection(_shown_name(raw), str(exc)))
             continue
         if tool.name in taken:
-            rejected.append(RejectedTool(tool.name, LISTED_TWICE))
+            rejected.append(Rejection(tool.name, LISTED_TWICE))
         elif not left.take(tool.definition):
-            rejected.append(RejectedTool(tool.name, left.reason))
+            rejected.append(Rejection(tool.name, left.reason))
         else:
             taken[tool.name] = tool
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from registry.core.definitions import Rejection
 from registry.core.json import JsonObject, members
 from registry.tools.intake import take
 from registry.tools.naming import DELIMITER, function_name, normalized_server_name
-from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
+from registry.tools.values import ToolDefinition, ToolSnapshot
 
 MAX_PROJECTION_BYTES = 8 * 1024 * 1024
 """Half of the maximum document size. Tools beyond it are omitted from `toolFunctions` only."""
@@ -203,18 +204,18 @@ def restore(functions: JsonObject, server_name: str, named: Iterable[str] = ()) 
         named: The names in `config.tools`; those without a function are rejected.
     """
     found: list[JsonValue] = []
-    broken: list[RejectedTool] = []
+    broken: list[Rejection] = []
     for key, value in functions.items():
         tool = _restored(key, value, server_name)
         if tool is None:
-            broken.append(RejectedTool(key, "is stored in an unreadable form"))
+            broken.append(Rejection(key, "is stored in an unreadable form"))
         else:
             found.append(tool)
     taken = take(found)
     described = {tool.name for tool in taken.tools} | {tool.name for tool in taken.rejected}
     described |= {_tool_name(tool.name, server_name) for tool in broken}
     missing = [
-        RejectedTool(name, NOT_DESCRIBED) for name in dict.fromkeys(named) if name not in described
+        Rejection(name, NOT_DESCRIBED) for name in dict.fromkeys(named) if name not in described
     ]
     return ToolSnapshot(taken.tools, (*broken, *taken.rejected, *missing))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from packages.models.states import ExposureState, RegistrationState
+from registry.core.definitions import Rejection
 from registry.core.json import load_text
 from registry.tools.differences import DefinitionDifference, Weight, difference
 from registry.tools.exposure import (
@@ -23,7 +24,7 @@ from registry.tools.exposure import (
     reads_only,
 )
 from registry.tools.lifecycle import LifecycleEvent, State, after
-from registry.tools.values import RejectedTool, StoredTool, ToolDefinition, ToolSnapshot
+from registry.tools.values import StoredTool, ToolDefinition, ToolSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Changes:
     inserts: tuple[ToolInsert, ...]
     updates: tuple[ToolRowUpdate, ...]
     mended: tuple[str, ...] = ()
-    broken: tuple[RejectedTool, ...] = ()
+    broken: tuple[Rejection, ...] = ()
 
     @property
     def is_nothing(self) -> bool:

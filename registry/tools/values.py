@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from packages.models.states import ExposureState, RegistrationState
+from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
 from registry.tools.lifecycle import State
 from registry.tools.metadata import effects_of
@@ -43,19 +44,11 @@ class ToolDefinition:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedTool:
-    """A tool with an invalid definition, and the problem."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class ToolSnapshot:
     """The tools of one upstream at one moment, in its order."""
 
     tools: tuple[ToolDefinition, ...]
-    rejected: tuple[RejectedTool, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

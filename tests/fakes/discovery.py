@@ -5,11 +5,12 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
 from registry.servers.errors import UnsafeUrlError
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era
-from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
+from registry.tools.values import ToolDefinition, ToolSnapshot
 
 
 def tool(name: str, description: str = "Does it.") -> ToolDefinition:
@@ -29,7 +30,7 @@ def tool(name: str, description: str = "Does it.") -> ToolDefinition:
     )
 
 
-def found(*tools: ToolDefinition, rejected: tuple[RejectedTool, ...] = ()) -> Discovered:
+def found(*tools: ToolDefinition, rejected: tuple[Rejection, ...] = ()) -> Discovered:
     """Return what an upstream with these tools answers."""
     return Discovered(
         snapshot=ToolSnapshot(tools, rejected),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from registry.gateway.values import FeatureEntry, tool_entry
 from registry.gateway.view.catalogue import Catalogue, qualified_uri, split_uri
 from registry.gateway.view.offering import CombinedOffering
-from registry.tools.public_names import public_name, public_prefix, public_suffix
+from registry.tools.naming import public_name, public_prefix, public_suffix
 from tests.conftest import ALICE
 from tests.gateway.fakes import make_route
 

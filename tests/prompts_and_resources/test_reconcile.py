@@ -4,10 +4,9 @@ from packages.models.states import FeatureKind
 from registry.prompts_and_resources.reconcile import (
     NO_CHANGES,
     FeatureChanges,
-    PlacedFeature,
     reconcile,
 )
-from registry.prompts_and_resources.values import Feature, FeatureSnapshot, StoredFeature
+from registry.prompts_and_resources.values import Feature, FeatureSnapshot, PlacedFeature
 
 PROMPT, RESOURCE = FeatureKind.PROMPT, FeatureKind.RESOURCE
 
@@ -17,17 +16,17 @@ def prompt(key: str, text: str = "{}") -> Feature:
 
 
 def test_the_same_lists_change_nothing() -> None:
-    stored = {(PROMPT, "a"): StoredFeature("{}", 0), (PROMPT, "b"): StoredFeature("{}", 1)}
+    stored = [PlacedFeature(prompt("a"), 0), PlacedFeature(prompt("b"), 1)]
 
     assert reconcile(FeatureSnapshot({PROMPT: (prompt("a"), prompt("b"))}), stored) == NO_CHANGES
 
 
 def test_what_came_changed_moved_and_went_is_told_apart() -> None:
-    stored = {
-        (PROMPT, "gone"): StoredFeature("{}", 0),
-        (PROMPT, "moved"): StoredFeature("{}", 1),
-        (PROMPT, "changed"): StoredFeature("{}", 2),
-    }
+    stored = [
+        PlacedFeature(prompt("gone"), 0),
+        PlacedFeature(prompt("moved"), 1),
+        PlacedFeature(prompt("changed"), 2),
+    ]
     listed = (prompt("moved"), prompt("new"), prompt("changed", '{"x":1}'))
 
     assert reconcile(FeatureSnapshot({PROMPT: listed}), stored) == FeatureChanges(
@@ -39,7 +38,7 @@ def test_what_came_changed_moved_and_went_is_told_apart() -> None:
 
 
 def test_a_list_that_was_not_read_stays_and_an_empty_one_empties() -> None:
-    stored = {(PROMPT, "a"): StoredFeature("{}", 0), (RESOURCE, "x:b"): StoredFeature("{}", 0)}
+    stored = [PlacedFeature(prompt("a"), 0), PlacedFeature(Feature(RESOURCE, "x:b", "{}"), 0)]
 
     assert reconcile(FeatureSnapshot({RESOURCE: ()}), stored) == FeatureChanges(
         removed=((RESOURCE, "x:b"),)

@@ -10,7 +10,8 @@ from pymongo.errors import WriteError
 from packages.database.client import Database
 from packages.models.states import FeatureKind
 from registry.auth.identity import UserContext
-from registry.prompts_and_resources.values import Feature, FeatureProblem, FeatureSnapshot
+from registry.core.definitions import Rejection
+from registry.prompts_and_resources.values import Feature, FeatureSnapshot
 from registry.servers.presenter import present_detail
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
@@ -27,7 +28,7 @@ RESOURCES = (Feature(FeatureKind.RESOURCE, "x:a", '{"uri":"x:a","name":"a"}'),)
 NO_TEMPLATES: tuple[Feature, ...] = ()
 
 
-def listing(*prompts: Feature, problems: tuple[FeatureProblem, ...] = ()) -> Discovered:
+def listing(*prompts: Feature, problems: tuple[Rejection, ...] = ()) -> Discovered:
     lists = {
         FeatureKind.PROMPT: prompts,
         FeatureKind.RESOURCE: RESOURCES,
@@ -115,7 +116,7 @@ async def test_a_list_that_cannot_be_read_is_reported_and_what_is_stored_stays(
 ) -> None:
     server = await servers.register(create(), alice, strict=True)
     before = await rows(database)
-    problem = FeatureProblem("prompts", "It answered: no.")
+    problem = Rejection("prompts", "It answered: no.")
     upstream.answer = lambda _: replace(
         found(tool("echo")),
         features=FeatureSnapshot({FeatureKind.RESOURCE: RESOURCES}, (problem,)),

@@ -16,6 +16,7 @@ from registry.access.policy import ServerScope
 from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
+from registry.core.definitions import Rejection
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
@@ -40,7 +41,6 @@ from registry.servers.values import (
     ServerRecord,
     ServerStatus,
 )
-from registry.tools.values import RejectedTool
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.kit.servers import read_and_store, server_service
 
@@ -367,7 +367,7 @@ async def test_an_oauth_server_is_stored_without_being_called(
 async def test_tools_that_cannot_be_taken_are_reported(
     servers: ServerService, discovery: FakeDiscovery, alice: UserContext
 ) -> None:
-    discovery.answer = lambda _: found(tool("a"), rejected=(RejectedTool("b c", "bad name"),))
+    discovery.answer = lambda _: found(tool("a"), rejected=(Rejection("b c", "bad name"),))
 
     server = await registered(servers, alice)
 

@@ -22,6 +22,7 @@ from packages.models.states import JobState, RunOutcome, Trigger
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
+from registry.core.definitions import Rejection
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
 from registry.servers.errors import DiscoveryFailedError
@@ -45,7 +46,6 @@ from registry.sync.worker import (
 )
 from registry.tools.intake import LISTED_TWICE
 from registry.tools.repository import ToolRepository
-from registry.tools.values import RejectedTool
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.clock import FakeClock, SkewedClock
 from tests.fakes.discovery import FakeDiscovery, found, tool
@@ -631,7 +631,7 @@ async def test_a_list_that_moves_while_it_is_read_takes_no_tools_at_the_first_lo
 ) -> None:
     parts.discovery.answer = lambda _: found(tool("one"), tool("two"), tool("three"))
     server_id = await parts.register("sums")
-    again = RejectedTool("one", LISTED_TWICE)
+    again = Rejection("one", LISTED_TWICE)
     parts.discovery.answer = lambda _: found(tool("one"), tool("three"), rejected=(again,))
     await parts.open(server_id, Trigger.WEBHOOK)
 
@@ -654,7 +654,7 @@ async def test_a_tool_that_is_listed_twice_beside_all_others_is_no_reason_for_do
 ) -> None:
     parts.discovery.answer = lambda _: found(tool("one"), tool("two"))
     server_id = await parts.register("sums")
-    again = RejectedTool("one", LISTED_TWICE)
+    again = Rejection("one", LISTED_TWICE)
     parts.discovery.answer = lambda _: found(tool("one"), tool("two"), rejected=(again,))
 
     refreshed = await parts.servers.refresh(server_id, ALICE)

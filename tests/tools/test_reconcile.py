@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from packages.models.states import ExposureState, RegistrationState
+from registry.core.definitions import Rejection
 from registry.core.json import load_text
 from registry.tools.differences import difference
 from registry.tools.exposure import AutoExpose, ToolOrigin, first_state, reads_only
@@ -18,7 +19,7 @@ from registry.tools.reconcile import (
     changed_names,
     reconcile,
 )
-from registry.tools.values import RejectedTool, StoredTool, ToolDefinition, ToolSnapshot
+from registry.tools.values import StoredTool, ToolDefinition, ToolSnapshot
 
 SELECTED, UNSELECTED, STALE = RegistrationState
 ACTIVE, DRAFT, DISABLED = ExposureState.ACTIVE, ExposureState.DRAFT, ExposureState.DISABLED
@@ -263,14 +264,14 @@ def test_only_changed_tools_need_their_definitions() -> None:
 
 def broken(*names: str) -> ToolSnapshot:
     """Return what an upstream offers whose tools cannot be taken."""
-    return ToolSnapshot((), tuple(RejectedTool(name, "is no tool") for name in names))
+    return ToolSnapshot((), tuple(Rejection(name, "is no tool") for name in names))
 
 
 @pytest.mark.requirement("R-157")
 def test_a_tool_that_cannot_be_taken_any_more_is_not_gone() -> None:
     changes = reconcile(broken("a", "new"), stored("a"), SHARED)
 
-    assert changes == Changes((), (), broken=(RejectedTool("a", "is no tool"),))
+    assert changes == Changes((), (), broken=(Rejection("a", "is no tool"),))
 
 
 @pytest.mark.requirement("R-157")

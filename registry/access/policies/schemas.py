@@ -17,7 +17,7 @@ from registry.access.policies.values import (
 from registry.auth.identity import SCOPE_NAME, Role
 from registry.core.text import OBJECT_ID, ObjectIdText
 from registry.tools.metadata import COST_TIER, FLAGS
-from registry.tools.public_names import SEPARATOR
+from registry.tools.naming import SEPARATOR
 from registry.web.pages import LargePerPage, PageNumber, Pagination
 
 MAX_SUBJECTS = 1_000

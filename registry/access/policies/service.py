@@ -64,8 +64,8 @@ from registry.core.paging import Page, PageRequest
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
 from registry.tools.metadata import facets_of, known, requires_approval, said_in
+from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
 from registry.tools.projection import restore
-from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository
 
 log = structlog.get_logger()

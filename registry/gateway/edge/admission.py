@@ -24,7 +24,7 @@ from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.values import Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
 from registry.servers.values import Transport
-from registry.tools.public_names import SEPARATOR
+from registry.tools.naming import SEPARATOR
 from registry.upstream.headers import upstream_headers
 
 RECORDED_CHARACTERS = 256

@@ -25,7 +25,7 @@ from registry.gateway.protocol.list_pages import (
     cursor_position,
 )
 from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
-from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
+from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
 from registry.upstream.sdk import UriTemplate
 
 URI_MARK = "mcp."

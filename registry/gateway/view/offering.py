@@ -9,7 +9,7 @@ from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.protocol.list_pages import page_members
 from registry.gateway.values import FeatureEntry, Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry, CatalogueView
-from registry.tools.public_names import SEPARATOR
+from registry.tools.naming import SEPARATOR
 
 COMBINED = "*"
 """Scope id of sessions with the aggregate server; no server has such an id."""

@@ -194,7 +194,7 @@ class RegistrySyncService:
         tx: Transaction,
         reader: ToolEditor,
     ) -> Synced:
-        known = await self._features.stored(owner.id, tx) if owner.has_features else {}
+        known = await self._features.stored(owner.id, tx) if owner.has_features else []
         features = reconcile_features(found.features, known)
         await self._features.apply(owner.id, features, now, tx)
         tools = reconcile(found.snapshot, stored, rules)

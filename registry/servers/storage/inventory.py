@@ -30,9 +30,8 @@ from registry.servers.values import (
     ServerStatus,
     Transport,
 )
-from registry.tools.naming import slug_of
+from registry.tools.naming import SEPARATOR, public_prefix, public_suffix, slug_of
 from registry.tools.projection import restore
-from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository
 from registry.tools.values import ListedTool, ToolRow
 

@@ -16,7 +16,7 @@ from registry.tools.governance.errors import (
     ToolSupersededError,
 )
 from registry.tools.governance.values import ToolVersionRecord
-from registry.tools.public_names import public_name
+from registry.tools.naming import public_name
 from registry.tools.tool_events import ToolEvent
 from registry.tools.values import StoredTool
 

@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from packages.models.policies import AccessPolicy
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
-from registry.tools.public_names import public_name
+from registry.tools.naming import public_name
 from tests.fakes.plain_upstream import ECHO, PlainUpstream
 from tests.fakes.rest import Rest
 
