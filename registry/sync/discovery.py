@@ -150,7 +150,7 @@ class DiscoveryService:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached.
         """
-        from registry.upstream.oauth import read_oauth_metadata  # noqa: PLC0415 - as above
+        from registry.upstream.oauth.metadata import read_oauth_metadata  # noqa: PLC0415 - as above
 
         try:
             return await read_oauth_metadata(

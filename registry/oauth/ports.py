@@ -1,0 +1,101 @@
+"""Ports of the oauth domain: what it needs from others, and what others need of it."""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from registry.auth.identity import UserContext
+from registry.oauth.values import AccessToken, AuthorizationLink, AuthorizationState, OAuthServer
+
+
+class OAuthServers(Protocol):
+    """Reads registered servers."""
+
+    async def usable(self, server_id: str, user: UserContext) -> OAuthServer:
+        """Return a server that *user* may use.
+
+        Raises:
+            ServerNotFoundError: There is none.
+            DatabaseUnavailable: It cannot be read.
+        """
+
+    async def unchecked(self, server_id: str) -> OAuthServer | None:
+        """Return a server without an access check; None if there is none.
+
+        Raises:
+            DatabaseUnavailable: It cannot be read.
+        """
+
+
+class AccessTokens(Protocol):
+    """Access tokens for servers. Implemented by `registry.oauth.tokens.UpstreamTokens`."""
+
+    def cached(self, user_id: str, server_id: str) -> AccessToken | None:
+        """Return a usable token from memory, if there is one. No I/O.
+
+        One that is due for renewal is renewed in the background.
+        """
+
+    async def get(self, user: UserContext, server: OAuthServer) -> AccessToken:
+        """Return a usable token; read, renew or obtain it if necessary.
+
+        Raises:
+            AuthorizationRequiredError: Only the user can help.
+            AuthorizationUnavailableError: It cannot be renewed now.
+            DatabaseUnavailable: It cannot be read.
+        """
+
+    async def renewed(
+        self, user: UserContext, server: OAuthServer, rejected: AccessToken
+    ) -> AccessToken:
+        """Return another token than *rejected*, which the server answered with 401.
+
+        Raises:
+            AuthorizationRequiredError: There is none: only the user can help.
+            AuthorizationUnavailableError: It cannot be renewed now.
+            DatabaseUnavailable: It cannot be read.
+        """
+
+    async def arrived(self, user_id: str, server_id: str, flow_id: str, seconds: float) -> bool:
+        """Wait until a user has a usable token for a server; return whether they have.
+
+        Args:
+            user_id: Whose.
+            server_id: For which server.
+            flow_id: The flow by which it comes; the wait ends early if that fails.
+            seconds: The longest wait.
+        """
+
+
+class AuthorizationLinks(Protocol):
+    """Makes links under which people can authorise the registry. Implemented by `LinkSeal`."""
+
+    def link(
+        self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()
+    ) -> AuthorizationLink:
+        """Return a link for *user*; the same one for a while. No I/O.
+
+        Args:
+            user: Who may use it.
+            server: What to authorise the registry at.
+            scopes: Asked for besides those that are granted or usual.
+        """
+
+
+class AuthorizationStates(Protocol):
+    """Reads users' authorizations."""
+
+    async def states(
+        self, user: UserContext, servers: Collection[OAuthServer]
+    ) -> Mapping[str, AuthorizationState]:
+        """Return the states of a user's authorizations, by server id.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+
+
+class AuthorizationListener(Protocol):
+    """Is told that a user has authorised the registry. Implemented by what reads servers."""
+
+    def authorized(self, user: UserContext, server: OAuthServer) -> None:
+        """Note it; returns at once."""

@@ -1,0 +1,1 @@
+"""OAuth client: discovers authorization servers, registers with them, obtains tokens from them."""
