@@ -150,16 +150,22 @@ class DiscoveryService:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached.
         """
-        from registry.upstream.oauth.metadata import read_oauth_metadata  # noqa: PLC0415 - as above
+        from registry.upstream.oauth.http import oauth_http  # noqa: PLC0415 - as above
+        from registry.upstream.oauth.metadata import OAuthDiscovery  # noqa: PLC0415 - as above
 
+        limits = self._limits(connection)
         try:
-            return await read_oauth_metadata(
-                self._target(connection), self._guard, self._limits(connection)
-            )
+            async with oauth_http(
+                self._guard,
+                connect_timeout_seconds=limits.connect_timeout_seconds,
+                total_timeout_seconds=limits.total_timeout_seconds,
+            ) as http:
+                found = await OAuthDiscovery(http, self._guard).resource(connection.url)
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
             raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
+        return None if found is None else found.document
 
     async def check_url(self, url: str) -> None:
         """Refuse a URL that may not be contacted, without contacting it.

@@ -277,7 +277,7 @@ async def test_oauth_metadata_is_found_and_cut_to_what_is_known(settings: Settin
     async def handler(request: web.Request) -> web.StreamResponse:
         if request.path == "/meta":
             document = {
-                "resource": "https://mcp.example.com",
+                "resource": f"http://{request.host}/mcp",
                 "authorization_servers": ["https://as.example.com", 7],
                 "scopes_supported": "repo",
                 "evil": {"$where": "1"},
@@ -291,7 +291,7 @@ async def test_oauth_metadata_is_found_and_cut_to_what_is_known(settings: Settin
         metadata = await service(settings).oauth_metadata(spec(f"{url}/mcp"))
 
     assert metadata == {
-        "resource": "https://mcp.example.com",
+        "resource": f"{url}/mcp",
         "authorization_servers": ["https://as.example.com"],
     }
 

@@ -67,6 +67,19 @@ class AuthorizationServer:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfiguredClient:
+    """A client that was registered by hand.
+
+    Attributes:
+        authentication: How it must authenticate; None for what the authorization server supports.
+    """
+
+    client_id: str
+    client_secret: str | None = field(default=None, repr=False)
+    authentication: ClientAuthentication | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OAuthClientIdentity:
     """A client at an authorization server.
 

@@ -1,0 +1,209 @@
+"""Clients at authorization servers: registered by hand, by metadata document, or dynamically."""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from registry.core.json import JsonObject
+from registry.upstream.oauth.errors import AuthorizationServerUnavailableError, OAuthError
+from registry.upstream.oauth.http import OAuthHttp, origin_of
+from registry.upstream.oauth.token_endpoint import error_of, is_sendable
+from registry.upstream.oauth.values import (
+    AuthorizationServer,
+    ClientAuthentication,
+    ClientKind,
+    ConfiguredClient,
+    OAuthClientIdentity,
+)
+
+CLIENT_NAME = "MCP Gateway Registry"
+SOFTWARE_ID = "mcp-gateway-registry"
+GRANT_TYPES = ("authorization_code", "refresh_token")
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+PREFERRED = (
+    ClientAuthentication.CLIENT_SECRET_BASIC,
+    ClientAuthentication.CLIENT_SECRET_POST,
+    ClientAuthentication.NONE,
+)
+CREATED = frozenset({200, 201})
+
+
+class ClientRegistrar:
+    """Finds the client to use at an authorization server.
+
+    Args:
+        http: Sends registrations.
+        signs: Whether `private_key_jwt` is possible.
+    """
+
+    def __init__(self, http: OAuthHttp, *, signs: bool) -> None:
+        self._http = http
+        self._signs = signs
+
+    async def client(
+        self,
+        server: AuthorizationServer,
+        configured: ConfiguredClient | None,
+        *,
+        redirect_uri: str,
+        metadata_url: str | None,
+        scopes: Sequence[str] | None,
+    ) -> OAuthClientIdentity:
+        """Return the client: the configured one, else a metadata document, else a new one.
+
+        Args:
+            server: Where.
+            configured: The one that was registered by hand.
+            redirect_uri: Of a new one.
+            metadata_url: URL of our metadata document; None if it is not public.
+            scopes: That a new one may ask for.
+
+        Raises:
+            OAuthError: There is no way to get one, or the registration was refused.
+            AuthorizationServerUnavailableError: It failed for now.
+        """
+        if configured is not None:
+            return self.configured(server, configured)
+        if metadata_url is not None and server.accepts_metadata_documents:
+            return OAuthClientIdentity(
+                metadata_url,
+                ClientKind.METADATA_DOCUMENT,
+                self._keyless(server),
+                document={"client_id": metadata_url, "redirect_uris": [redirect_uri]},
+            )
+        if server.registration_endpoint is None:
+            raise OAuthError(
+                "The authorization server does not register clients by itself: register the "
+                "registry there, and set oauth.client_id."
+            )
+        return await self._register(server, server.registration_endpoint, redirect_uri, scopes)
+
+    def configured(
+        self, server: AuthorizationServer, configured: ConfiguredClient
+    ) -> OAuthClientIdentity:
+        """Return the client that was registered by hand."""
+        authentication = configured.authentication
+        if authentication is None or configured.client_secret is None:
+            authentication = (
+                self._keyless(server)
+                if configured.client_secret is None
+                else _with_secret(server.token_authentications)
+            )
+        return OAuthClientIdentity(
+            configured.client_id,
+            ClientKind.PREREGISTERED,
+            authentication,
+            configured.client_secret,
+            document={"client_id": configured.client_id},
+        )
+
+    def _keyless(self, server: AuthorizationServer) -> ClientAuthentication:
+        """Return how a client without a secret authenticates."""
+        offered = server.token_authentications or ()
+        method = ClientAuthentication.PRIVATE_KEY_JWT
+        if self._signs and method in offered and ClientAuthentication.NONE not in offered:
+            return method
+        return ClientAuthentication.NONE
+
+    async def _register(
+        self,
+        server: AuthorizationServer,
+        endpoint: str,
+        redirect_uri: str,
+        scopes: Sequence[str] | None,
+    ) -> OAuthClientIdentity:
+        offered = server.token_authentications
+        wanted = next(
+            (one for one in PREFERRED if offered is None or one in offered), PREFERRED[0]
+        )
+        document: JsonObject = {
+            "client_name": CLIENT_NAME,
+            "software_id": SOFTWARE_ID,
+            "redirect_uris": [redirect_uri],
+            "grant_types": [*GRANT_TYPES],
+            "response_types": ["code"],
+            "token_endpoint_auth_method": wanted.value,
+            "application_type": application_type(redirect_uri),
+        }
+        if scopes:
+            document["scope"] = " ".join(scopes)
+        answer = await self._http.post_json(endpoint, document)
+        if answer.is_unavailable:
+            raise AuthorizationServerUnavailableError(
+                f"{origin_of(endpoint)} could not register the client "
+                f"(HTTP {answer.status}); try again."
+            )
+        found = answer.document()
+        if answer.status not in CREATED or found is None:
+            failed = error_of(answer, ())
+            raise OAuthError(f"The registration was refused: {failed.message}", failed.code)
+        return _registered(found, wanted)
+
+
+def client_metadata_document(
+    metadata_url: str, redirect_uri: str, *, client_uri: str, jwks_uri: str | None
+) -> JsonObject:
+    """Return the document behind a client id that is a URL.
+
+    Args:
+        metadata_url: The client id.
+        redirect_uri: Where authorization responses go.
+        client_uri: A page about the client.
+        jwks_uri: The keys for `private_key_jwt`; None if there are none.
+    """
+    document: JsonObject = {
+        "client_id": metadata_url,
+        "client_name": CLIENT_NAME,
+        "client_uri": client_uri,
+        "redirect_uris": [redirect_uri],
+        "grant_types": [*GRANT_TYPES],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": ClientAuthentication.NONE.value,
+        "application_type": application_type(redirect_uri),
+    }
+    if jwks_uri is not None:
+        document["jwks_uri"] = jwks_uri
+    return document
+
+
+def application_type(redirect_uri: str) -> str:
+    """Return the `application_type` of OpenID Connect Dynamic Client Registration."""
+    parts = urlsplit(redirect_uri)
+    return "native" if parts.scheme == "http" and parts.hostname in LOCAL_HOSTS else "web"
+
+
+def _with_secret(offered: tuple[str, ...] | None) -> ClientAuthentication:
+    """Return how a client with a secret authenticates; RFC 8414 names the default."""
+    post = ClientAuthentication.CLIENT_SECRET_POST
+    if offered and ClientAuthentication.CLIENT_SECRET_BASIC not in offered and post in offered:
+        return post
+    return ClientAuthentication.CLIENT_SECRET_BASIC
+
+
+def _registered(document: JsonObject, wanted: ClientAuthentication) -> OAuthClientIdentity:
+    client_id, secret = document.get("client_id"), document.get("client_secret")
+    if not is_sendable(client_id):
+        raise OAuthError("The registration answered no client_id.")
+    if not is_sendable(secret):
+        secret = None
+    given = document.get("token_endpoint_auth_method")
+    try:
+        authentication = (
+            ClientAuthentication(given) if isinstance(given, str) and given else wanted
+        )
+    except ValueError:
+        raise OAuthError(
+            "The registration wants a way of authentication that is not supported."
+        ) from None
+    if secret is None and authentication is not ClientAuthentication.PRIVATE_KEY_JWT:
+        authentication = ClientAuthentication.NONE
+    told = document.get("client_secret_expires_at")
+    # 0 stands for never (RFC 7591, 3.2.1).
+    expires_at = told if isinstance(told, int) and told > 0 else None
+    return OAuthClientIdentity(
+        str(client_id),
+        ClientKind.REGISTERED,
+        authentication,
+        None if secret is None else str(secret),
+        expires_at=expires_at,
+        document=document,
+    )
