@@ -4,7 +4,14 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from registry.auth.identity import UserContext
-from registry.oauth.values import AccessToken, AuthorizationLink, AuthorizationState, OAuthServer
+from registry.oauth.values import (
+    AccessToken,
+    AuthorizationLink,
+    AuthorizationState,
+    OAuthServer,
+    RemovedTokens,
+)
+from registry.upstream.oauth.values import TokenRequest, Tokens
 
 
 class OAuthServers(Protocol):
@@ -23,6 +30,13 @@ class OAuthServers(Protocol):
 
         Raises:
             DatabaseUnavailable: It cannot be read.
+        """
+
+    def client_secret(self, server: OAuthServer) -> str | None:
+        """Return the decrypted `oauth.client_secret`; None if there is none.
+
+        Raises:
+            CredentialUnreadableError: It cannot be decrypted.
         """
 
 
@@ -63,6 +77,35 @@ class AccessTokens(Protocol):
             server_id: For which server.
             flow_id: The flow by which it comes; the wait ends early if that fails.
             seconds: The longest wait.
+        """
+
+
+class TokenStore(Protocol):
+    """Stores users' tokens for servers. Implemented by `registry.oauth.tokens.UpstreamTokens`."""
+
+    async def store(
+        self, user: UserContext, server: OAuthServer, request: TokenRequest, tokens: Tokens
+    ) -> None:
+        """Store what a flow obtained, in place of what there is, in the form jarvis-api reads.
+
+        Args:
+            user: Whose tokens they are.
+            server: For which server.
+            request: By which authorization server and client, for what they were obtained.
+            tokens: Them.
+
+        Raises:
+            DatabaseUnavailable: Nothing was stored.
+        """
+
+    async def granted(self, user: UserContext, server: OAuthServer) -> tuple[str, ...]:
+        """Return the scopes of the stored access token, as far as they are known."""
+
+    async def remove(self, user: UserContext, server: OAuthServer) -> RemovedTokens | None:
+        """Remove a user's tokens for a server; return what they were, None if there were none.
+
+        Raises:
+            DatabaseUnavailable: Nothing was removed.
         """
 
 

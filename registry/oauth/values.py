@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from registry.core.json import JsonObject
+from registry.upstream.oauth.values import TokenRequest
 
 
 class Grant(StrEnum):
@@ -82,6 +83,20 @@ class AuthorizationLink:
     flow_id: str
     url: str
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedTokens:
+    """Tokens that were removed here and are to be revoked at their authorization server.
+
+    Attributes:
+        request: By which authorization server and client they were obtained; None if unknown.
+        refresh_token: None if there was none, or it cannot be decrypted; so the access token.
+    """
+
+    request: TokenRequest | None
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
