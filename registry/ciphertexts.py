@@ -26,6 +26,7 @@ MIN_UNREADABLE = 3
 """If at least this many values are unreadable and none is readable, the keys count as wrong."""
 
 HEADERS = "config.headers"
+VERIFIER = "code_verifier"
 WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
 
 
@@ -95,6 +96,23 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
 
 async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, None]:
     """Yield every encrypted value, one collection after another."""
+    async for found in _of_servers(database):
+        yield found
+    known = [*STORED_TYPES, "mcp_oauth_client"]
+    tokens = database.collection("tokens")
+    async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
+        yield _secret("tokens", document, "token", document.get("token"), StoredForm.V2)
+    auths = database.collection("pluginauths")
+    async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
+        yield _secret("pluginauths", document, "value", document.get("value"), StoredForm.V1)
+    versions = database.collection("server_versions")
+    async for document in versions.find({SEALED: {"$exists": True}}, {SEALED: 1}):
+        yield _secret("server_versions", document, SEALED, document.get(SEALED), StoredForm.GCM)
+    async for found in _of_flows(database):
+        yield found
+
+
+async def _of_servers(database: Database) -> AsyncGenerator[StoredSecret, None]:
     fields = {
         "config.apiKey.key": 1,
         "config.oauth.client_secret": 1,
@@ -115,16 +133,15 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
             if is_secret_header(name, value) and is_stored_header(str(value)):
                 path = f"{HEADERS}.{name}"
                 yield _secret("mcpservers", document, path, value, StoredForm.V2)
-    known = [*STORED_TYPES, "mcp_oauth_client"]
-    tokens = database.collection("tokens")
-    async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
-        yield _secret("tokens", document, "token", document.get("token"), StoredForm.V2)
-    auths = database.collection("pluginauths")
-    async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
-        yield _secret("pluginauths", document, "value", document.get("value"), StoredForm.V1)
-    versions = database.collection("server_versions")
-    async for document in versions.find({SEALED: {"$exists": True}}, {SEALED: 1}):
-        yield _secret("server_versions", document, SEALED, document.get(SEALED), StoredForm.GCM)
+
+
+async def _of_flows(database: Database) -> AsyncGenerator[StoredSecret, None]:
+    flows = database.collection("oauth_flows")
+    async for document in flows.find({VERIFIER: {"$exists": True}}, {VERIFIER: 1}):
+        yield _secret("oauth_flows", document, VERIFIER, document.get(VERIFIER), StoredForm.GCM)
+    clients = database.collection("oauth_clients")
+    async for document in clients.find({}, {"client": 1}):
+        yield _secret("oauth_clients", document, "client", document.get("client"), StoredForm.GCM)
 
 
 async def replace_secrets(database: Database, replacements: Sequence[Replacement]) -> Replaced:

@@ -16,6 +16,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import ServerFeature
+from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import ServerVersion
 from packages.models.sessions import EndedSession, RevokedToken, TokenFamily
@@ -47,6 +48,8 @@ OWN_DOCUMENTS = (
     RevokedToken,
     EndedSession,
     UsageLog,
+    OAuthFlowDocument,
+    OAuthClientDocument,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

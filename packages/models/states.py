@@ -128,3 +128,13 @@ class ServerVersionOrigin(StrEnum):
     UPDATE = "update"
     ROLLBACK = "rollback"
     FOUND = "found"
+
+
+class FlowStatus(StrEnum):
+    """State of an authorization flow, as stored; one past its expiry counts as `FAILED`."""
+
+    PENDING = "pending"
+    EXCHANGING = "exchanging"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"

@@ -3,8 +3,23 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
-from registry.core.json import JsonObject
+from pydantic import ConfigDict, Field, PlainValidator, StrictStr
+
+from packages.database.stored import (
+    Projection,
+    RequiredTime,
+    StoredText,
+    TextOrEmpty,
+    id_of,
+    json_members,
+    text_of,
+    texts_of,
+)
+from packages.models.states import FlowStatus
+from registry.auth.identity import Role, tenant_of
+from registry.core.json import JsonObject, choice_of
 from registry.upstream.oauth.values import TokenRequest
 
 
@@ -19,14 +34,68 @@ class Grant(StrEnum):
     """The registry exchanges an assertion about the caller (RFC 8693)."""
 
 
-class FlowStatus(StrEnum):
-    """State of a flow, as stored; one past its expiry counts as `FAILED`."""
+def _user_id(stored: object) -> str:
+    user_id = id_of(stored) or text_of(stored)
+    if user_id is None:
+        raise ValueError("has another type")
+    return user_id
 
-    PENDING = "pending"
-    EXCHANGING = "exchanging"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+
+def _status(stored: object) -> FlowStatus:
+    # A status of another release says that its flow is of no use here.
+    return choice_of(FlowStatus, stored) or FlowStatus.FAILED
+
+
+def _optional_texts(stored: object) -> list[str] | None:
+    return [*texts_of(stored)] if isinstance(stored, list) else None
+
+
+OptionalTexts = Annotated[list[str] | None, PlainValidator(_optional_texts)]
+
+
+class OAuthFlow(Projection):
+    """An attempt of a user to authorise the registry; see `packages.models.oauth` for members.
+
+    Attributes:
+        code_verifier: In clear where it was claimed or is to be stored, else as stored.
+    """
+
+    model_config = ConfigDict(frozen=False, populate_by_name=True)
+
+    id: Annotated[StrictStr, Field(alias="_id")]
+    user_id: Annotated[str, PlainValidator(_user_id)]
+    username: TextOrEmpty = ""
+    role: Annotated[str, PlainValidator(lambda stored: Role.parse(text_of(stored)).value)] = (
+        Role.USER.value
+    )
+    is_service_account: Annotated[bool, PlainValidator(lambda stored: stored is True)] = False
+    tenant_id: Annotated[str | None, PlainValidator(tenant_of)] = None
+    server_id: TextOrEmpty = ""
+    server_name: TextOrEmpty = ""
+    server_url: TextOrEmpty = ""
+    configuration: TextOrEmpty = ""
+    status: Annotated[FlowStatus, PlainValidator(_status)] = FlowStatus.FAILED
+    browser: Annotated[StoredText, Field(repr=False)] = None
+    nonce: Annotated[StoredText, Field(repr=False)] = None
+    issuer: StoredText = None
+    authorization_server: Annotated[JsonObject, PlainValidator(json_members)] = Field(
+        default_factory=dict
+    )
+    resource_issuers: OptionalTexts = None
+    client_id: StoredText = None
+    redirect_uri: StoredText = None
+    scopes: OptionalTexts = None
+    resource: StoredText = None
+    code_verifier: Annotated[StoredText, Field(repr=False)] = None
+    reason: StoredText = None
+    created_at: RequiredTime
+    updated_at: RequiredTime
+    expires_at: RequiredTime
+
+    def status_at(self, now: datetime) -> FlowStatus:
+        """Return the status: a flow that was not completed in time has failed."""
+        is_open = self.status in {FlowStatus.PENDING, FlowStatus.EXCHANGING}
+        return FlowStatus.FAILED if is_open and self.expires_at <= now else self.status
 
 
 @dataclass(frozen=True, slots=True)
