@@ -38,6 +38,7 @@ class AuditAction(StrEnum):
     REJECT = "reject"
     ROLLBACK = "rollback"
     CALL = "call"
+    AUTHORIZE = "authorize"
 
 
 class EntityType(StrEnum):
@@ -55,9 +56,12 @@ class EntityType(StrEnum):
     POLICY = "policy"
     USER = "user"
     GROUP = "group"
+    AUTHORIZATION = "authorization"
 
 
-NAMED_FOR_SERVERS = frozenset({EntityType.SERVER, EntityType.USER_KEY, EntityType.PERMISSION})
+NAMED_FOR_SERVERS = frozenset(
+    {EntityType.SERVER, EntityType.USER_KEY, EntityType.PERMISSION, EntityType.AUTHORIZATION}
+)
 """Types whose entity id is that of a server."""
 
 NO_SERVERS = frozenset(

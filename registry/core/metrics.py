@@ -210,6 +210,18 @@ class Metrics:
             "Records of refusals that could not be written.",
             registry=self.registry,
         )
+        self.oauth_flows = Counter(
+            "mcp_oauth_flows",
+            "Steps of authorizations of the registry at servers, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.oauth_refreshes = Counter(
+            "mcp_oauth_refreshes",
+            "Renewals of users' access tokens for servers, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.token_operations = Counter(
             "token_operations",
             "Operations on stored and issued tokens.",

@@ -1,6 +1,6 @@
 """Errors of the oauth domain."""
 
-from registry.core.errors import RegistryError
+from registry.core.errors import ErrorKind, RegistryError
 from registry.oauth.values import AuthorizationLink
 
 
@@ -11,6 +11,8 @@ class AuthorizationRequiredError(RegistryError):
         link: Where they can.
         scopes: Those that are missing, if some are granted already.
     """
+
+    kind = ErrorKind.CONFLICT
 
     def __init__(
         self, server_name: str, link: AuthorizationLink, scopes: tuple[str, ...] = ()
@@ -24,9 +26,83 @@ class AuthorizationRequiredError(RegistryError):
 class AuthorizationUnavailableError(RegistryError):
     """No usable access token, and the authorization server cannot be reached to renew it."""
 
+    kind = ErrorKind.UNAVAILABLE
+
     def __init__(self, server_name: str) -> None:
         super().__init__(
             f"The access token for {server_name} has expired and could not be renewed now; "
             "try again."
         )
         self.server_name = server_name
+
+
+class LinkInvalidError(RegistryError):
+    """A link was not made here, or has expired."""
+
+    kind = ErrorKind.INVALID
+
+    def __init__(self) -> None:
+        super().__init__("The link is not valid, or has expired. Ask for a new one.")
+
+
+class FlowNotFoundError(RegistryError):
+    """There is no such flow, or it is another user's."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("Flow not found.")
+
+
+class FlowEndedError(RegistryError):
+    """The flow was completed, failed or was cancelled before."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__("This authorization was completed or ended before. Ask for a new link.")
+
+
+class OtherBrowserError(RegistryError):
+    """The authorization response arrived in another browser than the one that asked for it."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This authorization was started in another browser, or the browser keeps no cookies. "
+            "Nothing was changed."
+        )
+
+
+class AuthorizationFailedError(RegistryError):
+    """A flow failed; the message says why, without anything secret."""
+
+    kind = ErrorKind.UPSTREAM
+
+
+class NoOAuthError(RegistryError):
+    """The server does not use OAuth by users."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__("Users do not authorise the registry at this server: it needs no OAuth.")
+
+
+class NotAuthorizedError(RegistryError):
+    """The user has no tokens for the server."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("You have not authorised the registry at this server.")
+
+
+class NoClientMetadataError(RegistryError):
+    """The registry has no public URL, so no authorization server can fetch its metadata."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("The registry is not a public client: PUBLIC_URL is not an https URL.")

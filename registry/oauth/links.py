@@ -19,6 +19,7 @@ from registry.oauth.values import AuthorizationLink, OAuthServer
 
 START_PATH = "/api/v1/mcp/oauth/start"
 CALLBACK_PATH = "/api/v1/mcp/oauth/callback"
+METADATA_PATH = "/api/v1/mcp/oauth/client.json"
 LINK_LIFETIME = timedelta(minutes=10)
 REMEMBERED = 10_000
 FLOW_ID_BYTES = 16

@@ -84,15 +84,23 @@ class TokenStore(Protocol):
     """Stores users' tokens for servers. Implemented by `registry.oauth.tokens.UpstreamTokens`."""
 
     async def store(
-        self, user: UserContext, server: OAuthServer, request: TokenRequest, tokens: Tokens
+        self,
+        user: UserContext,
+        server: OAuthServer,
+        request: TokenRequest,
+        tokens: Tokens,
+        flow_id: str,
     ) -> None:
-        """Store what a flow obtained, in place of what there is, in the form jarvis-api reads.
+        """Store what a flow obtained, in place of what there is, and complete the flow.
+
+        One transaction; in the form jarvis-api reads.
 
         Args:
             user: Whose tokens they are.
             server: For which server.
             request: By which authorization server and client, for what they were obtained.
             tokens: Them.
+            flow_id: The flow, whose code was being exchanged.
 
         Raises:
             DatabaseUnavailable: Nothing was stored.

@@ -6,11 +6,14 @@ from datetime import datetime
 from packages.database.batch import WriteBatch
 from packages.database.client import Transaction
 from registry.access.policies.ports import PolicyServer, ServerPath
-from registry.access.policy import Permission
+from registry.access.policy import Grants, Permission, decide_use
+from registry.access.repository import AclRepository
 from registry.auth.identity import Tenants, UserContext
 from registry.connections.values import VisibleServer
 from registry.core.clock import Clock
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
+from registry.oauth.values import OAuthServer
+from registry.servers.credentials import CredentialVault
 from registry.servers.errors import ServerNotFoundError
 from registry.servers.ports import ServerChanges
 from registry.servers.reconciliation.discovery_changes import projection_fields, time_after
@@ -175,3 +178,72 @@ class VisibleServerDirectory:
         if server is None:
             raise ServerNotFoundError
         return seen(server)
+
+
+class OAuthServerReader:
+    """Implements `oauth.ports.OAuthServers`.
+
+    Args:
+        admin_uses_private: Whether administrators may use others' private servers.
+    """
+
+    def __init__(
+        self,
+        servers: ServerRepository,
+        acl: AclRepository,
+        vault: CredentialVault,
+        clock: Clock,
+        *,
+        admin_uses_private: bool,
+    ) -> None:
+        self._servers = servers
+        self._acl = acl
+        self._vault = vault
+        self._clock = clock
+        self._admin_uses_private = admin_uses_private
+
+    async def usable(self, server_id: str, user: UserContext) -> OAuthServer:
+        """Return a server that *user* may use.
+
+        Raises:
+            ServerNotFoundError: There is none.
+        """
+        record = await self._servers.record_unchecked(server_id)
+        if record is None:
+            raise ServerNotFoundError
+        grants = (await self._acl.grants_of([record.id], self._clock.now())).get(record.id, [])
+        facts = record.facts(Grants.of(grants, record.tenant_id))
+        if not decide_use(user, facts, admin_uses_private=self._admin_uses_private).allowed:
+            raise ServerNotFoundError
+        return oauth_server(record)
+
+    async def unchecked(self, server_id: str) -> OAuthServer | None:
+        """Return a server without an access check; None if there is none."""
+        record = await self._servers.record_unchecked(server_id)
+        return None if record is None else oauth_server(record)
+
+    def client_secret(self, server: OAuthServer) -> str | None:
+        """Return the decrypted `oauth.client_secret`; None if there is none.
+
+        Raises:
+            CredentialUnreadableError: It cannot be decrypted.
+        """
+        stored = members(server.config.get("oauth")).get("client_secret")
+        if not isinstance(stored, str) or not stored:
+            return None
+        return self._vault.decrypt(stored, server.id, "config.oauth.client_secret")
+
+
+def oauth_server(record: ServerRecord) -> OAuthServer:
+    """Return what OAuth needs of a server."""
+    return OAuthServer(
+        id=record.id,
+        name=record.server_name,
+        slug=slug_of(record.effective_path) or record.server_name,
+        title=str(record.config.get("title") or record.server_name),
+        url=str(record.config.get("url") or ""),
+        config=record.config,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        tenant_id=record.tenant_id,
+    )

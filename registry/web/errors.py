@@ -137,6 +137,15 @@ def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> 
     )
 
 
+def expected_error(error: Exception) -> RegistryError | None:
+    """Return an expected failure as the error that callers see; None for an unexpected one."""
+    if isinstance(error, RegistryError):
+        return error
+    if isinstance(error, ReplicaSetNeeded):
+        return ReplicaSetNeededError()
+    return DatabaseUnavailableError() if isinstance(error, DatabaseUnavailable) else None
+
+
 ChallengeFor = Callable[[RegistryError, Request], Mapping[str, str]]
 NoteRefusal = Callable[[Request, ErrorKind, str], Awaitable[None]]
 
@@ -169,9 +178,7 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteR
 
     async def unavailable(_request: Request, error: Exception) -> Response:
         log.warning("database_unavailable", error=type(error.__cause__ or error).__name__)
-        if isinstance(error, ReplicaSetNeeded):
-            return envelope(ReplicaSetNeededError())
-        return envelope(DatabaseUnavailableError())
+        return envelope(expected_error(error) or DatabaseUnavailableError())
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         RegistryError: expected,
