@@ -19,6 +19,7 @@ from registry.core.json import members
 from registry.core.settings import SettingsError
 from registry.servers.credentials import is_plaintext, is_secret_header, is_stored_header
 from registry.servers.storage.version_repository import SEALED
+from registry.tokens.naming import MCP_CLIENT
 from registry.tokens.values import STORED_TYPES
 
 MAX_CHECKED = 20
@@ -98,7 +99,7 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
     """Yield every encrypted value, one collection after another."""
     async for found in _of_servers(database):
         yield found
-    known = [*STORED_TYPES, "mcp_oauth_client"]
+    known = [*STORED_TYPES, MCP_CLIENT]
     tokens = database.collection("tokens")
     async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
         yield _secret("tokens", document, "token", document.get("token"), StoredForm.V2)

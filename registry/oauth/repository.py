@@ -93,6 +93,7 @@ class OAuthFlowRepository:
         now: datetime,
         *,
         was: Sequence[FlowStatus] = OPEN,
+        tx: Transaction | None = None,
     ) -> bool:
         """End a flow; return False if its status is none of *was*."""
         changes: Doc = {"status": status.value, "updated_at": now}
@@ -101,7 +102,8 @@ class OAuthFlowRepository:
         flow = self._flows.find_one(
             {"_id": flow_id, "status": {"$in": [one.value for one in was]}}
         )
-        return await matched(flow.update({"$set": changes, "$unset": {"code_verifier": ""}})) == 1
+        update = {"$set": changes, "$unset": {"code_verifier": ""}}
+        return await matched(flow.update(update, session=tx)) == 1
 
     async def latest_of(
         self, user_id: str, server_ids: Collection[str], now: datetime

@@ -11,8 +11,11 @@ from registry.tokens.values import STORED_TYPES, StoredKey, TokenRecord, TokenTy
 
 MCP_ACCESS = "mcp_oauth"
 MCP_REFRESH = "mcp_oauth_refresh"
+MCP_CLIENT = "mcp_oauth_client"
+MCP_TYPES = frozenset({MCP_ACCESS, MCP_REFRESH, MCP_CLIENT})
 PREFIX = "mcp:"
 REFRESH_SUFFIX = ":refresh"
+CLIENT_SUFFIX = ":client"
 SHOWN_REFRESH_SUFFIX = "_refresh"
 
 
@@ -40,6 +43,11 @@ def access_identifier(server: str) -> str:
 def refresh_identifier(server: str) -> str:
     """Return the stored identifier of a server's refresh token."""
     return PREFIX + server + REFRESH_SUFFIX
+
+
+def client_identifier(server: str) -> str:
+    """Return the stored identifier of the client with which a server's tokens were obtained."""
+    return PREFIX + server + CLIENT_SUFFIX
 
 
 def server_of(key: StoredKey) -> str | None:

@@ -5,17 +5,18 @@ its types.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
+from beanie.odm.queries.find import FindOne
 from bson import ObjectId
 from pydantic import Field, PlainValidator, ValidationError
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.documents import deleted, read_all, read_one
+from packages.database.documents import deleted, matched, read_all, read_one
 from packages.database.encryption import Cipher, FieldRef
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import Projection, id_of, text_of
@@ -26,9 +27,12 @@ from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
 from registry.tokens.naming import (
     MCP_ACCESS,
+    MCP_CLIENT,
     MCP_REFRESH,
+    MCP_TYPES,
     SHOWN_REFRESH_SUFFIX,
     access_identifier,
+    client_identifier,
     refresh_identifier,
     stored_types,
 )
@@ -39,6 +43,8 @@ from registry.tokens.values import (
     TokenCounts,
     TokenFilter,
     TokenRecord,
+    TokenRow,
+    TokenRowValues,
     TokenType,
 )
 
@@ -60,6 +66,11 @@ TOKEN_INDEXES = [
 ]
 """In addition to the published TTL index. Only tokens that we inserted are unique: jarvis-api may
 write two tokens of one kind."""
+
+
+LEASE = "registry.lease"
+NOT_OURS: Doc = {"registry.oauth": "", LEASE: ""}
+"""Members of rows that were obtained by OAuth; a value that a person stores has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +173,7 @@ class TokenRepository:
             _at(user_id, key),
             {
                 "$set": values,
-                "$unset": {"registry.access_token": ""},
+                "$unset": {"registry.access_token": "", **NOT_OURS},
                 "$setOnInsert": {"registry.place": _place(user_id, key)},
             },
             projection=TokenRecord.Settings.projection,
@@ -191,7 +202,7 @@ class TokenRepository:
     async def renew(self, token_id: str, user_id: str, written: NewToken, tx: Transaction) -> None:
         """Replace a token's value, times and metadata."""
         token = self._tokens.find_one(_owned(token_id, user_id))
-        await token.update({"$set": self._values(written)}, session=tx)
+        await token.update({"$set": self._values(written), "$unset": NOT_OURS}, session=tx)
 
     async def link(
         self, access: TokenRecord, refresh: TokenRecord, tx: Transaction
@@ -266,16 +277,117 @@ class TokenRepository:
             since: When this server came to be; what is older is not about it. None for all.
             tx: The transaction to do it in.
         """
-        prefix = access_identifier(server_name)
         query: Doc = {
             **since_filter("createdAt", since),
-            "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
-            "identifier": {"$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]},
+            "type": {"$in": [*STORED_TYPES, MCP_CLIENT]},
+            "identifier": {
+                "$in": [
+                    access_identifier(server_name),
+                    refresh_identifier(server_name),
+                    client_identifier(server_name),
+                ]
+            },
         }
         rows = self._tokens.find(query, projection_model=Ownership, session=tx)
         others = await of_other_tenants(await rows.to_list(), tenant_id, self._users, tx)
         query["_id"] = {"$nin": others}
         return await deleted(self._tokens.find(query).delete(session=tx))
+
+    async def rows(
+        self, user_id: str, identifiers: Collection[str], tx: Transaction | None = None
+    ) -> list[TokenRow]:
+        """Return a user's rows of OAuth tokens with some identifiers, expired or not."""
+        if not ObjectId.is_valid(user_id):
+            return []
+        query: Doc = {"userId": ObjectId(user_id), "identifier": {"$in": [*identifiers]}}
+        found = await read_all(self._tokens.find(query, projection_model=TokenRow, session=tx))
+        # Another program may have stored an array that contains one of them.
+        return [row for row in found if row.stored_type in MCP_TYPES]
+
+    async def put_row(
+        self, user_id: str, key: StoredKey, written: TokenRowValues, tx: Transaction
+    ) -> TokenRow:
+        """Store a row of OAuth tokens in place of the one with *key*.
+
+        Raises:
+            DuplicateKeyError: Another request stored it at the same time; the transaction is over.
+        """
+        place: Doc = {"registry.place": _place(user_id, key)}
+        document = await self._tokens.get_pymongo_collection().find_one_and_update(
+            _at(user_id, key),
+            {
+                "$set": self._row(written),
+                "$unset": {"registry.access_token": "", LEASE: ""},
+                "$setOnInsert": place,
+            },
+            projection=TokenRow.Settings.projection,
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=tx,
+        )
+        return TokenRow.model_validate(document)
+
+    async def replace_row(self, row: TokenRow, written: TokenRowValues, tx: Transaction) -> bool:
+        """Replace what is stored in a row; False if it is no longer what was read."""
+        changes = {"$set": self._row(written), "$unset": {LEASE: ""}}
+        return await matched(self._unchanged(row).update(changes, session=tx)) == 1
+
+    async def take_lease(self, row: TokenRow, holder: str, former: str | None) -> bool:
+        """Take the lease of a row; False if the row or the holder of its lease has changed.
+
+        Args:
+            row: As it was read.
+            holder: Who takes it.
+            former: Who held it until now.
+        """
+        query: Doc = {
+            "_id": row.key,
+            "token": row.ciphertext,
+            f"{LEASE}.holder": {"$exists": False} if former is None else former,
+        }
+        changes = {"$set": {LEASE: {"holder": holder}}}
+        return await matched(self._tokens.find_one(query).update(changes)) == 1
+
+    async def release_lease(self, row: TokenRow, holder: str) -> None:
+        """Release the lease of a row, if *holder* still has it."""
+        query = {"_id": row.key, f"{LEASE}.holder": holder}
+        await self._tokens.find_one(query).update({"$unset": {LEASE: ""}})
+
+    async def note_facts(
+        self, row: TokenRow, facts: JsonObject, tx: Transaction | None = None
+    ) -> bool:
+        """Replace `registry.oauth` of a row and release its lease; False if it has changed."""
+        own = {"registry.oauth": {**facts, "of": digest_of(row.ciphertext)}}
+        changes = {"$set": own, "$unset": {LEASE: ""}}
+        return await matched(self._unchanged(row).update(changes, session=tx)) == 1
+
+    async def delete_rows(
+        self, user_id: str, identifiers: Collection[str], types: Collection[str], tx: Transaction
+    ) -> int:
+        """Remove a user's rows of OAuth tokens with some identifiers; return their number."""
+        query: Doc = {
+            "userId": ObjectId(user_id),
+            "identifier": {"$in": [*identifiers]},
+            "type": {"$in": [*types]},
+        }
+        return await deleted(self._tokens.find(query).delete(session=tx))
+
+    def _unchanged(self, row: TokenRow) -> FindOne[Token]:
+        return self._tokens.find_one({"_id": row.key, "token": row.ciphertext})
+
+    def _row(self, written: TokenRowValues) -> Doc:
+        ciphertext = self._cipher.encrypt_shared(written.value)
+        values: Doc = {
+            "token": ciphertext,
+            "createdAt": written.created_at,
+            "expiresAt": written.expires_at,
+            "registry.oauth": {**written.facts, "of": digest_of(ciphertext)},
+        }
+        if written.metadata is not None:
+            values["metadata"] = written.metadata
+        if written.tenant_id is not None:
+            values["tenantId"] = written.tenant_id
+        return values
 
     async def counts(self, now: datetime, tenants: Tenants = ALL_TENANTS) -> TokenCounts:
         """Count the tokens of known types, from one snapshot of the collection."""
@@ -334,6 +446,11 @@ class TokenRepository:
             "expiresAt": written.expires_at,
             "metadata": written.metadata,
         }
+
+
+def digest_of(ciphertext: str) -> str:
+    """Return what binds `registry.oauth` of a row to the ciphertext that it was written with."""
+    return hashlib.sha256(ciphertext.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def since_filter(name: str, moment: datetime | None) -> Doc:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from bson import ObjectId
 from pydantic import (
@@ -23,6 +23,7 @@ from packages.database.stored import (
     StoredText,
     StoredTexts,
     StoredTime,
+    TextOrEmpty,
     id_of,
     json_members,
     moment_of,
@@ -148,6 +149,51 @@ class StoredToken(TokenRecord):
     value: Annotated[
         str, PlainValidator(lambda stored: text_of(stored) or ""), Field(alias="token", repr=False)
     ] = ""
+
+
+def _own_members(stored: object) -> dict[str, object]:
+    if not isinstance(stored, dict):
+        raise ValueError("has another type")  # noqa: TRY004 - pydantic takes no other
+    return stored
+
+
+class TokenRow(Projection):
+    """A row of a user's OAuth tokens for a server, encrypted, whichever program wrote it.
+
+    Attributes:
+        key: `_id` as stored.
+        ciphertext: Empty if it is not text.
+        registry: The members that only we write.
+    """
+
+    key: Annotated[Any, Field(alias="_id")]
+    user_id: Annotated[RequiredId, Field(alias="userId")]
+    stored_type: Annotated[TextOrEmpty, Field(alias="type")] = ""
+    identifier: TextOrEmpty = ""
+    ciphertext: Annotated[TextOrEmpty, Field(alias="token", repr=False)] = ""
+    created_at: Annotated[StoredTime, Field(alias="createdAt")] = None
+    expires_at: Annotated[StoredTime, Field(alias="expiresAt")] = None
+    metadata: Annotated[JsonObject, PlainValidator(json_members)] = Field(default_factory=dict)
+    registry: Annotated[dict[str, object], PlainValidator(_own_members)] = Field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRowValues:
+    """What is written of such a row.
+
+    Attributes:
+        facts: `registry.oauth`.
+        metadata: None to keep what there is.
+    """
+
+    value: str = field(repr=False)
+    created_at: datetime
+    expires_at: datetime
+    facts: JsonObject
+    metadata: JsonObject | None = None
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from packages.database.encryption import Cipher
 from packages.models.states import FlowStatus
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
-from registry.oauth.repository import OAuthClientRepository, OAuthFlowRepository
+from registry.oauth.repository import OPEN, OAuthClientRepository, OAuthFlowRepository
 from registry.oauth.values import OAuthFlow
 from registry.upstream.oauth.values import ClientAuthentication, ClientKind, OAuthClientIdentity
 
@@ -135,25 +135,23 @@ async def test_an_expired_flow_is_not_claimed_and_counts_as_failed(
 @pytest.mark.parametrize(
     ("status", "was", "is_ended"),
     [
-        (FlowStatus.PENDING, None, True),
-        (FlowStatus.EXCHANGING, None, True),
+        (FlowStatus.PENDING, OPEN, True),
+        (FlowStatus.EXCHANGING, OPEN, True),
         (FlowStatus.EXCHANGING, [FlowStatus.PENDING], False),
-        (FlowStatus.COMPLETED, None, False),
-        (FlowStatus.CANCELLED, None, False),
+        (FlowStatus.COMPLETED, OPEN, False),
+        (FlowStatus.CANCELLED, OPEN, False),
     ],
 )
 async def test_a_flow_is_ended_only_where_it_has_the_former_status(
     flows: OAuthFlowRepository,
     alice: UserContext,
     status: FlowStatus,
-    was: Sequence[FlowStatus] | None,
+    was: Sequence[FlowStatus],
     *,
     is_ended: bool,
 ) -> None:
     await flows.insert(flow_of(alice, status=status))
-    former = {} if was is None else {"was": was}
-
-    ended = await flows.end("one", FlowStatus.FAILED, "access_denied", NOW, **former)
+    ended = await flows.end("one", FlowStatus.FAILED, "access_denied", NOW, was=was)
 
     flow = await flows.find("one")
     assert flow is not None
