@@ -60,7 +60,7 @@ class LinkSeal:
         self._base_url = base_url
         self._clock = clock
         # Kept for half of its life, so that a link is always good for a few minutes.
-        self._made: TTLCache[tuple[str, str, tuple[str, ...]], AuthorizationLink] = TTLCache(
+        self._made: TTLCache[tuple[object, ...], AuthorizationLink] = TTLCache(
             REMEMBERED, LINK_LIFETIME.total_seconds() / 2, timer=clock.monotonic
         )
 
@@ -68,7 +68,9 @@ class LinkSeal:
         self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()
     ) -> AuthorizationLink:
         """Return a link for *user*; the same one for a while. No I/O."""
-        key = (user.user_id, server.id, scopes)
+        # With all that a link says of the user: jobs that read for a user know less of them.
+        about = (user.username, user.role, user.is_service_account, user.tenant_id)
+        key = (user.user_id, server.id, about, scopes)
         link = self._made.get(key)
         if link is None:
             link = self._made[key] = self._new(user, server, scopes)
