@@ -5,15 +5,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from registry.connections.values import (
-    NOT_ASKED,
     UNCONNECTED,
-    Authorisation,
     Connection,
     ConnectionState,
     ConnectionView,
     Version,
     VisibleServer,
 )
+from registry.oauth.values import AuthorizationState
 
 RECENTLY = timedelta(minutes=5)
 """A server that was connected to within this time is recently active."""
@@ -48,10 +47,12 @@ def is_stale(connection: Connection, current: Version, now: datetime, idle: time
 def merged(found: Iterable[Connection]) -> Connection | None:
     """Return the connection that counts of those that several workers know: the latest result.
 
-    An attempt under way counts only if there is no result yet.
+    A call's attempt counts only if there is no result yet.
     """
     known = sorted(found, key=lambda each: (each.state is not ConnectionState.CONNECTING, each.at))
-    return known[-1] if known else None
+    if not known:
+        return None
+    return replace(known[-1], is_reconnecting=any(each.is_reconnecting for each in known))
 
 
 def view_of(
@@ -59,27 +60,41 @@ def view_of(
     connection: Connection | None,
     now: datetime,
     idle: timedelta,
-    authorisation: Authorisation = NOT_ASKED,
+    authorization: AuthorizationState | None = None,
 ) -> ConnectionView:
     """Return the state of a caller's connection to a server.
 
-    The known connection takes precedence. Without one, the authorisation decides: being renewed,
-    then failed, then under way.
+    The known connection takes precedence, unless the authorization that it was made with is gone.
+    Without one, the stored authorization decides: being renewed, then usable, then a flow that
+    failed, then one that is under way. A usable one counts as connected: the server is not
+    contacted to find out.
     """
     if server.is_off:
-        return UNCONNECTED
+        return ConnectionView(ConnectionState.DISCONNECTED, authorization=authorization)
     if connection is not None and not is_stale(connection, server.version, now, idle):
+        if connection.is_reconnecting:
+            return ConnectionView(ConnectionState.CONNECTING, authorization=authorization)
         is_error = connection.state is ConnectionState.ERROR
-        return ConnectionView(connection.state, connection.problem if is_error else None)
-    return ConnectionView(_authorised(authorisation)) if server.requires_oauth else UNCONNECTED
+        if is_error or authorization is None or _is_usable(authorization):
+            problem = connection.problem if is_error else None
+            return ConnectionView(connection.state, problem, authorization)
+    if authorization is None:
+        return UNCONNECTED
+    return ConnectionView(_authorized(authorization), authorization=authorization)
 
 
-def _authorised(authorisation: Authorisation) -> ConnectionState:
-    if authorisation.is_renewing:
+def _is_usable(authorization: AuthorizationState) -> bool:
+    return authorization.is_authorized or authorization.is_renewing
+
+
+def _authorized(authorization: AuthorizationState) -> ConnectionState:
+    if authorization.is_renewing:
         return ConnectionState.CONNECTING
-    if authorisation.has_failed:
+    if authorization.is_authorized:
+        return ConnectionState.CONNECTED
+    if authorization.has_failed:
         return ConnectionState.ERROR
-    is_under_way = authorisation.is_under_way
+    is_under_way = authorization.is_under_way
     return ConnectionState.CONNECTING if is_under_way else ConnectionState.DISCONNECTED
 
 

@@ -13,7 +13,7 @@ def present_all(found: Iterable[tuple[VisibleServer, ConnectionView]]) -> JsonOb
         fields: JsonObject = {
             "serverId": server.id,
             "connectionState": view.state.value,
-            "requiresOAuth": server.requires_oauth,
+            **_authorization(server, view),
         }
         if view.problem is not None:
             fields["error"] = view.problem
@@ -28,8 +28,16 @@ def present_one(server: VisibleServer, view: ConnectionView) -> JsonObject:
         "serverId": server.id,
         "serverName": server.name,
         "connectionStatus": view.state.value,
-        "requiresOAuth": server.requires_oauth,
+        **_authorization(server, view),
     }
     if view.problem is not None:
         fields["error"] = view.problem
+    return fields
+
+
+def _authorization(server: VisibleServer, view: ConnectionView) -> JsonObject:
+    fields: JsonObject = {"requiresOAuth": server.oauth is not None}
+    if view.authorization is not None:
+        fields["authorized"] = view.authorization.is_authorized
+        fields["needsReauth"] = view.authorization.needs_reauth
     return fields

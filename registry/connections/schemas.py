@@ -10,13 +10,24 @@ class _Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class ConnectionStatus(_Answer):
+class _Authorization(_Answer):
+    requires_oauth: bool = Field(alias="requiresOAuth")
+    authorized: bool | None = Field(
+        default=None,
+        description="Whether the caller has authorised the registry; for servers with OAuth.",
+    )
+    needs_reauth: bool | None = Field(
+        default=None,
+        description="Whether the caller had, and must do so again; for servers with OAuth.",
+    )
+    error: str | None = Field(default=None, description="Why it does not work.")
+
+
+class ConnectionStatus(_Authorization):
     """The connection state of one server."""
 
     server_id: str
     connection_state: ConnectionState
-    requires_oauth: bool = Field(alias="requiresOAuth")
-    error: str | None = Field(default=None, description="Why it does not work.")
 
 
 class ServerConnectionsAnswer(_Answer):
@@ -26,12 +37,10 @@ class ServerConnectionsAnswer(_Answer):
     connection_status: dict[str, ConnectionStatus] = Field(description="By `serverName`.")
 
 
-class ServerConnectionAnswer(_Answer):
+class ServerConnectionAnswer(_Authorization):
     """The connection state of one server."""
 
     success: bool
     server_id: str
     server_name: str
     connection_status: ConnectionState
-    requires_oauth: bool = Field(alias="requiresOAuth")
-    error: str | None = Field(default=None, description="Why it does not work.")

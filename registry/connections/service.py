@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import structlog
 
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import UserContext
 from registry.connections.policy import merged, view_of
 from registry.connections.ports import OtherWorkers, ServerDirectory
@@ -23,6 +24,8 @@ from registry.connections.values import (
 )
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
+from registry.oauth.ports import AuthorizationStates
+from registry.oauth.values import AuthorizationState
 
 log = structlog.get_logger()
 
@@ -34,6 +37,7 @@ class ConnectionService:
         tracker: The connections of this process.
         directory: Reads the servers that callers may see.
         others: The other workers; None if there are none.
+        authorizations: Reads users' authorizations; None if there are none.
         clock: Measures how long a connection was unused.
         idle_seconds: How long a connection may be unused and still count.
     """
@@ -44,9 +48,11 @@ class ConnectionService:
         directory: ServerDirectory,
         others: OtherWorkers | None,
         *,
+        authorizations: AuthorizationStates | None = None,
         clock: Clock,
         idle_seconds: float,
     ) -> None:
+        self._authorizations = authorizations
         self._tracker = tracker
         self._directory = directory
         self._others = others
@@ -79,10 +85,11 @@ class ConnectionService:
     async def views(
         self, user: UserContext, servers: Sequence[VisibleServer]
     ) -> dict[str, ConnectionView]:
-        """Return the state of the connections of *user* to *servers*, by server. No database.
+        """Return the state of the connections of *user* to *servers*, by server.
 
-        The caller has checked that *user* may see them. For servers to which users connect with
-        credentials of their own, only the connections of *user* are used.
+        The database is read for servers with OAuth only. The caller has checked that *user* may
+        see them. For servers to which users connect with credentials of their own, only the
+        connections of *user* are used.
         """
         own = frozenset(server.id for server in servers if server.is_user_level)
         shared = [server.id for server in servers if server.id not in own]
@@ -92,11 +99,30 @@ class ConnectionService:
             for reply in await self._others.connections(question):
                 for server_id, each in _unpacked(reply).items():
                     found.setdefault(server_id, []).append(each)
+        authorizations = await self._authorizations_of(user, servers)
         now = self._clock.now()
         return {
-            server.id: view_of(server, merged(found.get(server.id, ())), now, self._idle)
+            server.id: view_of(
+                server,
+                merged(found.get(server.id, ())),
+                now,
+                self._idle,
+                authorizations.get(server.id),
+            )
             for server in servers
         }
+
+    async def _authorizations_of(
+        self, user: UserContext, servers: Iterable[VisibleServer]
+    ) -> Mapping[str, AuthorizationState]:
+        asked = [server.oauth for server in servers if server.oauth is not None]
+        if not asked or self._authorizations is None:
+            return {}
+        try:
+            return await self._authorizations.states(user, asked)
+        except DatabaseUnavailable:
+            # What is known of connections is still worth showing.
+            return {}
 
     def now(self) -> datetime:
         """Return the current time, for comparing with the times of connections."""
@@ -127,6 +153,7 @@ def _packed(connection: Connection) -> JsonObject:
         "version": _text(connection.version),
         "at": _text(connection.at),
         "problem": connection.problem,
+        "reconnecting": connection.is_reconnecting,
     }
 
 
@@ -137,6 +164,8 @@ def _unpacked(reply: bytes) -> Mapping[str, Connection]:
             _moment(fields["version"]),
             _moment(fields["at"]) or datetime.min.replace(tzinfo=UTC),
             problem=fields["problem"],
+            # A worker of the release before does not send it.
+            is_reconnecting=fields.get("reconnecting") is True,
         )
         for server_id, fields in orjson.loads(reply).items()
     }

@@ -5,6 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+from registry.oauth.values import AuthorizationState, OAuthServer
+
 
 class ConnectionState(StrEnum):
     """State of a connection. Never stored; a server's `status` is something else."""
@@ -29,6 +31,7 @@ class Connection:
         failures: Attempts that failed since the last success. An attempt counts only if it began
             after the one before had failed.
         problem: Why the last one failed; safe to show.
+        is_reconnecting: Whether it is being made again, without a call.
     """
 
     state: ConnectionState
@@ -36,24 +39,7 @@ class Connection:
     at: datetime
     failures: int = 0
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Authorisation:
-    """State of one user's OAuth authorisation at a server.
-
-    Attributes:
-        is_renewing: Stored tokens are being tried or exchanged.
-        has_failed: The last flow failed.
-        is_under_way: The user was redirected to the server to consent.
-    """
-
-    is_renewing: bool = False
-    has_failed: bool = False
-    is_under_way: bool = False
-
-
-NOT_ASKED = Authorisation()
+    is_reconnecting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +50,15 @@ class VisibleServer:
         version: Its `updatedAt`.
         is_off: Whether it is turned off.
         is_user_level: Whether each user connects with credentials of their own.
+        oauth: What access tokens for it are obtained with; None if it takes none.
     """
 
     id: str
     name: str
     version: Version
     is_off: bool
-    requires_oauth: bool
     is_user_level: bool
+    oauth: OAuthServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +67,12 @@ class ConnectionView:
 
     Attributes:
         problem: Why it does not work; None if it does.
+        authorization: The caller's; None if the server takes no access tokens, or it is unknown.
     """
 
     state: ConnectionState
     problem: str | None = None
+    authorization: AuthorizationState | None = None
 
 
 UNCONNECTED = ConnectionView(ConnectionState.DISCONNECTED)

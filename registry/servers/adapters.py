@@ -20,7 +20,7 @@ from registry.servers.reconciliation.discovery_changes import projection_fields,
 from registry.servers.storage.inventory import Inventory, seen
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.visible import VisibleServers
-from registry.servers.values import ServerRecord
+from registry.servers.values import ServerRecord, oauth_server
 from registry.tools.governance.errors import ToolNotFoundError
 from registry.tools.naming import slug_of
 from registry.tools.ports import OwnerRights, OwnersSeen
@@ -232,18 +232,3 @@ class OAuthServerReader:
         if not isinstance(stored, str) or not stored:
             return None
         return self._vault.decrypt(stored, server.id, "config.oauth.client_secret")
-
-
-def oauth_server(record: ServerRecord) -> OAuthServer:
-    """Return what OAuth needs of a server."""
-    return OAuthServer(
-        id=record.id,
-        name=record.server_name,
-        slug=slug_of(record.effective_path) or record.server_name,
-        title=str(record.config.get("title") or record.server_name),
-        url=str(record.config.get("url") or ""),
-        config=record.config,
-        created_at=record.created_at,
-        updated_at=record.updated_at,
-        tenant_id=record.tenant_id,
-    )

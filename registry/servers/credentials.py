@@ -21,6 +21,8 @@ from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
+from registry.oauth.policy import grant_of
+from registry.oauth.values import Grant
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialUnreadableError,
@@ -418,7 +420,9 @@ def needs_user_key(config: JsonObject) -> bool:
 
 def is_user_level(config: JsonObject) -> bool:
     """Whether each user connects with own credentials."""
-    return config.get("requiresOAuth") is True or needs_user_key(config) or names_caller(config)
+    grant = grant_of(config)
+    is_users_token = grant is not None and grant is not Grant.CLIENT_CREDENTIALS
+    return is_users_token or needs_user_key(config) or names_caller(config)
 
 
 def names_caller(config: JsonObject) -> bool:

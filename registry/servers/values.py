@@ -29,8 +29,9 @@ from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH, Rejection
 from registry.core.json import JsonObject, choice_of, members, nesting
+from registry.oauth.values import OAuthServer
 from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
-from registry.tools.naming import default_path
+from registry.tools.naming import default_path, slug_of
 from registry.tools.values import ToolSnapshot
 
 
@@ -485,3 +486,23 @@ class ServerCounts:
     by_status: dict[ServerStatus, int]
     by_transport: dict[str, int]
     tools: int
+
+
+OAUTH_MEMBERS = ("requiresOAuth", "oauth", "oauthMetadata")
+"""The members of `config` that say how access tokens are obtained."""
+
+
+def oauth_server(record: ServerRecord) -> OAuthServer:
+    """Return what OAuth needs of a server."""
+    config = record.config
+    return OAuthServer(
+        id=record.id,
+        name=record.server_name,
+        slug=slug_of(record.effective_path) or record.server_name,
+        title=str(config.get("title") or record.server_name),
+        url=str(config.get("url") or ""),
+        config={name: config[name] for name in OAUTH_MEMBERS if name in config},
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        tenant_id=record.tenant_id,
+    )

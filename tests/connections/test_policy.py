@@ -15,12 +15,12 @@ from registry.connections.policy import (
     view_of,
 )
 from registry.connections.values import (
-    Authorisation,
     Connection,
     ConnectionState,
     ConnectionView,
     VisibleServer,
 )
+from registry.oauth.values import AuthorizationState
 from tests.fakes.clock import NOON
 
 DISCONNECTED, CONNECTING = ConnectionState.DISCONNECTED, ConnectionState.CONNECTING
@@ -35,7 +35,6 @@ def server(**changes: Any) -> VisibleServer:
         "name": "demo",
         "version": NOON,
         "is_off": False,
-        "requires_oauth": False,
         "is_user_level": False,
     }
     return VisibleServer(**{**facts, **changes})
@@ -98,30 +97,35 @@ def test_a_server_that_was_turned_off_is_disconnected_whatever_is_known() -> Non
     assert view_of(server(is_off=True), connection(), NOON, IDLE).state is DISCONNECTED
 
 
+@pytest.mark.requirement("R-283")
+@pytest.mark.requirement("R-284")
 @pytest.mark.parametrize(
-    ("known", "authorisation", "expected"),
+    ("known", "authorization", "expected"),
     [
-        (None, Authorisation(), DISCONNECTED),
-        (None, Authorisation(is_under_way=True), CONNECTING),
-        (None, Authorisation(has_failed=True), ERROR),
-        (None, Authorisation(has_failed=True, is_under_way=True), ERROR),
-        (None, Authorisation(is_renewing=True, has_failed=True), CONNECTING),
-        (connection(), Authorisation(has_failed=True), CONNECTED),
-        (connection(ERROR), Authorisation(is_renewing=True), ERROR),
+        (None, AuthorizationState(), DISCONNECTED),
+        (None, AuthorizationState(is_authorized=True), CONNECTED),
+        (None, AuthorizationState(needs_reauth=True), DISCONNECTED),
+        (None, AuthorizationState(is_under_way=True), CONNECTING),
+        (None, AuthorizationState(has_failed=True), ERROR),
+        (None, AuthorizationState(has_failed=True, is_under_way=True), ERROR),
+        (None, AuthorizationState(is_renewing=True, has_failed=True), CONNECTING),
+        (None, AuthorizationState(is_renewing=True, is_authorized=True), CONNECTING),
+        (None, AuthorizationState(is_authorized=True, has_failed=True), CONNECTED),
+        (connection(), AuthorizationState(is_authorized=True, has_failed=True), CONNECTED),
+        (connection(), AuthorizationState(), DISCONNECTED),
+        (connection(), AuthorizationState(has_failed=True), ERROR),
+        (connection(), AuthorizationState(is_renewing=True), CONNECTED),
+        (connection(ERROR), AuthorizationState(is_renewing=True), ERROR),
+        (connection(ERROR), AuthorizationState(is_authorized=True), ERROR),
+        (connection(ERROR, is_reconnecting=True), AuthorizationState(), CONNECTING),
     ],
 )
-def test_an_authorisation_decides_where_nothing_is_known_of_the_connection(
-    known: Connection | None, authorisation: Authorisation, expected: ConnectionState
+def test_an_authorization_decides_where_nothing_is_known_of_the_connection(
+    known: Connection | None, authorization: AuthorizationState, expected: ConnectionState
 ) -> None:
-    oauth = server(requires_oauth=True, is_user_level=True)
+    view = view_of(server(is_user_level=True), known, NOON, IDLE, authorization)
 
-    assert view_of(oauth, known, NOON, IDLE, authorisation).state is expected
-
-
-def test_an_authorisation_says_nothing_of_a_server_without_oauth() -> None:
-    view = view_of(server(), None, NOON, IDLE, Authorisation(has_failed=True))
-
-    assert view.state is DISCONNECTED
+    assert (view.state, view.authorization) == (expected, authorization)
 
 
 @pytest.mark.requirement("R-289")
@@ -151,6 +155,15 @@ def test_of_several_workers_the_latest_outcome_counts(
     chosen = merged(found)
 
     assert (None if chosen is None else chosen.state) is expected
+
+
+def test_a_reconnection_of_any_worker_is_shown() -> None:
+    found = [connection(ERROR, at=LATER), connection(ERROR, is_reconnecting=True)]
+
+    chosen = merged(found)
+
+    assert chosen is not None
+    assert view_of(server(), chosen, NOON, IDLE).state is CONNECTING
 
 
 def test_calls_that_were_under_way_together_fail_once() -> None:

@@ -8,12 +8,14 @@ from registry.auth.identity import UserContext
 from registry.connections.service import ConnectionService
 from registry.connections.tracker import ConnectionTracker
 from registry.connections.values import VisibleServer
+from registry.oauth.values import AuthorizationState, OAuthServer
 from tests.conftest import ALICE, BOB
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import connections_of
+from tests.fakes.oauth.states import FakeAuthorizations
 
-SHARED = VisibleServer("1" * 24, "shared", NOON, False, False, False)
-OWN = VisibleServer("2" * 24, "own", NOON, False, True, True)
+SHARED = VisibleServer("1" * 24, "shared", NOON, False, False)
+OWN = VisibleServer("2" * 24, "own", NOON, False, True)
 
 
 class Directory:
@@ -119,3 +121,50 @@ async def test_the_others_are_asked_once_for_all_servers(pair: Pair) -> None:
 async def test_nobody_is_asked_about_nothing(pair: Pair) -> None:
     assert await pair.service.views(ALICE, []) == {}
     assert pair.neighbour.questions == []
+
+
+OAUTH = OAuthServer("3" * 24, "github", "github", "GitHub", "https://mcp.example", {}, NOON, NOON)
+PROTECTED = VisibleServer(OAUTH.id, OAUTH.name, NOON, False, True, OAUTH)
+
+
+def service_of(clock: FakeClock, authorizations: FakeAuthorizations) -> ConnectionService:
+    tracker = connections_of(clock).tracker
+    return ConnectionService(
+        tracker, Directory(), None, authorizations=authorizations, clock=clock, idle_seconds=300
+    )
+
+
+@pytest.mark.requirement("R-282")
+async def test_authorizations_are_those_of_the_caller() -> None:
+    authorized = AuthorizationState(is_authorized=True)
+    authorizations = FakeAuthorizations({(ALICE.user_id, OAUTH.id): authorized})
+    service = service_of(FakeClock(), authorizations)
+
+    views = [(await service.views(user, [PROTECTED]))[OAUTH.id] for user in (ALICE, BOB)]
+
+    assert [view.state for view in views] == ["connected", "disconnected"]
+    assert [view.authorization for view in views] == [authorized, AuthorizationState()]
+
+
+async def test_authorizations_are_read_once_for_all_servers_and_only_for_oauth() -> None:
+    authorizations = FakeAuthorizations({})
+    service = service_of(FakeClock(), authorizations)
+
+    await service.views(ALICE, [PROTECTED, SHARED, PROTECTED])
+    await service.views(ALICE, [SHARED, OWN])
+
+    assert authorizations.asked == [[OAUTH, OAUTH]]
+
+
+async def test_connections_are_shown_while_authorizations_cannot_be_read() -> None:
+    clock = FakeClock()
+    authorizations = FakeAuthorizations({}, is_away=True)
+    tracker = connections_of(clock).tracker
+    service = ConnectionService(
+        tracker, Directory(), None, authorizations=authorizations, clock=clock, idle_seconds=300
+    )
+    tracker.completed(OAUTH.id, NOON, ALICE.user_id)
+
+    view = (await service.views(ALICE, [PROTECTED]))[OAUTH.id]
+
+    assert (view.state, view.authorization) == ("connected", None)

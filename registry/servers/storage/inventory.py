@@ -20,6 +20,7 @@ from registry.auth.identity import UserContext
 from registry.connections.values import VisibleServer
 from registry.core.clock import Clock
 from registry.core.search import joined, searchable
+from registry.oauth.policy import grant_of
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
 from registry.servers.storage.repository import ServerRepository
@@ -29,6 +30,7 @@ from registry.servers.values import (
     ServerRecord,
     ServerStatus,
     Transport,
+    oauth_server,
 )
 from registry.tools.naming import SEPARATOR, public_prefix, public_suffix, slug_of
 from registry.tools.projection import restore
@@ -155,8 +157,8 @@ def seen(server: ServerRecord) -> VisibleServer:
         name=server.server_name,
         version=server.updated_at,
         is_off=server.effective_status is ServerStatus.INACTIVE,
-        requires_oauth=server.config.get("requiresOAuth") is True,
         is_user_level=is_user_level(server.config),
+        oauth=None if grant_of(server.config) is None else oauth_server(server),
     )
 
 
