@@ -45,6 +45,7 @@ ANY_HEADER = zlib.MAX_WBITS | 32
 BODILESS = frozenset({204, 304})
 SWITCHING = 101
 TRANSFER_ENCODING = "transfer-encoding"
+WWW_AUTHENTICATE = "www-authenticate"
 OK = 200
 
 READ_HEADERS: Mapping[bytes, str] = {
@@ -58,7 +59,7 @@ READ_HEADERS: Mapping[bytes, str] = {
         "mcp-session-id",
         "retry-after",
         TRANSFER_ENCODING,
-        "www-authenticate",
+        WWW_AUTHENTICATE,
     )
 }
 """Headers of answers that are read; all others are dropped."""
@@ -430,6 +431,9 @@ class UpstreamConnection(ResponseHandler):
         # Of several codings the last one is what frames the body.
         if known is not None and (known not in self._fields or known == TRANSFER_ENCODING):
             self._fields[known] = value.strip().decode("latin-1")
+        elif known == WWW_AUTHENTICATE:
+            # Servers that know several schemes send a line for each.
+            self._fields[known] += f", {value.strip().decode('latin-1')}"
 
     def on_headers_complete(self) -> None:
         """Give the head to who waits for it, unless more heads are to come.

@@ -5,14 +5,19 @@ import re
 from registry.upstream.oauth.values import Challenge
 
 MAX_HEADER_CHARACTERS = 8192
-TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a grammar
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 - a grammar
 PART = re.compile(
-    rf"""[\s,]*(?:
-        (?P<name>{TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>{TOKEN}(?:[^\s,]*)))
-        |(?P<scheme>{TOKEN})(?=[\s,]|$)(?:\s+(?P<token68>[A-Za-z0-9._~+/-]+=*)(?=\s*(?:,|$)))?
+    rf"""[\s,]*+(?:
+        (?P<name>{TOKEN})\s*+=\s*+(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<plain>{TOKEN}[^\s,]*+))
+        |(?P<scheme>{TOKEN})(?=[\s,]|$)(?:\s++[A-Za-z0-9._~+/-]++=*+(?=\s*+(?:,|$)))?
+        |{TOKEN}|.|$
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
+"""A parameter, a scheme with its token if it has one, or what is neither.
+
+Never goes back over what it has read: another program writes these headers.
+"""
 
 
 def challenge_of(header: str | None) -> Challenge | None:
@@ -28,7 +33,7 @@ def challenge_of(header: str | None) -> Challenge | None:
             if part["scheme"].lower() == "bearer":
                 current = {}
                 found.append(current)
-        elif current is not None:
+        elif current is not None and part["name"] is not None:
             quoted = part["quoted"]
             value = part["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
             current.setdefault(part["name"].lower(), value)

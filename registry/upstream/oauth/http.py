@@ -61,8 +61,10 @@ class OAuthAnswer:
 
     def form(self) -> JsonObject:
         """Return the form in the body; empty if it is none."""
+        if self.body.lstrip()[:1] in {b"{", b"["}:
+            return {}
         try:
-            pairs = parse_qsl(self.body.decode(), strict_parsing=True, max_num_fields=100)
+            pairs = parse_qsl(self.body.decode().strip(), strict_parsing=True, max_num_fields=100)
         except ValueError:
             return {}
         return dict(pairs) if len(dict(pairs)) == len(pairs) else {}
@@ -99,16 +101,38 @@ class OAuthHttp:
         """Close unused connections."""
         self._http.close()
 
-    async def get(
-        self, url: str, *, accept: str = JSON, max_bytes: int = MAX_ANSWER_BYTES
-    ) -> OAuthAnswer:
+    @contextlib.asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """Bound the time of all requests in the body together by the time of one.
+
+        Raises:
+            AuthorizationServerUnavailableError: It is over.
+        """
+        try:
+            async with asyncio.timeout(self._total_timeout_seconds):
+                yield
+        except TimeoutError:
+            message = "The authorization server was not found in time."
+            raise AuthorizationServerUnavailableError(message) from None
+
+    async def get(self, url: str, *, max_bytes: int = MAX_ANSWER_BYTES) -> OAuthAnswer:
         """Send a GET request.
 
         Raises:
             UnsafeAddressError: The URL may not be contacted.
             AuthorizationServerUnavailableError: No answer, or one that is too long.
         """
-        return await self._request("GET", url, {"Accept": accept}, b"", max_bytes)
+        return await self._request("GET", url, {"Accept": JSON}, b"", max_bytes)
+
+    async def probe(self, method: str, url: str, accept: str) -> OAuthAnswer:
+        """Send an empty JSON object, or nothing, and read only the head of the answer; see `get`.
+
+        The body may be an event stream without an end.
+        """
+        sent, body = {"Accept": accept}, b""
+        if method == "POST":
+            sent, body = {**sent, "Content-Type": JSON}, b"{}"
+        return await self._request(method, url, sent, body, None)
 
     async def post_form(
         self, url: str, fields: Sequence[tuple[str, str]], headers: Mapping[str, str]
@@ -116,20 +140,27 @@ class OAuthHttp:
         """Send a form that contains secrets; see `get`.
 
         Raises:
-            OAuthMetadataError: The URL is not of TLS, and leads to a public address.
+            OAuthMetadataError: It must be reached by https; see `require_tls`.
         """
-        await self._require_tls(url)
+        await self.require_tls(url)
         sent = {"Accept": JSON, "Content-Type": FORM, **headers}
         return await self._request("POST", url, sent, urlencode(fields).encode(), MAX_ANSWER_BYTES)
 
     async def post_json(self, url: str, document: JsonObject) -> OAuthAnswer:
         """Send a JSON object whose answer contains secrets; see `post_form`."""
-        await self._require_tls(url)
+        await self.require_tls(url)
         sent = {"Accept": JSON, "Content-Type": JSON}
         body = json.dumps(document).encode()
         return await self._request("POST", url, sent, body, MAX_ANSWER_BYTES)
 
-    async def _require_tls(self, url: str) -> None:
+    async def require_tls(self, url: str) -> None:
+        """Refuse a URL that is not of TLS, unless all its addresses are private ones.
+
+        Raises:
+            UnsafeAddressError: It may not be contacted.
+            AuthorizationServerUnavailableError: Its name cannot be resolved.
+            OAuthMetadataError: It must be reached by https.
+        """
         parts = self._guard.check_syntax(url)
         if parts.scheme == "https":
             return
@@ -142,7 +173,7 @@ class OAuthHttp:
             raise OAuthMetadataError(f"{origin_of(url)} must be reached by https.")
 
     async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, max_bytes: int
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, max_bytes: int | None
     ) -> OAuthAnswer:
         self._guard.check_syntax(url)
         sent = {"Accept-Encoding": "identity", **headers}
@@ -152,7 +183,7 @@ class OAuthHttp:
                     method, URL(url, encoded=True), sent, body, timeout=self._timeout
                 )
                 try:
-                    whole = await _whole(answer, max_bytes)
+                    whole = b"" if max_bytes is None else await _whole(answer, max_bytes)
                 finally:
                     answer.close()
         except TimeoutError:

@@ -5,8 +5,9 @@ metadata (RFC 8414, OpenID Connect Discovery) names its endpoints. Both are host
 authorization server is used only if its metadata names the issuer that was asked for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from registry.core.json import JsonObject
@@ -17,6 +18,7 @@ from registry.upstream.oauth.authorization import S256
 from registry.upstream.oauth.challenges import challenge_of
 from registry.upstream.oauth.errors import (
     AuthorizationServerUnavailableError,
+    OAuthError,
     OAuthMetadataError,
 )
 from registry.upstream.oauth.http import OAuthHttp, origin_of
@@ -31,7 +33,6 @@ MAX_METADATA_BYTES = 64 * 1024
 MAX_ISSUERS = 10
 OK = 200
 CHALLENGES = frozenset({401, 403})
-SERVER_ERRORS = range(500, 600)
 
 RESOURCE_TEXTS = ("resource", "resource_name", "resource_documentation", "jwks_uri")
 RESOURCE_LISTS = ("authorization_servers", "scopes_supported", "bearer_methods_supported")
@@ -47,6 +48,12 @@ SERVER_TEXTS = (
     "service_documentation",
     "op_policy_uri",
     "op_tos_uri",
+)
+ENDPOINTS = (
+    "authorization_endpoint",
+    "token_endpoint",
+    "registration_endpoint",
+    "revocation_endpoint",
 )
 SERVER_LISTS = (
     "scopes_supported",
@@ -102,19 +109,19 @@ class OAuthDiscovery:
             AuthorizationServerUnavailableError: One did not answer, or failed.
             OAuthMetadataError: There is no usable metadata, or it contradicts itself.
         """
-        by_hand = configured_server(configured)
-        if by_hand is not None:
-            return Discovered(_known_resource(url, known), by_hand)
-        resource = await self.resource(url)
-        if resource is None:
-            origin = origin_of(url)
-            return Discovered(
-                ProtectedResource(None),
-                await self._published(origin) or _default_server(origin),
-            )
-        if not resource.authorization_servers:
-            raise OAuthMetadataError("The server's metadata names no authorization server.")
-        return Discovered(resource, await self.of_issuer(resource.authorization_servers[0]))
+        async with self._http.bounded():
+            by_hand = configured_server(configured)
+            if by_hand is not None:
+                await self._check(by_hand)
+                return Discovered(_known_resource(url, known), by_hand)
+            resource = await self.resource(url)
+            if resource is None:
+                origin = origin_of(url)
+                found = await self._published(origin) or _default_server(origin)
+                return Discovered(ProtectedResource(None), found)
+            if not resource.authorization_servers:
+                raise OAuthMetadataError("The server's metadata names no authorization server.")
+            return Discovered(resource, await self.of_issuer(resource.authorization_servers[0]))
 
     async def resource(self, url: str) -> ProtectedResource | None:
         """Return the metadata of the MCP server at *url*; None if it publishes none.
@@ -128,22 +135,25 @@ class OAuthDiscovery:
             build_protected_resource_metadata_discovery_urls,
         )
 
-        challenge = await self._challenge(url)
-        pointed = None if challenge is None else challenge.resource_metadata
-        for candidate in build_protected_resource_metadata_discovery_urls(pointed, url):
-            document = await self._document(candidate, _known_resource_members)
-            if document is None:
-                continue
-            resource = str(document["resource"])
-            if not covers(resource, url):
-                raise OAuthMetadataError("The metadata is of another resource.")
-            return ProtectedResource(
-                resource,
-                _texts(document.get("authorization_servers"))[:MAX_ISSUERS],
-                _asked_scopes(challenge, document),
-                document,
+        async with self._http.bounded():
+            challenge = await self._challenge(url)
+            pointed = None if challenge is None else challenge.resource_metadata
+            *named, root = build_protected_resource_metadata_discovery_urls(pointed, url)
+            # Servers differ in whether the slash at the end of a path counts.
+            bare = build_protected_resource_metadata_discovery_urls(None, url.rstrip("/"))
+            document = await self._document(
+                dict.fromkeys([*named, *bare, root]),
+                _known_resource_members,
+                lambda found: covers(str(found["resource"]), url),
             )
-        return None
+        if document is None:
+            return None
+        return ProtectedResource(
+            str(document["resource"]),
+            _texts(document.get("authorization_servers"))[:MAX_ISSUERS],
+            _asked_scopes(challenge, document),
+            document,
+        )
 
     async def of_issuer(self, issuer: str) -> AuthorizationServer:
         """Return the authorization server *issuer*.
@@ -153,7 +163,8 @@ class OAuthDiscovery:
             AuthorizationServerUnavailableError: It did not answer, or failed.
             OAuthMetadataError: It publishes no metadata, or another issuer's.
         """
-        found = await self._published(issuer)
+        async with self._http.bounded():
+            found = await self._published(issuer)
         if found is None:
             raise OAuthMetadataError("The authorization server publishes no metadata.")
         return found
@@ -164,41 +175,74 @@ class OAuthDiscovery:
             issuers_match,
         )
 
-        for candidate in build_oauth_authorization_server_metadata_discovery_urls(issuer, issuer):
-            document = await self._document(candidate, _known_server_members)
-            if document is None:
-                continue
-            if not issuers_match(str(document["issuer"]), issuer):
-                raise OAuthMetadataError("The metadata is of another issuer.")
-            return self._server(document)
-        return None
+        # Who can change the metadata on its way names the endpoint that gets codes and secrets.
+        await self._http.require_tls(issuer)
+        document = await self._document(
+            build_oauth_authorization_server_metadata_discovery_urls(issuer, issuer),
+            _known_server_members,
+            lambda found: issuers_match(str(found["issuer"]), issuer),
+        )
+        if document is None:
+            return None
+        server = server_of(document)
+        await self._check(server)
+        return server
 
     async def _challenge(self, url: str) -> Challenge | None:
-        """Return the challenge with which the server answers a request without a token."""
-        answer = await self._http.get(url, accept=ACCEPT_BOTH)
-        if answer.status not in CHALLENGES:
-            return None
-        return challenge_of(answer.headers.get("www-authenticate"))
+        """Return the challenge with which the server answers a request without a token.
 
-    async def _document(self, url: str, known: "Known") -> JsonObject | None:
+        Some servers have no GET, and say so before they ask for a token.
+        """
+        for method in ("GET", "POST"):
+            answer = await self._http.probe(method, url, ACCEPT_BOTH)
+            if answer.status in CHALLENGES:
+                return challenge_of(answer.headers.get("www-authenticate"))
+        return None
+
+    async def _document(
+        self, urls: Iterable[str], known: "Known", is_right: Callable[[JsonObject], bool]
+    ) -> JsonObject | None:
+        """Return the first document that can be used; None if there is none at any of *urls*.
+
+        Raises:
+            AuthorizationServerUnavailableError: Where the first was expected, nothing came.
+            OAuthMetadataError: The first was not the right one.
+        """
+        failed: OAuthError | None = None
+        for url in urls:
+            try:
+                document = await self._read(url, known)
+                if document is None:
+                    continue
+                if is_right(document):
+                    return document
+                raise OAuthMetadataError("The metadata is of another resource or issuer.")
+            except OAuthError as exc:
+                # Servers that fail at one place may publish it at another.
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+        return None
+
+    async def _read(self, url: str, known: "Known") -> JsonObject | None:
         answer = await self._http.get(url, max_bytes=MAX_METADATA_BYTES)
-        if answer.status in SERVER_ERRORS:
+        if answer.is_unavailable:
             raise AuthorizationServerUnavailableError(
                 f"{origin_of(url)} answered HTTP {answer.status} instead of metadata."
             )
-        if answer.status != OK:
-            return None
-        return known(answer.document() or {})
+        return known(answer.document() or {}) if answer.status == OK else None
 
-    def _server(self, document: JsonObject) -> AuthorizationServer:
-        for name in ("authorization_endpoint", "token_endpoint", "registration_endpoint"):
-            endpoint = document.get(name)
-            if isinstance(endpoint, str):
-                try:
-                    self._guard.check_syntax(endpoint)
-                except UnsafeAddressError as exc:
-                    raise OAuthMetadataError(f"Its {name} {exc.message}.") from None
-        return server_of(document)
+    async def _check(self, server: AuthorizationServer) -> None:
+        """Judge the endpoints of a server; those of https without a look-up of names."""
+        for name in ENDPOINTS:
+            endpoint = server.document.get(name)
+            if not isinstance(endpoint, str):
+                continue
+            try:
+                self._guard.check_syntax(endpoint)
+            except UnsafeAddressError as exc:
+                raise OAuthMetadataError(f"Its {name} {exc.message}.") from None
+            await self._http.require_tls(endpoint)
 
 
 def covers(resource: str, url: str) -> bool:
@@ -208,6 +252,8 @@ def covers(resource: str, url: str) -> bool:
     """
     try:
         ours, theirs = urlsplit(url), urlsplit(resource)
+        if "@" in theirs.netloc:
+            return False
         same_place = (ours.scheme, ours.hostname, ours.port or _port(ours.scheme)) == (
             theirs.scheme,
             theirs.hostname,
@@ -231,7 +277,7 @@ def configured_server(configured: JsonObject) -> AuthorizationServer | None:
     }
     document["token_endpoint"] = token_url
     if _is_text(page):
-        document["authorization_endpoint"] = str(page)
+        document["authorization_endpoint"] = page
     # What jarvis-api assumes of servers that are configured by hand.
     document.setdefault("code_challenge_methods_supported", [S256])
     document.setdefault(
@@ -262,9 +308,6 @@ def server_of(document: JsonObject) -> AuthorizationServer:
         scopes_supported=_optional(document, "scopes_supported"),
         code_challenge_methods=_optional(document, "code_challenge_methods_supported"),
         token_authentications=_optional(document, "token_endpoint_auth_methods_supported"),
-        revocation_authentications=_optional(
-            document, "revocation_endpoint_auth_methods_supported"
-        ),
         sends_issuer=document.get("authorization_response_iss_parameter_supported") is True,
         accepts_metadata_documents=document.get("client_id_metadata_document_supported") is True,
         document=document,
@@ -350,16 +393,23 @@ def _port(scheme: str) -> int:
     return 443 if scheme == "https" else 80
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether *value* is a text that is not empty, and can be stored and sent."""
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if _is_text(value) else None
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    return tuple(filter(_is_text, value)) if isinstance(value, list) else ()
 
 
 def _optional(document: JsonObject, name: str) -> tuple[str, ...] | None:

@@ -60,7 +60,6 @@ class AuthorizationServer:
     scopes_supported: tuple[str, ...] | None = None
     code_challenge_methods: tuple[str, ...] | None = None
     token_authentications: tuple[str, ...] | None = None
-    revocation_authentications: tuple[str, ...] | None = None
     sends_issuer: bool = False
     accepts_metadata_documents: bool = False
     document: JsonObject = field(default_factory=dict)
