@@ -39,6 +39,15 @@ def users_keys_stay(url: object, current: ServerRecord) -> bool:
     return isinstance(url, str) and not are_apart(url, stored) and is_owner(current)
 
 
+def tokens_stay(oauth: object, current: ServerRecord) -> bool:
+    """Whether tokens that users obtained for a server are good with *oauth*, its new `oauth`.
+
+    A refresh token is sent to the token endpoint, so it must not follow that to another place.
+    """
+    before, after = members(current.config.get("oauth")), members(oauth)
+    return all(before.get(name) == after.get(name) for name in (*OAUTH_ADDRESSES, "client_id"))
+
+
 def is_owner(server: ServerRecord) -> bool:
     """Whether the server was read on behalf of an owner, or of an administrator."""
     return bool(server.bits & Permission.SHARE)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue
 
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
-from registry.servers.binding import require_secrets_again, users_keys_stay
+from registry.servers.binding import require_secrets_again, tokens_stay, users_keys_stay
 from registry.servers.credentials import (
     CredentialVault,
     masked_url,
@@ -84,6 +84,8 @@ class FieldChanges:
         user_key: The caller's own key to store for the server, when one was typed.
         reconnects: Whether the upstream must be read again.
         drops_user_keys: Whether the values that users stored must not go to the new address.
+        drops_tokens: Whether the tokens that users obtained must not go to the new authorization
+            server.
         restores: The version of the connection that a rollback restores; None otherwise.
     """
 
@@ -92,6 +94,7 @@ class FieldChanges:
     user_key: str | None = field(default=None, repr=False)
     reconnects: bool = False
     drops_user_keys: bool = False
+    drops_tokens: bool = False
     restores: int | None = None
 
 
@@ -165,7 +168,17 @@ def update_of(
         user_key=_user_key(request.api_key),
         reconnects=_reconnects(request, given, current),
         drops_user_keys=request.url is not None and not users_keys_stay(request.url, current),
+        drops_tokens=_drops_tokens(changes, removed, current),
     )
+
+
+def _drops_tokens(
+    changes: Mapping[str, object], removed: Collection[str], current: ServerRecord
+) -> bool:
+    oauth = "config.oauth"
+    if oauth not in changes and oauth not in removed:
+        return False
+    return not tokens_stay(changes.get(oauth), current)
 
 
 def _with_stored_url(request: ServerUpdate, config: JsonObject) -> ServerUpdate:

@@ -16,6 +16,7 @@ from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.oauth.repository import OAuthFlowRepository
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.storage.inventory import Inventory
@@ -106,6 +107,7 @@ def build_repositories(
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),
+        flows=OAuthFlowRepository(database, cipher),
         policies=PolicyRepository(database),
         audit=audit,
     )

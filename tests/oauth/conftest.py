@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from typing_extensions import override
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher, FieldRef
+from packages.database.errors import DatabaseUnavailable
 from packages.models.states import FlowStatus
 from registry.audit.chain import AuditKeys
 from registry.audit.repository import AuditRepository
@@ -80,12 +82,29 @@ class NoServers:
         return "s3cret"
 
 
+class FailingStore(OAuthTokenRepository):
+    """Cannot store what refresh tokens were exchanged for, as often as a test likes.
+
+    Attributes:
+        failures: How many more times it fails.
+    """
+
+    failures = 0
+
+    @override
+    async def renew(self, *given: Any) -> bool:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseUnavailable
+        return await super().renew(*given)
+
+
 @dataclass
 class Replica:
     """What one process of the registry has."""
 
     tokens: UpstreamTokens
-    stored: OAuthTokenRepository
+    stored: FailingStore
     flows: OAuthFlowRepository
     endpoint: RotatingTokenEndpoint
     background: BackgroundTasks
@@ -167,9 +186,7 @@ async def store(
             reached = changed.pop("database", database)
             audit = AuditTrail(AuditRepository(reached, audit_keys), clock=clock, metrics=metrics)
             flows = OAuthFlowRepository(reached, cipher)
-            stored = OAuthTokenRepository(
-                reached, TokenRepository(reached, cipher), flows, cipher, clock
-            )
+            stored = FailingStore(reached, TokenRepository(reached, cipher), flows, cipher, clock)
             servers = AuthorizationServers(
                 NoServers(),
                 OAuthDiscovery(http, guard),
@@ -221,7 +238,7 @@ async def authorize(
     user: UserContext,
     server: OAuthServer,
     tokens: Tokens | None = None,
-    **changed: Any,
+    request: TokenRequest | None = None,
 ) -> None:
     """Store what a flow of *user* obtained."""
     flow_id = str(ObjectId())
@@ -229,7 +246,7 @@ async def authorize(
     await replica.tokens.store(
         user,
         server,
-        request_for(server, **changed),
+        request or request_for(server),
         tokens or Tokens("a0", "r0", expires_in=3600),
         flow_id,
     )

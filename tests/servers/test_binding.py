@@ -1,5 +1,6 @@
 """Stored secrets stay with the origin they were given for."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -223,6 +224,48 @@ async def test_keys_of_users_are_dropped_and_not_used_when_the_url_leads_elsewhe
 
     assert len(discovery.asked) == asked
     assert await repositories.plugin_auths.values(alice.user_id, "weather", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "are_kept"),
+    [
+        ({"oauth": {"scope": "more"}}, True),
+        ({"url": SAME_ORIGIN}, True),
+        ({"oauth": {"token_url": "https://as.example.com/other", "client_secret": "x"}}, False),
+        ({"oauth": {"client_id": "another"}}, False),
+        ({"oauth": None}, False),
+        ({"url": ELSEWHERE, "oauth": {**CLIENT, "scope": "x"}}, False),
+    ],
+    ids=str,
+)
+async def test_tokens_of_users_do_not_follow_a_server_to_another_place(
+    database: Database,
+    servers: ServerService,
+    alice: UserContext,
+    given: dict[str, Any],
+    *,
+    are_kept: bool,
+) -> None:
+    server = await registered(servers, alice, oauth=CLIENT, requiresOAuth=True)
+    now = SystemClock().now()
+    kinds = {"mcp_oauth": "", "mcp_oauth_refresh": ":refresh", "mcp_oauth_client": ":client"}
+    rows = [
+        {
+            "userId": ObjectId(alice.user_id),
+            "type": kind,
+            "identifier": f"mcp:weather{suffix}",
+            "token": "t",
+            "createdAt": now,
+            "expiresAt": now + timedelta(hours=1),
+        }
+        for kind, suffix in kinds.items()
+    ]
+    await database.collection("tokens").insert_many(rows)
+
+    await servers.update(server.id, update(**given), alice)
+
+    kept = await database.collection("tokens").distinct("type")
+    assert sorted(kept) == (sorted(kinds) if are_kept else [])
 
 
 @pytest.mark.parametrize(

@@ -568,12 +568,31 @@ async def test_deleting_removes_everything_that_belongs_to_the_server_alone(
             }
         )
 
+        await database.collection("oauth_flows").insert_one(
+            {
+                "_id": identifier,
+                "user_id": ObjectId(alice.user_id),
+                "username": "alice",
+                "role": "user",
+                "is_service_account": False,
+                "server_id": server.id if identifier == "mcp:weather" else other.id,
+                "server_name": "weather",
+                "server_url": "https://mcp.example.com/mcp",
+                "configuration": "digest",
+                "status": "pending",
+                "created_at": now,
+                "updated_at": now,
+                "expires_at": now + timedelta(hours=1),
+            }
+        )
+
     await servers.delete(server.id, alice)
 
     owners = await database.collection("mcp_tools").distinct("owner_id")
     resources = await database.collection("aclentries").distinct("resourceId")
     assert owners == resources == [ObjectId(other.id)]
     assert await database.collection("tokens").distinct("identifier") == ["mcp:other"]
+    assert await database.collection("oauth_flows").distinct("_id") == ["mcp:other"]
     assert await database.collection("pluginauths").distinct("pluginKey") == ["mcp_other"]
     with pytest.raises(ServerNotFoundError):
         await servers.delete(server.id, alice)

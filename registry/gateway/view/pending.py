@@ -13,6 +13,7 @@ USERS = frozenset({"users", "groups"})
 REVOKED = "revoked_tokens"
 ENDED_SESSIONS = "ended_sessions"
 USER_KEYS = "pluginauths"
+TOKENS = "tokens"
 SERVERS = "mcpservers"
 POLICIES = "access_policies"
 
@@ -33,6 +34,9 @@ IGNORED = frozenset(
 """Fields of a server that calls and unchanged discoveries write. If changes of them counted, each
 would reload its server with all its tools in every process."""
 
+LEASES = frozenset({"registry.lease", "registry.lease.holder"})
+"""Fields of a refresh token that are written while it is exchanged."""
+
 WATCHED = (
     Watched(SERVERS, is_counted=True, ignored=IGNORED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
@@ -40,6 +44,7 @@ WATCHED = (
     Watched("aclentries", "resourceId", is_counted=True),
     Watched(POLICIES, stamp="updated_at", is_counted=True),
     Watched(USER_KEYS),
+    Watched(TOKENS, "userId", "createdAt", ignored=LEASES),
     Watched(REVOKED, stamp="revoked_at"),
     Watched(ENDED_SESSIONS, stamp="ended_at"),
     *(Watched(name) for name in sorted(USERS)),
@@ -49,8 +54,41 @@ WATCHED = (
 MAX_DELETED = 20_000
 """Maximum number of remembered ids of deleted documents; with more, everything is reloaded."""
 
+MAX_TOKENS_AT_ONCE = 10_000
+"""Maximum number of remembered users whose tokens were written, and of tokens that were deleted;
+with more, all users' tokens are read again."""
+
 MAX_ENDED_AT_ONCE = 1_000
 """Maximum number of remembered ended sessions; with more, the latest are read again."""
+
+
+@dataclass(slots=True)
+class TokenChanges:
+    """Changes of users' stored tokens.
+
+    Attributes:
+        user_ids: Users whose tokens were written.
+        row_ids: Tokens that were deleted; the event does not say whose they were.
+        are_unknown: Whether any may have changed.
+    """
+
+    user_ids: set[str] = field(default_factory=set)
+    row_ids: set[str] = field(default_factory=set)
+    are_unknown: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.user_ids or self.row_ids or self.are_unknown)
+
+    def note(self, change: ChangeEvent) -> None:
+        """Record a change."""
+        if change.link is not None:
+            self.user_ids.add(change.link)
+        elif change.document_id:
+            self.row_ids.add(change.document_id)
+        else:
+            self.are_unknown = True
+        if max(len(self.user_ids), len(self.row_ids)) > MAX_TOKENS_AT_ONCE:
+            self.user_ids, self.row_ids, self.are_unknown = set(), set(), True
 
 
 @dataclass(slots=True)
@@ -66,6 +104,7 @@ class ChangeBatch:
             unknown ones.
         users: Whether users or groups changed.
         user_keys: Whether users' own keys changed.
+        tokens: Users' stored tokens that changed.
         is_too_much: Whether to reload everything.
         position: Where the feed resumes after this work; None if it reported no position.
         received_at: When the last of it was received; monotonic seconds.
@@ -78,6 +117,7 @@ class ChangeBatch:
     ended_sessions: set[str] = field(default_factory=set)
     users: bool = False
     user_keys: bool = False
+    tokens: TokenChanges = field(default_factory=TokenChanges)
     is_too_much: bool = False
     position: Position | None = None
     received_at: float = 0.0
@@ -93,6 +133,7 @@ class ChangeBatch:
             or self.ended_sessions
             or self.users
             or self.user_keys
+            or self.tokens
             or self.is_too_much
         )
 
@@ -139,9 +180,11 @@ class PendingChanges:
             revocations=pending.revocations,
             ended_sessions=pending.ended_sessions,
             users=pending.users,
+            tokens=pending.tokens,
         )
         pending.policies, pending.ended_sessions = set(), set()
         pending.revocations = pending.users = False
+        pending.tokens = TokenChanges()
         return taken
 
 
@@ -158,6 +201,8 @@ def _note(pending: ChangeBatch, change: ChangeEvent) -> None:
             pending.ended_sessions.add(change.document_id if is_room else "")
         case "pluginauths":
             pending.user_keys = True
+        case "tokens":
+            pending.tokens.note(change)
         case "users" | "groups":
             pending.users = True
         case _ if change.link is not None:

@@ -22,6 +22,7 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
+from registry.oauth.repository import OAuthFlowRepository
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.reconciliation.audit_records import server_changes
@@ -81,6 +82,7 @@ class ServerRepositories:
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
+    flows: OAuthFlowRepository
     policies: PolicyRepository
     audit: AuditTrail
 
@@ -182,6 +184,7 @@ class ServerStore:
         self._acl = repositories.acl
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
+        self._flows = repositories.flows
         self._policies = repositories.policies
         self._audit = repositories.audit
         self._clock = clock
@@ -481,6 +484,10 @@ class ServerStore:
         if changes.drops_user_keys:
             # Entered for another origin; users are asked again.
             await self._drop_credentials(server, tx)
+        elif changes.drops_tokens:
+            # Obtained from another authorization server; users are asked again.
+            named = server.server_name, server.tenant_id, server.created_at
+            await self._tokens.delete_of_server(*named, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
                 user.user_id,
@@ -503,6 +510,7 @@ class ServerStore:
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
+            await self._flows.delete_of(server.id, tx)
             policies = await self._policies.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
             counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}

@@ -13,7 +13,7 @@ from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import Page, PageRequest
-from registry.servers.binding import users_keys_stay
+from registry.servers.binding import tokens_stay, users_keys_stay
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
@@ -172,6 +172,7 @@ class VersionService:
             removed=tuple(f"config.{name}" for name in stored if name not in members),
             reconnects=True,
             drops_user_keys=not users_keys_stay(members.get("url"), current),
+            drops_tokens=not tokens_stay(members.get("oauth"), current),
             restores=wanted.version,
         )
 
