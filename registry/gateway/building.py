@@ -15,6 +15,7 @@ from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.latency_watcher import LatencyWatcher
 from registry.core.metrics import Metrics
+from registry.core.seal import Seal
 from registry.core.settings import Settings
 from registry.gateway.aggregate.bridge import ClientBridge
 from registry.gateway.aggregate.server import AggregateServer
@@ -24,6 +25,7 @@ from registry.gateway.client.sessions import SessionLimits, UpstreamSessions
 from registry.gateway.dispatch import Dispatcher
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.authorization import AuthorizationPrompts
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import Recorder
@@ -44,6 +46,7 @@ from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads
 from registry.gateway.transport.forwarder import Forwarder
 from registry.http.client.exchange import UpstreamHttp
+from registry.oauth.ports import AccessTokens, AuthorizationLinks
 from registry.upstream.loops import Instance
 from registry.web.hosts import HostGuard
 
@@ -72,6 +75,9 @@ class GatewayBuilder:
         instance: Identifies requests that come back to this deployment.
         sealing_keys: 32 bytes each, used for nothing else. The first key seals session ids, all
             keys open them.
+        authorization_keys: The same for the states of requests that wait for an authorization.
+        tokens: Users' access tokens for servers.
+        links: Makes links under which users authorise the registry at servers.
         clock: Limits sessions and waits.
     """
 
@@ -90,6 +96,9 @@ class GatewayBuilder:
     metrics: Metrics
     instance: Instance
     sealing_keys: Sequence[bytes] = field(repr=False)
+    authorization_keys: Sequence[bytes] = field(repr=False)
+    tokens: AccessTokens
+    links: AuthorizationLinks
     clock: Clock
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
 
@@ -130,6 +139,7 @@ class GatewayBuilder:
             self.routes,
             self.authenticate,
             refusals=self.refusals,
+            links=self.links,
             base_url=self.settings.base_url,
             admin_uses_private=self.settings.admin_uses_private,
         )
@@ -251,7 +261,7 @@ class GatewayBuilder:
             self.passthrough,
             self.bridge,
             self.connector,
-            ClientSessions(self.seal),
+            self.sessions,
             self.states,
             self.notification_streams,
             self.peers,
@@ -272,7 +282,18 @@ class GatewayBuilder:
             self.recorder,
             self.drain,
             self.instance,
+            self.sessions,
+            AuthorizationPrompts(
+                self.tokens,
+                Seal(self.authorization_keys, "gateway-authorization/1"),
+                self.clock,
+            ),
         )
+
+    @cached_property
+    def sessions(self) -> ClientSessions:
+        """Clients' sessions with the gateway itself."""
+        return ClientSessions(self.seal)
 
     @cached_property
     def sse(self) -> SseEndpoint:

@@ -16,12 +16,15 @@ from registry.auth.identity import UserContext
 from registry.core.drain import Drain
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.authorization import AuthorizationPrompts
+from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.reply import Reply
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import (
+    AuthorizationRequired,
     CallOutcome,
     InternalFailure,
     LoopDetected,
@@ -60,6 +63,8 @@ class Dispatcher:
         recorder: Records each request.
         drain: Signals that no new work may begin.
         instance: Identifies requests that come back to this deployment.
+        sessions: Tells the gateway's own sessions from those with servers.
+        prompts: Asks callers to authorise the registry at a server.
     """
 
     def __init__(
@@ -71,6 +76,8 @@ class Dispatcher:
         recorder: Recorder,
         drain: Drain,
         instance: Instance,
+        sessions: ClientSessions,
+        prompts: AuthorizationPrompts,
     ) -> None:
         self._admission = admission
         self._announced_lists = announced_lists
@@ -79,12 +86,19 @@ class Dispatcher:
         self._recorder = recorder
         self._drain = drain
         self._instance = instance
+        self._sessions = sessions
+        self._prompts = prompts
 
     async def run(self, exchange: GatewayRequest, steps: Awaitable[None]) -> None:
         """Record a request, and answer it with an error if *steps* fail. Nothing is raised."""
         self._recorder.started(exchange)
         try:
             await steps
+        except AuthorizationRequired as required:
+            exchange.outcome = required.outcome
+            exchange.error_code = required.rpc_code
+            status, body = self._prompts.answer(exchange, required)
+            await exchange.answer(status, body)
         except Refusal as refusal:
             await _refuse(exchange, refusal)
         except ClientGone:
@@ -162,6 +176,8 @@ class Dispatcher:
         if envelope.method not in METHODS:
             await self._unknown_method(exchange, envelope, user)
             return
+        if exchange.is_modern and "requestState" in envelope.params:
+            envelope = await self._prompts.resumed(exchange, envelope, user)
         route = self.admit(exchange, envelope, user)
         if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
             route = self.admit(exchange, envelope, user)
@@ -170,7 +186,8 @@ class Dispatcher:
             await self._aggregate.post(exchange, envelope, user, offering)
             return
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
-        if era not in route.eras or route.transport is Transport.SSE:
+        is_hosted = era not in route.eras or route.transport is Transport.SSE
+        if is_hosted or (route.oauth is not None and await self._hosts(exchange, user, route)):
             await self._aggregate.post(exchange, envelope, user, SingleOffering(route))
             return
         await self._passthrough.post(exchange, envelope, user, route)
@@ -264,7 +281,11 @@ class Dispatcher:
             Refusal: The answer is an error.
             ClientGone: The client disconnected.
         """
-        if route is not None and not _is_hosted(route):
+        if (
+            route is not None
+            and not _is_hosted(route)
+            and not (route.oauth is not None and await self._hosts(exchange, user, route))
+        ):
             await self._passthrough.get_or_delete(exchange, user, route)
             return
         serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
@@ -288,10 +309,22 @@ class Dispatcher:
         with suppress(Refusal):
             if route is None:
                 await self._aggregate.end(user, COMBINED, sealed)
-            elif _is_hosted(route):
+            elif _is_hosted(route) or self._sessions.is_own(user, route.server_id, sealed):
                 await self._aggregate.end(user, route.server_id, sealed)
             else:
                 await self._passthrough.end_session(user, route, sealed)
+
+    async def _hosts(self, exchange: GatewayRequest, user: UserContext, route: Route) -> bool:
+        """Whether the gateway is the server in a session with a server that wants OAuth.
+
+        It is in sessions that began before their user had authorised the registry.
+        """
+        if exchange.is_modern:
+            return False
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is not None:
+            return self._sessions.is_own(user, route.server_id, sealed)
+        return not await self._admission.is_authorized(route, user)
 
 
 def _is_hosted(route: Route) -> bool:

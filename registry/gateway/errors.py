@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
+from registry.oauth.values import AuthorizationLink
 from registry.upstream.loops import LOOP_DETECTED
 
 PARSE_ERROR = -32700
@@ -525,9 +526,72 @@ class UpstreamPaused(UpstreamFailed):
 
 
 class CredentialsRejected(UpstreamFailed):
-    """The server refused its stored credentials; the caller's own token is valid."""
+    """The server refused its stored credentials; the caller's own token is valid.
 
-    def __init__(self, server_name: str, status: int) -> None:
+    Attributes:
+        answered: The HTTP status.
+        challenge: The server's `WWW-Authenticate` header; never relayed.
+    """
+
+    def __init__(self, server_name: str, status: int, challenge: str | None = None) -> None:
         super().__init__(
             f"The server {server_name} rejected the credentials stored for it (HTTP {status})."
         )
+        self.answered = status
+        self.challenge = challenge
+
+
+class AuthorizationRequired(UpstreamFailed):
+    """The caller must first authorise the registry at the server. Nothing was sent to it.
+
+    Attributes:
+        server_id: The server.
+        link: Where the caller can do so.
+    """
+
+    status = 403
+    code = 403
+    error = "authorization_required"
+    outcome = CallOutcome.REFUSED
+
+    def __init__(self, server_name: str, server_id: str, link: AuthorizationLink) -> None:
+        super().__init__(
+            f"Authorise the registry at {server_name} first, then repeat the request: {link.url}"
+        )
+        self.server_name = server_name
+        self.server_id = server_id
+        self.link = link
+
+    @property
+    def elicitation(self) -> dict[str, str]:
+        """Return the parameters of an elicitation in URL mode."""
+        return {
+            "mode": "url",
+            "elicitationId": self.link.flow_id,
+            "url": self.link.url,
+            "message": f"Authorise the registry at {self.server_name}.",
+        }
+
+
+class AuthorizationDeclined(UpstreamFailed):
+    """The user declined to authorise the registry at the server."""
+
+    status = 403
+    code = 403
+    error = "authorization_required"
+    outcome = CallOutcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("The user declined to authorise the registry at the server.")
+
+
+class UrlElicitationRequired(Refusal):
+    """The same for a client of the handshake's era that can open URLs (MCP 2025-11-25)."""
+
+    status = 200
+    code = -32042
+    error = "authorization_required"
+    outcome = CallOutcome.REFUSED
+
+    def __init__(self, required: AuthorizationRequired) -> None:
+        super().__init__(required.message, facts={"elicitations": [required.elicitation]})

@@ -3,6 +3,8 @@
 Decisions are made on the parsed message; the original bytes are forwarded.
 """
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 
 from registry.auth.identity import UserContext
@@ -22,6 +24,7 @@ from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.errors import (
+    CredentialsRejected,
     InvalidParams,
     NoJsonRpcAnswer,
     UpstreamAnswered,
@@ -49,7 +52,6 @@ from registry.gateway.transport.forwarder import (
 from registry.gateway.values import Route
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
-from registry.http.client.exchange import HeaderLines, header_lines
 from registry.servers.values import Era
 from registry.upstream.sdk import NAME_BEARING_METHODS, encode_header_value
 
@@ -192,17 +194,8 @@ class PassThrough:
         if member is not None and envelope.params[member] != owned.key:
             body = renamed(envelope, member, owned.key)
             called = encode_header_value(owned.key)
-        headers = await self._headers_for(exchange, owned.route, user, called=called)
         exchange.client.awaits_answer = envelope.is_request
-        await self._forwarder.exchange(
-            "POST",
-            owned.route,
-            headers,
-            body,
-            exchange.client,
-            may_repeat=self._may_repeat(exchange),
-            user_id=user.user_id if owned.route.is_user_level else None,
-        )
+        await self._send(exchange, owned.route, user, body, called=called)
 
     async def end_session(self, user: UserContext, route: Route, sealed: str) -> None:
         """End a session with the server on behalf of a client that cannot do so.
@@ -210,7 +203,7 @@ class PassThrough:
         Raises:
             SessionUnknown: It is not a session of this user with this server.
         """
-        headers = (await self._admission.credentials(route, user)).copy()
+        headers = (await self._admission.credentials(route, user)).headers.copy()
         headers["Mcp-Session-Id"] = self._seal.open(
             sealed, principal=user.principal, server_id=route.server_id
         )
@@ -266,36 +259,62 @@ class PassThrough:
         session_id: str | None,
         raw: bytes | bytearray,
     ) -> None:
-        headers = await self._headers_for(exchange, route, user, session_id=session_id)
         if not exchange.is_modern:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
-        http_method = exchange.http_method
-        user_id = user.user_id if route.is_user_level else None
         if exchange.method not in STANDING_METHODS:
-            await self._forwarder.exchange(
-                http_method,
-                route,
-                headers,
-                raw,
-                exchange.client,
-                may_repeat=self._may_repeat(exchange),
-                user_id=user_id,
-            )
+            await self._send(exchange, route, user, raw, session_id=session_id)
             return
-
         if exchange.method == "subscriptions/listen":
             exchange.termination = exchange.client.divert(StreamTermination)
         until = self._stream_guard.until_ended(exchange, route)
         with self._streams.hold(route.server_id):
-            await self._forwarder.exchange(
-                http_method,
-                route,
-                headers,
-                raw,
-                exchange.client,
-                standing_until=until,
-                user_id=user_id,
+            await self._send(
+                exchange, route, user, raw, session_id=session_id, standing_until=until
             )
+
+    async def _send(
+        self,
+        exchange: GatewayRequest,
+        route: Route,
+        user: UserContext,
+        raw: bytes | bytearray,
+        *,
+        session_id: str | None = None,
+        called: str | None = None,
+        standing_until: Callable[[], Awaitable[Exception]] | None = None,
+    ) -> None:
+        """Forward a request; once more with a renewed token if the server refuses the first."""
+        sent, is_renewed = route.shared, False
+        if route.per_user or route.credential_problem is not None:
+            sent = await self._admission.credentials(route, user)
+        while True:
+            exchange.client.sent = (sent.lines, route)
+            self._recorder.forwarding(exchange)
+            headers = forwarded_lines(
+                sent.lines,
+                exchange.headers,
+                is_modern=exchange.is_modern,
+                session_id=session_id,
+                called=called,
+            )
+            try:
+                await self._forwarder.exchange(
+                    exchange.http_method,
+                    route,
+                    headers,
+                    raw,
+                    exchange.client,
+                    standing_until=standing_until,
+                    may_repeat=standing_until is None and self._may_repeat(exchange),
+                    user_id=user.user_id if route.is_user_level else None,
+                )
+            except CredentialsRejected as rejected:
+                if exchange.client.has_started or is_renewed:
+                    raise
+                sent = await self._admission.other_credentials(route, user, sent, rejected)
+                is_renewed = True
+            else:
+                return
 
     def _may_repeat(self, exchange: GatewayRequest) -> bool:
         """Whether the request may be retried when the server breaks off."""
@@ -316,29 +335,6 @@ class PassThrough:
             )
 
         return seal
-
-    async def _headers_for(
-        self,
-        exchange: GatewayRequest,
-        route: Route,
-        user: UserContext,
-        *,
-        session_id: str | None = None,
-        called: str | None = None,
-    ) -> HeaderLines:
-        if route.per_user or route.credential_problem is not None:
-            stored = header_lines(await self._admission.credentials(route, user))
-        else:
-            stored = route.lines
-        exchange.client.sent = (stored, route)
-        self._recorder.forwarding(exchange)
-        return forwarded_lines(
-            stored,
-            exchange.headers,
-            is_modern=exchange.is_modern,
-            session_id=session_id,
-            called=called,
-        )
 
 
 def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes | None:

@@ -1,6 +1,6 @@
 """Ports of the data plane: what it needs from others. Synchronous methods answer from memory."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -8,8 +8,9 @@ from starlette.types import Receive, Scope, Send
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
 from registry.core.origin import UrlOrigin
-from registry.gateway.values import Route
+from registry.gateway.values import Credentials, Route
 from registry.gateway.view.catalogue import Catalogue
+from registry.oauth.values import AccessToken
 from registry.usage.values import Facts, Measurements
 
 
@@ -35,12 +36,18 @@ class RouteTable(Protocol):
         A version ends with each change that may change a decision about a caller or a server.
         """
 
-    async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
+    async def user_headers(self, user: UserContext, route: Route) -> Credentials:
         """Return the headers with the caller's own credentials; no I/O once cached.
 
         Raises:
+            AuthorizationRequiredError: The caller has not authorised the registry at the server.
             RegistryError: The caller has stored no key for this server, or it is unreadable.
         """
+
+    async def renewed_headers(
+        self, user: UserContext, route: Route, rejected: AccessToken
+    ) -> Credentials:
+        """Do the same with another access token than *rejected*, which the server refused."""
 
 
 class CallNotes(Protocol):

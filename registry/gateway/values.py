@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from multidict import CIMultiDict
@@ -17,6 +17,7 @@ from registry.core.json import JsonObject, members
 from registry.gateway.protocol.list_pages import ToolPages, build_pages
 from registry.gateway.protocol.param_headers import mirrored_part
 from registry.http.client.exchange import HeaderLines, header_lines
+from registry.oauth.values import AccessToken, OAuthServer
 from registry.servers.values import Era, Transport
 from registry.upstream.headers import upstream_headers
 
@@ -87,6 +88,19 @@ NO_CAPABILITIES: Mapping[str, Any] = MappingProxyType({})
 NOTHING_HIDDEN: Mapping[str, ToolRule] = MappingProxyType({})
 
 
+class Credentials(NamedTuple):
+    """The headers with which one caller reaches a server; not to be modified.
+
+    Attributes:
+        lines: The same headers in their wire format.
+        token: The access token in them; None without OAuth.
+    """
+
+    headers: CIMultiDict[str]
+    lines: HeaderLines
+    token: AccessToken | None = None
+
+
 class Policies(Protocol):
     """The policies for a route's tools.
 
@@ -110,9 +124,10 @@ class Route:
         facts: The input of the access decision.
         protocol_version: The version that discovery negotiated first; None if unknown.
         headers: Sent upstream with every request, credentials included.
-        lines: The same headers in their wire format.
+        shared: The same headers with their wire format.
         credential_problem: Why the stored credentials cannot be used; calls return it.
         per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
+        oauth: What access tokens for the server are obtained with; None if it takes none.
         idle_timeout_seconds: Longest silence of the upstream within one answer.
         first_byte_timeout_seconds: Longest wait for the first byte; None for the idle timeout.
         tools: The exposed tools by name, in the order they are listed.
@@ -140,9 +155,10 @@ class Route:
     eras: frozenset[Era]
     protocol_version: str | None
     headers: CIMultiDict[str] = field(repr=False)
-    lines: HeaderLines = field(init=False, repr=False, compare=False)
+    shared: Credentials = field(init=False, repr=False, compare=False)
     credential_problem: str | None
     per_user: bool
+    oauth: OAuthServer | None = field(default=None, repr=False, compare=False)
     idle_timeout_seconds: float
     first_byte_timeout_seconds: float | None = None
     tools: Mapping[str, ToolEntry] = field(repr=False)
@@ -163,7 +179,8 @@ class Route:
 
     def __post_init__(self) -> None:
         """Convert the headers to their wire format."""
-        object.__setattr__(self, "lines", header_lines(self.headers))
+        shared = Credentials(self.headers, header_lines(self.headers))
+        object.__setattr__(self, "shared", shared)
 
 
 def may_tell_of_resources(route: Route) -> bool:
@@ -231,6 +248,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     headers: Mapping[str, str],
     credential_problem: str | None,
     per_user: bool,
+    oauth: OAuthServer | None = None,
     idle_timeout_seconds: float,
     first_byte_timeout_seconds: float | None = None,
     tools: Iterable[ToolEntry],
@@ -273,7 +291,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         protocol_version=protocol_version,
         headers=upstream_headers(headers, via),
         credential_problem=credential_problem,
-        per_user=per_user,
+        per_user=per_user or oauth is not None,
+        oauth=oauth,
         idle_timeout_seconds=idle_timeout_seconds,
         first_byte_timeout_seconds=first_byte_timeout_seconds,
         tools=MappingProxyType({tool.name: tool for tool in ordered}),

@@ -20,6 +20,7 @@ from mcp_types.version import (
     LATEST_HANDSHAKE_VERSION,
     MODERN_PROTOCOL_VERSIONS,
 )
+from multidict import CIMultiDict
 
 import registry
 from registry.auth.identity import UserContext
@@ -31,6 +32,7 @@ from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.authorization import opens_urls
 from registry.gateway.edge.client_sessions import (
     ClientContext,
     ClientSession,
@@ -50,6 +52,7 @@ from registry.gateway.edge.session_states import (
 )
 from registry.gateway.errors import (
     INVALID_PARAMS,
+    CredentialsRejected,
     InvalidParams,
     InvalidRequest,
     MethodUnknown,
@@ -70,7 +73,7 @@ from registry.gateway.protocol.list_pages import CursorError, marked, page_resul
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
-from registry.gateway.values import may_tell_of_resources
+from registry.gateway.values import Credentials, Route, may_tell_of_resources
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, Offering, with_public_links
 from registry.servers.values import Era
@@ -465,13 +468,7 @@ class AggregateServer:
         route = owned.route
         self._admission.note_use(exchange, caller.user, route)
         exchange.served_by(route)
-        credentials = await self._admission.credentials(route, caller.user)
-        exchange.client.sent = (credentials, route)
-        via = exchange.headers.get("via")
-        if via is not None:
-            # The time limit covers everything that this request sends, including a handshake.
-            credentials = credentials.copy()
-            credentials["Via"] = ", ".join(filter(None, (via, credentials.get("Via"))))
+        sent = await self._admission.credentials(route, caller.user)
         self._recorder.forwarding(exchange)
         is_stateless = caller.era in route.eras and caller.era is Era.MODERN
         if Era.LEGACY not in route.eras:
@@ -490,7 +487,7 @@ class AggregateServer:
             method=envelope.method,
             params=params if envelope.is_canonical else _exactly(envelope, params),
             is_exact=envelope.is_canonical,
-            credentials=credentials,
+            credentials=_on_the_way(exchange, sent, route),
             passed_on=_traced(exchange),
             capabilities=caller.capabilities,
             info=caller.info,
@@ -500,7 +497,14 @@ class AggregateServer:
             user_id=caller.user.user_id if route.is_user_level else None,
             owner=self._owner(exchange, caller),
         )
-        await self._bridge.ask(request, ask)
+        try:
+            await self._bridge.ask(request, ask)
+        except CredentialsRejected as rejected:
+            if exchange.client.has_started:
+                raise
+            sent = await self._admission.other_credentials(route, caller.user, sent, rejected)
+            ask.credentials = _on_the_way(exchange, sent, route)
+            await self._bridge.ask(request, ask)
 
     def _owner(self, exchange: GatewayRequest, caller: ClientContext) -> SessionOwner:
         session = caller.session
@@ -548,7 +552,7 @@ class AggregateServer:
         route = self._admission.route_of(caller.user, slug, server_id)
         body = load_text(envelope.raw)
         body["id"] = request_id
-        credentials = await self._admission.credentials(route, caller.user)
+        credentials = (await self._admission.credentials(route, caller.user)).headers
         # Last, because an answer that could not be delivered must not count. An answer that no
         # call waits for any more is no error of the client: an error response would end its
         # session.
@@ -585,6 +589,8 @@ class AggregateServer:
         session = None
         if envelope.method != "initialize":
             session = self._session(exchange, user, offering)
+        if session is not None:
+            exchange.opens_urls = opens_urls(session.capabilities)
         return ClientContext(
             user=user,
             era=Era.LEGACY,
@@ -646,6 +652,18 @@ def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:
         name: original[name] if value is envelope.params.get(name) else value
         for name, value in params.items()
     }
+
+
+def _on_the_way(exchange: GatewayRequest, sent: Credentials, route: Route) -> CIMultiDict[str]:
+    """Return the headers for a request to a server, which name the gateways on the way."""
+    exchange.client.sent = (sent.headers, route)
+    via = exchange.headers.get("via")
+    if via is None:
+        return sent.headers
+    # The time limit covers everything that this request sends, including a handshake.
+    headers = sent.headers.copy()
+    headers["Via"] = ", ".join(filter(None, (via, headers.get("Via"))))
+    return headers
 
 
 def _traced(exchange: GatewayRequest) -> dict[str, str]:

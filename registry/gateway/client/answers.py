@@ -66,7 +66,7 @@ def check_is_stream(answer: UpstreamAnswer, route: Route) -> None:
     Raises:
         UpstreamFailed: It is something else.
     """
-    check_status(answer.status, route)
+    check_status(answer, route)
     if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
         raise broken(route, "did not open an event stream")
 
@@ -137,7 +137,7 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
     Raises:
         UpstreamFailed: It is something else, or too large.
     """
-    check_status(answer.status, route)
+    check_status(answer, route)
     if not content_type.startswith(JSON):
         if answer.status not in SUCCESS:
             raise error_status(route, answer.status)

@@ -240,7 +240,7 @@ class Connector:
                 "POST", url, headers, raw, timeout=self.timeout(route)
             )
             try:
-                check_status(answer.status, route)
+                check_status(answer, route)
                 if answer.status not in SUCCESS:
                     raise UpstreamAnswered(route.server_name, answer.status, answer.status)
                 # Read to its end, a short answer leaves the connection fit for the next call.
@@ -311,7 +311,7 @@ class Connector:
         except FAILURES as exc:
             raise failed(route, exc) from exc
         try:
-            check_status(answer.status, route)
+            check_status(answer, route)
             content_type = answer.headers.get(CONTENT_TYPE, "").lower()
             if answer.status != OK or not content_type.startswith(EVENT_STREAM):
                 raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)

@@ -204,7 +204,7 @@ class _Talk:
         if not content_type.startswith(EVENT_STREAM):
             self.is_open = False
             return await whole_answer(answer, self._route, content_type)
-        check_status(answer.status, self._route)
+        check_status(answer, self._route)
         self._events = read_events(answer.body, answer.max_bytes)
         return None
 
@@ -530,7 +530,7 @@ class SessionConversation(_Talk):
         self._answer = await self._connector.wire.request(
             "GET", self._route.target, headers, b"", timeout=self._timeout
         )
-        check_status(self._answer.status, self._route)
+        check_status(self._answer, self._route)
         if self._answer.status != OK:
             raise UpstreamAnswered(self._route.server_name, 502, self._answer.status)
         self._events = read_events(self._answer.body, self._answer.max_bytes)

@@ -1,7 +1,5 @@
 """Admission: who calls, what the token allows, which servers exist, and how to reach them."""
 
-from multidict import CIMultiDict
-
 from packages.models.states import AuditOutcome
 from registry.access.policies.decisions import deciding
 from registry.access.policies.explaining import blocking
@@ -14,6 +12,8 @@ from registry.core.origin import UrlOrigin
 from registry.gateway.edge.error_responses import challenged
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import (
+    AuthorizationRequired,
+    CredentialsRejected,
     NotServing,
     ServerUnknown,
     ToolDenied,
@@ -21,15 +21,20 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
-from registry.gateway.values import Route
+from registry.gateway.values import Credentials, Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
+from registry.oauth.errors import AuthorizationRequiredError
+from registry.oauth.ports import AuthorizationLinks
 from registry.servers.values import Transport
 from registry.tools.naming import SEPARATOR
-from registry.upstream.headers import upstream_headers
+from registry.upstream.oauth.challenges import challenge_of
 
 RECORDED_CHARACTERS = 256
 RECORDED_POLICIES = 10
 """Maximum length in records of a tool's name, and of the ids of the policies that refuse it."""
+
+INSUFFICIENT_SCOPE = "insufficient_scope"
+UNAUTHORIZED = 401
 
 GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
 
@@ -41,6 +46,7 @@ class Admission:
         routes: The servers that can be called now.
         authenticate: Identifies the caller.
         refusals: Records what known callers were refused.
+        links: Makes links under which callers authorise the registry at servers.
         base_url: The public URL; refusals point below it.
         admin_uses_private: Whether administrators may use others' private servers.
     """
@@ -51,12 +57,14 @@ class Admission:
         authenticate: Authenticate,
         *,
         refusals: Refusals,
+        links: AuthorizationLinks,
         base_url: str,
         admin_uses_private: bool,
     ) -> None:
         self._routes = routes
         self._authenticate = authenticate
         self._refusals = refusals
+        self._links = links
         self._base_url = base_url
         self._admin_uses_private = admin_uses_private
 
@@ -147,19 +155,59 @@ class Admission:
         """Whether an admitted token has neither expired nor left the cache."""
         return self._authenticate.holds(authorization)
 
-    async def credentials(self, route: Route, user: UserContext) -> CIMultiDict[str]:
-        """Return the stored headers with which *user* reaches a server; not to be modified.
+    async def credentials(self, route: Route, user: UserContext) -> Credentials:
+        """Return the stored headers with which *user* reaches a server.
 
         Raises:
             UpstreamFailed: The server's credentials cannot be used.
+            AuthorizationRequired: The caller has not authorised the registry at the server.
             RegistryError: The caller has stored no key for this server, or it is unreadable.
         """
         if route.credential_problem is not None:
             raise UpstreamFailed(route.credential_problem)
-        if route.per_user:
-            own = await self._routes.user_headers(user, route)
-            return upstream_headers(own, route.headers.get("Via"))
-        return route.headers
+        if not route.per_user:
+            return route.shared
+        try:
+            return await self._routes.user_headers(user, route)
+        except AuthorizationRequiredError as exc:
+            raise AuthorizationRequired(route.server_name, route.server_id, exc.link) from None
+
+    async def other_credentials(
+        self, route: Route, user: UserContext, sent: Credentials, rejected: CredentialsRejected
+    ) -> Credentials:
+        """Return other headers than *sent*, which a server rejected before it did anything.
+
+        Raises:
+            CredentialsRejected: There are no others.
+            AuthorizationRequired: Only the caller can help.
+            RegistryError: They cannot be obtained now.
+        """
+        challenge = challenge_of(rejected.challenge)
+        if sent.token is None or route.oauth is None:
+            raise rejected
+        if challenge is not None and challenge.error == INSUFFICIENT_SCOPE:
+            link = self._links.link(user, route.oauth, challenge.scopes or ())
+            raise AuthorizationRequired(route.server_name, route.server_id, link)
+        if rejected.answered != UNAUTHORIZED:
+            raise rejected
+        try:
+            return await self._routes.renewed_headers(user, route, sent.token)
+        except AuthorizationRequiredError as exc:
+            raise AuthorizationRequired(route.server_name, route.server_id, exc.link) from None
+
+    async def is_authorized(self, route: Route, user: UserContext) -> bool:
+        """Whether *user* has authorised the registry at a server, or need not.
+
+        Raises:
+            RegistryError: That cannot be known now.
+        """
+        if route.oauth is None:
+            return True
+        try:
+            await self.credentials(route, user)
+        except AuthorizationRequired:
+            return False
+        return True
 
     def view(self, user: UserContext) -> CatalogueView:
         """Return *user*'s view of the catalogue."""

@@ -99,6 +99,15 @@ class ClientSessions:
             session = self._read[key] = _session(sealed, orjson.loads(text.removeprefix(OWN_MARK)))
         return session
 
+    def is_own(self, user: UserContext, scope_id: str, sealed: str) -> bool:
+        """Whether an id is of a session with the gateway itself, not with the server.
+
+        Raises:
+            SessionUnknown: It is neither, or not of this user with this server.
+        """
+        text = self._seal.open(sealed, principal=user.principal, server_id=scope_id)
+        return text.startswith(OWN_MARK)
+
     def end(self, session: ClientSession) -> str:
         """Reject *session* from now on; return the argument for `end_named` in other workers."""
         return self._seal.end(session.id)

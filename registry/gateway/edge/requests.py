@@ -62,6 +62,7 @@ class GatewayRequest:
             status 200: for requests of the handshake's era that were understood.
         is_relayed: Whether it carries a message of an HTTP+SSE client, whose stream is in this
             worker, so that no other worker can answer it.
+        opens_urls: Whether the client of a session of the handshake's era can open URLs.
         may_repeat: Whether the called tool claims that a second call changes nothing.
     """
 
@@ -78,6 +79,7 @@ class GatewayRequest:
         "list_mark",
         "may_repeat",
         "method",
+        "opens_urls",
         "outcome",
         "params",
         "reports_errors_in_body",
@@ -108,6 +110,7 @@ class GatewayRequest:
         self.is_modern = False
         self.reports_errors_in_body = False
         self.is_relayed = False
+        self.opens_urls = False
         self.may_repeat = False
         self.list_mark: Instance | None = None
         self.outcome = CallOutcome.OK

@@ -471,7 +471,7 @@ class NotificationStreams:
         # There is no event when a user's own credentials for a server change.
         stream.may_attach_later = stream.may_attach_later or route.per_user
         try:
-            credentials = await self._admission.credentials(route, user)
+            credentials = (await self._admission.credentials(route, user)).headers
         except (Refusal, RegistryError, DatabaseUnavailable):
             stream.may_attach_later = True
             return None

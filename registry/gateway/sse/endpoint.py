@@ -266,7 +266,7 @@ class SseEndpoint:
             stream.closing.push_async_callback(session.close)
             return
         stream.closing.enter_context(self._stream_limits.hold(route.server_id))
-        credentials = await self._admission.credentials(route, user)
+        credentials = (await self._admission.credentials(route, user)).headers
         try:
             async with asyncio.timeout(route.idle_timeout_seconds):
                 channel = await self._connector.open_channel(route, credentials, {})

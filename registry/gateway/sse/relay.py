@@ -89,7 +89,7 @@ class SseRelay:
         endpoint = self._channel.endpoint
         if endpoint.origin() != route.target.origin():
             raise ServerUnknown
-        credentials = await self._admission.credentials(route, user)
+        credentials = (await self._admission.credentials(route, user)).headers
         await self._connector.post(route, endpoint, credentials.copy(), bytes(envelope.raw))
 
     async def idle(self) -> None:

@@ -356,7 +356,7 @@ class Forwarder:
         """Relay an answer; return what it is where that was looked for."""
         status = answer.status
         if status != OK:
-            check_status(status, route)
+            check_status(answer, route)
         content_type = answer.headers.get(CONTENT_TYPE, "").lower()
         is_stream = content_type.startswith(EVENT_STREAM)
         length = _length(answer)
@@ -497,16 +497,19 @@ def _length(answer: UpstreamAnswer) -> int | None:
     return 0 if answer.body.at_eof() or answer.status == NO_CONTENT else None
 
 
-def check_status(status: int, route: Route) -> None:
-    """Refuse a status that would mislead the client if it were passed on.
+def check_status(answer: UpstreamAnswer, route: Route) -> None:
+    """Refuse an answer whose status would mislead the client if it were passed on.
 
     Raises:
         CredentialsRejected: The stored credentials were refused.
         UpstreamFailed: It is a redirect, or no answer to an HTTP request at all.
     """
+    status = answer.status
     if status in CREDENTIAL_STATUSES:
         # Passed on, it would make the client throw its own, valid, token away.
-        raise CredentialsRejected(route.server_name, status)
+        raise CredentialsRejected(
+            route.server_name, status, answer.headers.get("www-authenticate")
+        )
     if status in REDIRECTS:
         raise UpstreamFailed(
             f"The server {route.server_name} answered with a redirect (HTTP {status}), which is "

@@ -29,8 +29,11 @@ from registry.gateway.values import (
     build_route,
     tool_entry,
 )
+from registry.oauth.policy import grant_of
+from registry.oauth.ports import AccessTokens
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.prompts_and_resources.values import FeatureRow
+from registry.servers.adapters import oauth_server
 from registry.servers.credentials import (
     CredentialVault,
     is_user_level,
@@ -79,6 +82,7 @@ class SnapshotSources:
 
     Attributes:
         inventory: Answers list requests; updated together with the routes.
+        tokens: Supplies users' access tokens for servers.
     """
 
     inventory: Inventory
@@ -88,6 +92,7 @@ class SnapshotSources:
     acl: AclRepository
     plugin_auths: PluginAuthRepository
     policies: PolicyRepository
+    tokens: AccessTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +352,9 @@ class RouteReader:
             log.warning("server_partly_invalid", server_id=server.id, reason=reason)
         if slug is None or transport is None or not isinstance(url, str):
             return None
-        per_user = needs_user_key(server.config) or names_caller(server.config)
+        oauth = None if grant_of(server.config) is None else oauth_server(server)
+        per_user = oauth is not None or needs_user_key(server.config)
+        per_user = per_user or names_caller(server.config)
         headers: Mapping[str, str] = {}
         problem: str | None = None
         if not per_user:
@@ -369,6 +376,7 @@ class RouteReader:
                 headers=headers,
                 credential_problem=problem,
                 per_user=per_user,
+                oauth=oauth,
                 idle_timeout_seconds=_own_timeout(server) or self._idle_timeout_seconds,
                 first_byte_timeout_seconds=(
                     _own_timeout(server) or self._first_byte_timeout_seconds

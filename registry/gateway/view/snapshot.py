@@ -23,7 +23,7 @@ from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.values import Route
+from registry.gateway.values import Credentials, Route
 from registry.gateway.view.catalogue import Catalogue
 from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import (
@@ -36,8 +36,10 @@ from registry.gateway.view.loading import (
 from registry.gateway.view.pending import ChangeBatch, PendingChanges
 from registry.gateway.view.policy_filter import RoutePolicies
 from registry.gateway.view.user_headers import UserHeaders
+from registry.oauth.values import AccessToken
 from registry.servers.credentials import CredentialVault
 from registry.servers.storage.inventory import ListedServer
+from registry.servers.values import ServerRecord
 
 ROUND_SECONDS = 0.25
 """Longest delay of the events that follow a first one."""
@@ -177,7 +179,9 @@ class Snapshot:
         self._policing = RoutePolicies()
         self._views: dict[str, ServerView] = {}
         self._next_expiry: datetime | None = None
-        self._user_headers = UserHeaders(sources.plugin_auths, sources.servers, vault, clock)
+        self._user_headers = UserHeaders(
+            sources.plugin_auths, sources.servers, vault, sources.tokens, clock
+        )
         self._position: Position | None = None
         self._change = asyncio.Event()
         self._version = 0
@@ -232,21 +236,31 @@ class Snapshot:
         self._change.set()
         self._change = asyncio.Event()
 
-    async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
-        """Return the upstream headers with the caller's own key.
+    async def user_headers(self, user: UserContext, route: Route) -> Credentials:
+        """Return the upstream headers with the caller's own key or access token.
 
         Raises:
             ServerMovedError: The server's URL is no longer the route's.
             UserKeyMissingError: The caller has stored no key.
+            AuthorizationRequiredError: The caller has not authorised the registry at the server.
+            AuthorizationUnavailableError: The caller's access token cannot be renewed now.
             CredentialUnreadableError: It cannot be decrypted.
             DatabaseUnavailable: The key is not cached and cannot be read.
         """
         remembered = self._user_headers.cached(user, route)
         if remembered is not None:
             return remembered
+        return await self._user_headers.read(user, route, self._record(route))
+
+    async def renewed_headers(
+        self, user: UserContext, route: Route, rejected: AccessToken
+    ) -> Credentials:
+        """Do the same with another access token than *rejected*, which the server refused."""
+        return await self._user_headers.renewed(user, route, self._record(route), rejected)
+
+    def _record(self, route: Route) -> ServerRecord | None:
         view = self._views.get(route.server_id)
-        server = None if view is None else view.record
-        return await self._user_headers.read(user, route, server)
+        return None if view is None else view.record
 
     async def load(self) -> None:
         """Load everything; `follow` continues from there.
