@@ -21,6 +21,8 @@ from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.ports import Peers
+from registry.oauth.routes import pages as oauth_pages
+from registry.oauth.routes import router as oauth_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_keys.routes import router as user_keys_router
 from registry.servers.versions.routes import router as versions_router
@@ -125,6 +127,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.policies = parts.policies
     app.state.users = parts.users
     app.state.sync = parts.sync
+    app.state.authorizations = parts.authorizations
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
 
@@ -137,6 +140,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
+    app.include_router(oauth_router)
+    app.include_router(oauth_pages)
     app.include_router(versions_router)
     app.include_router(tools_router)
     app.include_router(sync_router(base_url))

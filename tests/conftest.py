@@ -34,6 +34,7 @@ from registry.servers.reconciliation.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.kit import tiers
 
 # How long an example takes, or is looked for, says more about the machine than about the code.
@@ -282,6 +283,7 @@ def view(
             acl=repositories.acl,
             plugin_auths=repositories.plugin_auths,
             policies=repositories.policies,
+            tokens=FakeAccessTokens(),
         ),
         CredentialVault(cipher),
         clock=clock,

@@ -8,6 +8,7 @@ a token that fails under its own kind is refused, never tried as the other:
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -132,6 +133,15 @@ class TokenIssuer:
             "jti": token_id,
         }
         return self._signed(user_id, claims, lifetime)
+
+    def sign(self, claims: Mapping[str, object]) -> str:
+        """Return *claims* as a JWT that no service of ours accepts: its audience is another's."""
+        if claims.get("aud") == self._audience:
+            raise ValueError("The audience is the registry's own.")
+        token: str = jwt.encode(
+            dict(claims), self._key, algorithm="RS256", headers={"kid": self._kid}
+        )
+        return token
 
     def _signed(self, user_id: str, own: dict[str, object], lifetime: timedelta) -> str:
         now = self._clock.now()

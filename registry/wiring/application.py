@@ -35,6 +35,7 @@ from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
+from registry.wiring.oauth import Unheard, build_oauth
 from registry.wiring.services import (
     build_permissions,
     build_policies,
@@ -100,6 +101,19 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         )
         leftovers = OrphanedServerData(database, repositories, clock=clock)
         described = DescribedServers(database, repositories, clock=clock)
+        issuer = build_issuer(settings, keys, clock)
+        background_tasks = BackgroundTasks()
+        authorizations = await build_oauth(
+            stack,
+            settings,
+            storage,
+            upstreams.guard,
+            upstreams.vault,
+            issuer,
+            background_tasks,
+            clock=clock,
+            metrics=metrics,
+        )
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -110,6 +124,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             leftovers,
             described,
             ended_sessions,
+            authorizations.tokens,
             clock=clock,
             metrics=metrics,
             freed=memory.note,
@@ -118,7 +133,6 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         servers = build_servers(
             settings, storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
         )
-        issuer = build_issuer(settings, keys, clock)
         upstream = await stack.enter_async_context(
             create_upstream_session(
                 upstreams.guard,
@@ -143,10 +157,13 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             ended_sessions=ended_sessions,
             requires_sync=sync.announcements.add,
             drain=drain,
-            background_tasks=BackgroundTasks(),
+            background_tasks=background_tasks,
             metrics=metrics,
             instance=upstreams.instance,
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
+            authorization_keys=list(cipher.derive_keys("gateway-authorization").values()),
+            tokens=authorizations.tokens,
+            links=authorizations.links,
             clock=clock,
         ).build()
         stack.push_async_callback(gateway.close)
@@ -219,6 +236,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
             users=build_users(settings, storage, clock),
             sync=sync.service,
+            authorizations=authorizations.service(
+                settings, storage, known.directory, Unheard(), clock=clock, metrics=metrics
+            ),
         )
 
 

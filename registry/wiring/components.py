@@ -21,6 +21,7 @@ from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.view.snapshot import Snapshot
+from registry.oauth.service import AuthorizationService
 from registry.servers.service import ServerService
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
@@ -69,6 +70,7 @@ class Components:
     policies: PolicyService
     users: UserService
     sync: SyncService
+    authorizations: AuthorizationService
 
     async def database_is_up(self) -> bool:
         """Whether MongoDB answers now."""

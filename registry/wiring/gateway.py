@@ -20,6 +20,7 @@ from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
+from registry.oauth.ports import AccessTokens
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.sync.eras import EraProber
@@ -67,6 +68,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     leftovers: OrphanedServerData,
     described: DescribedServers,
     ended_sessions: EndedSessions,
+    tokens: AccessTokens,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -88,6 +90,7 @@ def build_view(  # noqa: PLR0913 - collaborators
             acl=repositories.acl,
             plugin_auths=repositories.plugin_auths,
             policies=repositories.policies,
+            tokens=tokens,
         ),
         upstreams.vault,
         clock=clock,

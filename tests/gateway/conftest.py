@@ -186,6 +186,9 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             metrics=metrics,
             instance=INSTANCE,
             sealing_keys=[b"k" * 32],
+            authorization_keys=[b"a" * 32],
+            tokens=table.tokens,
+            links=table.tokens,
             clock=clock,
         ).build()
         protocol = protocol_within(connection_limits(settings))

@@ -15,11 +15,15 @@ from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import UserContext
 from registry.core.origin import UrlOrigin
-from registry.gateway.values import Route, build_route, tool_entry
+from registry.gateway.values import Credentials, Route, build_route, tool_entry
 from registry.gateway.view.catalogue import Catalogue
+from registry.http.client.exchange import header_lines
+from registry.oauth.values import AccessToken
 from registry.servers.values import Era, Transport
+from registry.upstream.headers import upstream_headers
 from registry.usage.values import CallFacts, CallMeasurements, Facts, Measurements
 from registry.workers.peers import SingleWorker
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 
 AUTHOR = "d" * 24
 EVERYONE = ServerFacts(AUTHOR, ServerScope.SHARED_APP)
@@ -106,6 +110,7 @@ class FakeRoutes:
         self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}
         self.problem: Exception | None = None
         self.suspected: list[str] = []
+        self.tokens = FakeAccessTokens()
 
     def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
         """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
@@ -130,11 +135,28 @@ class FakeRoutes:
         """Whether the table can be used."""
         return self.fresh
 
-    async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
+    async def user_headers(self, user: UserContext, route: Route) -> Credentials:
         """Return what the test stored for the user, or raise what it wants raised."""
         if self.problem is not None:
             raise self.problem
-        return self.own_headers[user.user_id, route.slug]
+        token = None
+        own = {}
+        if route.oauth is not None:
+            token = await self.tokens.get(user, route.oauth)
+            own["Authorization"] = f"Bearer {token.value}"
+        headers = upstream_headers(
+            {**self.own_headers.get((user.user_id, route.slug), {}), **own},
+            route.headers.get("Via"),
+        )
+        return Credentials(headers, header_lines(headers), token)
+
+    async def renewed_headers(
+        self, user: UserContext, route: Route, rejected: AccessToken
+    ) -> Credentials:
+        """Do the same after a token was rejected."""
+        assert route.oauth is not None
+        await self.tokens.renewed(user, route.oauth, rejected)
+        return await self.user_headers(user, route)
 
 
 class FakeAuthenticate:

@@ -37,6 +37,7 @@ from registry.servers.storage.repository import ServerRepository
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.kit.servers import read_and_store, server_service
 from tests.kit.waiting import until
 
@@ -101,6 +102,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
                 policies=repositories.policies,
+                tokens=FakeAccessTokens(),
             ),
             CredentialVault(cipher),
             clock=clock,

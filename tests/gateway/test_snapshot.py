@@ -41,6 +41,7 @@ from registry.servers.values import ConnectionSpec, Discovered
 from tests.fakes.clock import FakeClock
 from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.memory import GivenBack
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.kit.servers import read_and_store, server_service
 from tests.kit.waiting import others_ran, until
 
@@ -115,6 +116,7 @@ def snapshot(
             acl=repositories.acl,
             plugin_auths=repositories.plugin_auths,
             policies=repositories.policies,
+            tokens=FakeAccessTokens(),
         ),
         CredentialVault(cipher),
         clock=clock,
@@ -278,7 +280,7 @@ async def test_each_caller_gets_their_own_key_and_a_new_one_at_once(
         route = snapshot.route("weather")
         assert route is not None
         assert route.per_user
-        before = await snapshot.user_headers(alice, route)
+        before = (await snapshot.user_headers(alice, route)).headers
         with pytest.raises(UserKeyMissingError):
             await snapshot.user_headers(bob, route)
         await database.transaction(
@@ -287,11 +289,12 @@ async def test_each_caller_gets_their_own_key_and_a_new_one_at_once(
             )
         )
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await snapshot.user_headers(alice, route)) == before:
+            while (await snapshot.user_headers(alice, route)).headers == before:
                 await clock.sleep(0.01)
 
-        assert before == {"Authorization": "Bearer of-alice"}
-        assert await snapshot.user_headers(alice, route) == {"Authorization": "Bearer newer"}
+        assert before["Authorization"] == "Bearer of-alice"
+        after = (await snapshot.user_headers(alice, route)).headers
+        assert after["Authorization"] == "Bearer newer"
 
 
 @pytest.mark.requirement("E-13")

@@ -21,6 +21,7 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.storage.inventory import Inventory
 from registry.servers.values import ServerRecord
 from tests.fakes.clock import FakeClock
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.gateway.conftest import make_settings
 
 SERVER = "5" * 24
@@ -122,6 +123,7 @@ class Followed:
                 acl=stored,
                 plugin_auths=stored,
                 policies=stored,
+                tokens=FakeAccessTokens(),
             ),
             CredentialVault(cipher),
             clock=clock,

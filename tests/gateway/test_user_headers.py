@@ -17,6 +17,7 @@ from registry.servers.errors import ServerMovedError, UserKeyMissingError
 from registry.servers.values import ServerRecord
 from tests.conftest import ALICE, BOB, CREDS_IV, CREDS_KEY
 from tests.fakes.clock import NOON, FakeClock
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.gateway.fakes import make_route
 
 OLD_URL, NEW_URL = "https://old.example/mcp", "https://new.example/mcp"
@@ -55,7 +56,7 @@ class Stored:
 
 def made(stored: Stored, clock: FakeClock | None = None) -> UserHeaders:
     vault = CredentialVault(Cipher(CREDS_KEY, CREDS_IV))
-    return UserHeaders(stored, stored, vault, clock or FakeClock())
+    return UserHeaders(stored, stored, vault, FakeAccessTokens(), clock or FakeClock())
 
 
 def server_of(route: Route) -> ServerRecord:
@@ -70,10 +71,13 @@ def server_of(route: Route) -> ServerRecord:
     )
 
 
+FIXED_HEADERS = {"Accept-Encoding", "User-Agent", "Via"}
+
+
 async def sent(headers: UserHeaders, route: Route) -> Mapping[str, str]:
     """Return what a call of Alice over *route* sends."""
-    remembered = headers.cached(ALICE, route)
-    return remembered or await headers.read(ALICE, route, server_of(route))
+    found = headers.cached(ALICE, route) or await headers.read(ALICE, route, server_of(route))
+    return {name: value for name, value in found.headers.items() if name not in FIXED_HEADERS}
 
 
 async def test_a_key_is_read_once() -> None:

@@ -21,6 +21,7 @@ from registry.servers.reconciliation.orphaned_data import FEW, OrphanedServerDat
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
+from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.kit.waiting import in_background
 
 pytestmark = pytest.mark.wire
@@ -96,6 +97,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
         repositories.acl,
         repositories.plugin_auths,
         repositories.policies,
+        FakeAccessTokens(),
     )
     snapshot = Snapshot(
         ChangeStream(database, WATCHED),

@@ -1,0 +1,75 @@
+"""Access tokens that tests hand out, and links that lead nowhere."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from registry.auth.identity import UserContext
+from registry.oauth.errors import AuthorizationRequiredError
+from registry.oauth.values import AccessToken, AuthorizationLink, OAuthServer
+
+NEVER = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+class FakeAccessTokens:
+    """Implements `ports.AccessTokens` and `ports.AuthorizationLinks`.
+
+    Attributes:
+        held: The usable tokens, by user and server.
+        next: What a rejected token is replaced by, by user and server.
+        asked: How often a token was not answered from memory.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], AccessToken] = {}
+        self.next: dict[tuple[str, str], AccessToken] = {}
+        self.asked = 0
+        self.came = asyncio.Event()
+
+    def give(self, user_id: str, server_id: str, value: str) -> AccessToken:
+        """Let a user have a token from now on."""
+        token = AccessToken(value, None, NEVER, NEVER)
+        self.held[user_id, server_id] = token
+        self.came.set()
+        return token
+
+    def cached(self, user_id: str, server_id: str) -> AccessToken | None:
+        """Return the token that was given."""
+        return self.held.get((user_id, server_id))
+
+    async def get(self, user: UserContext, server: OAuthServer) -> AccessToken:
+        """Return the token that was given, or say that there is none."""
+        self.asked += 1
+        token = self.held.get((user.user_id, server.id))
+        if token is None:
+            raise AuthorizationRequiredError(server.name, self.link(user, server))
+        return token
+
+    async def renewed(
+        self, user: UserContext, server: OAuthServer, rejected: AccessToken
+    ) -> AccessToken:
+        """Return the next token, or say that there is none."""
+        key = user.user_id, server.id
+        held = self.held.pop(key, None)
+        if held is not None and held is not rejected:
+            self.held[key] = held
+            return held
+        if key in self.next:
+            token = self.held[key] = self.next.pop(key)
+            return token
+        raise AuthorizationRequiredError(server.name, self.link(user, server))
+
+    async def arrived(self, user_id: str, server_id: str, flow_id: str, seconds: float) -> bool:
+        """Wait for `give`."""
+        async with asyncio.timeout(seconds):
+            while (user_id, server_id) not in self.held:
+                self.came.clear()
+                await self.came.wait()
+        return True
+
+    def link(
+        self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()
+    ) -> AuthorizationLink:
+        """Return a link that names user, server and scopes."""
+        flow_id = f"flow-{user.username}-{server.slug}"
+        asked = "+".join(scopes)
+        return AuthorizationLink(flow_id, f"https://registry.test/start/{flow_id}?{asked}", NEVER)
