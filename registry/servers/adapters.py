@@ -26,9 +26,6 @@ from registry.tools.naming import slug_of
 from registry.tools.ports import OwnerRights, OwnersSeen
 from registry.tools.values import ListedTool, ToolDefinition
 
-OAUTH_MEMBERS = ("requiresOAuth", "oauth", "oauthMetadata")
-"""The members of `config` that say how access tokens are obtained."""
-
 
 class PolicyServerReader:
     """Implements `policies.ports.Owners`."""

@@ -127,9 +127,7 @@ async def build_oauth(
     )
     endpoint = TokenEndpoint(http, clock, issuer.sign)
     links = LinkSeal([*cipher.derive_keys("oauth-link").values()], base_url, clock)
-    stored = OAuthTokenRepository(
-        database, storage.repositories.tokens, flows, cipher, storage.audit, clock
-    )
+    stored = OAuthTokenRepository(database, storage.repositories.tokens, flows, cipher, clock)
     renewal = Renewal(
         stored,
         endpoint,

@@ -33,7 +33,6 @@ from registry.oauth.policy import grant_of
 from registry.oauth.ports import AccessTokens
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.prompts_and_resources.values import FeatureRow
-from registry.servers.adapters import oauth_server
 from registry.servers.credentials import (
     CredentialVault,
     is_user_level,
@@ -48,7 +47,7 @@ from registry.servers.storage.inventory import (
     owner_words,
 )
 from registry.servers.storage.repository import ServerRepository
-from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
+from registry.servers.values import Era, ServerRecord, ServerStatus, Transport, oauth_server
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tools.documents import is_object_text
 from registry.tools.metadata import facets_of, requires_approval, said_in
