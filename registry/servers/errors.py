@@ -83,7 +83,15 @@ class DiscoveryFailedError(RegistryError):
 
 
 class CredentialsRefusedError(DiscoveryFailedError):
-    """An upstream refused its credentials."""
+    """An upstream refused its credentials.
+
+    Attributes:
+        is_forbidden: Whether they are valid, and do not suffice.
+    """
+
+    def __init__(self, message: str, *, is_forbidden: bool = False) -> None:
+        super().__init__(message)
+        self.is_forbidden = is_forbidden
 
 
 class OAuthRequiredError(CredentialsRefusedError):

@@ -13,6 +13,8 @@ from registry.core import text
 from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
+from registry.oauth.policy import grant_of
+from registry.oauth.values import Grant
 from registry.servers.credentials import (
     is_secret_header,
     masked_oauth,
@@ -142,8 +144,11 @@ def _notice(server: ServerRecord) -> str | None:
     """Return why a server was never read and has no tools, if that is no failure."""
     if "last_synced_at" in server.registry or server.config.get("tools"):
         return None
-    if server.config.get("requiresOAuth") is True:
-        return "Its tools are not known: it requires OAuth, which the registry cannot do yet."
+    if grant_of(server.config) is Grant.AUTHORIZATION_CODE:
+        return (
+            "Its tools are not known: nobody has authorised the registry at it yet. "
+            "GET /api/v1/mcp/{server_id}/oauth/initiate, or `registry connect`, begins it."
+        )
     if needs_user_key(server.config):
         return (
             "Its tools were not read yet, because it needs values of its users' own: store yours "

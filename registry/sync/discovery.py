@@ -97,12 +97,9 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            log.info("discovery_failed", error=_without_sent(exc.message, connection))
-            if isinstance(exc, UpstreamOAuthError):
-                raise OAuthRequiredError(_without_sent(exc.message, connection)) from None
-            if isinstance(exc, UpstreamRefusedError):
-                raise CredentialsRefusedError(_without_sent(exc.message, connection)) from None
-            raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
+            failure = _failure(exc, connection)
+            log.info("discovery_failed", error=failure.message)
+            raise failure from None
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading, self._settings.server_max_definition_bytes)
@@ -128,6 +125,7 @@ class DiscoveryService:
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
+            CredentialsRefusedError: The upstream refuses the credentials.
             DiscoveryFailedError: The upstream cannot be reached, or speaks neither.
         """
         from registry.upstream.reading import read_eras  # noqa: PLC0415 - as above
@@ -139,7 +137,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
+            raise _failure(exc, connection) from None
         eras = _eras(legacy=spoken.speaks_legacy, modern=spoken.speaks_modern)
         return Eras(eras, spoken.protocol_version)
 
@@ -204,6 +202,15 @@ class DiscoveryService:
 def _eras(*, legacy: bool, modern: bool) -> frozenset[Era]:
     spoken = {Era.LEGACY: legacy, Era.MODERN: modern}
     return frozenset(era for era, is_spoken in spoken.items() if is_spoken)
+
+
+def _failure(error: UpstreamError, connection: ConnectionSpec) -> DiscoveryFailedError:
+    message = _without_sent(error.message, connection)
+    if isinstance(error, UpstreamOAuthError):
+        return OAuthRequiredError(message)
+    if isinstance(error, UpstreamRefusedError):
+        return CredentialsRefusedError(message, is_forbidden=error.is_forbidden)
+    return DiscoveryFailedError(message)
 
 
 def _without_sent(text: str, connection: ConnectionSpec) -> str:

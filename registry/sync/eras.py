@@ -5,6 +5,7 @@ import structlog
 from registry.audit.values import AuditAction
 from registry.auth.identity import OPERATOR
 from registry.connections.tracker import ConnectionTracker
+from registry.oauth.policy import grant_of
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
@@ -46,6 +47,9 @@ class EraProber:
         """
         server = await self._servers.get_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
+            return
+        if grant_of(server.config) is not None:
+            # A probe has no user, and so no access token.
             return
         connection = self._reader.connection(server.id, server.config, {})
         if connection.transport is Transport.SSE:

@@ -367,7 +367,7 @@ def _reader_of(job: SyncJobRecord, server: ServerRecord) -> UserContext:
     """Return the user whose key is used: the requester, or else the server's author."""
     person = job.asked.person
     user_id = server.author if person is None else person.user_id
-    return UserContext(user_id, "", Role.USER, frozenset())
+    return UserContext(user_id, "", Role.USER, frozenset(), tenant_id=server.tenant_id)
 
 
 def _actor(job: SyncJobRecord) -> UserContext:

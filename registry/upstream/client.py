@@ -358,12 +358,14 @@ class McpClient(ABC):
         match status:
             case 401 if RESOURCE_METADATA.search(answer.headers.get("www-authenticate", "")):
                 return UpstreamOAuthError(
-                    f"{origin} answered 401 and names OAuth metadata: it wants OAuth, which the "
-                    "registry cannot do yet, or other credentials than it was sent."
+                    f"{origin} answered 401 and names OAuth metadata: it wants OAuth. Set "
+                    "requiresOAuth to true, so that users authorise the registry, or give the "
+                    "credentials that it takes."
                 )
             case 401 | 403:
                 return UpstreamRefusedError(
-                    f"{origin} answered {status}: credentials are missing or wrong."
+                    f"{origin} answered {status}: credentials are missing or wrong.",
+                    is_forbidden=status == FORBIDDEN,
                 )
             case _ if REDIRECTION <= status < CLIENT_ERROR:
                 message_text = f"{origin} redirects elsewhere, which is not followed."

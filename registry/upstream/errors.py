@@ -59,7 +59,15 @@ class UpstreamLoopError(UpstreamProtocolError):
 
 
 class UpstreamRefusedError(UpstreamProtocolError):
-    """Credentials are missing or wrong."""
+    """Credentials are missing or wrong.
+
+    Attributes:
+        is_forbidden: Whether they are valid, and do not suffice (403).
+    """
+
+    def __init__(self, message: str, *, is_forbidden: bool = False) -> None:
+        super().__init__(message)
+        self.is_forbidden = is_forbidden
 
 
 class UpstreamOAuthError(UpstreamRefusedError):

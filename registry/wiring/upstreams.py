@@ -1,12 +1,13 @@
 """Builds what reads upstream servers, and what stores the results."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.oauth.ports import AccessTokens
 from registry.servers.credentials import CredentialVault
 from registry.servers.ports import ServerChanges
 from registry.servers.reconciliation.read_and_store import ReadAndStore
@@ -37,6 +38,10 @@ class Upstreams:
     reader: ServerReader
     store: ServerStore
     instance: Instance
+
+    def with_tokens(self, tokens: AccessTokens) -> "Upstreams":
+        """Return these parts with a reader that uses users' access tokens."""
+        return replace(self, reader=self.reader.with_tokens(tokens))
 
     def reporting_to(self, changes: ServerChanges, connections: ConnectionTracker) -> ReadAndStore:
         """Return the operation that reads a server, stores the result and reports it."""

@@ -4,6 +4,7 @@ from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
+from registry.oauth.ports import AccessTokens
 from registry.servers.credentials import CredentialVault
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reconciliation.read_and_store import ReadAndStore
@@ -23,11 +24,12 @@ def read_and_store(
     clock: Clock | None = None,
     changes: ServerChanges | None = None,
     failures_until_error: int = 3,
+    tokens: AccessTokens | None = None,
 ) -> ReadAndStore:
     """Return the operation that reads a server and stores the result."""
     clock = clock or SystemClock()
     return ReadAndStore(
-        ServerReader(CredentialVault(cipher), discovery, repositories.plugin_auths, clock),
+        ServerReader(CredentialVault(cipher), discovery, repositories.plugin_auths, clock, tokens),
         ServerStore(database, repositories, clock, failures_until_error=failures_until_error),
         changes or RecordedChanges(),
         quiet_tracker(),

@@ -782,7 +782,7 @@ async def test_a_registration_may_ask_for_less_patience(
     assert "within 0.05 s" in answer.text
 
 
-async def test_a_server_that_requires_oauth_says_that_it_cannot_be_used_yet(
+async def test_a_server_that_requires_oauth_says_that_nobody_has_authorised_it(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
 ) -> None:
     created = await rest.register(alice, "github", upstream.url, requiresOAuth=True)
@@ -791,7 +791,7 @@ async def test_a_server_that_requires_oauth_says_that_it_cannot_be_used_yet(
     without = await rest.call(alice, "PATCH", f"/{created['id']}", json={"requiresOAuth": False})
 
     assert (created["status"], created["tools"]) == ("active", "")
-    assert "the registry cannot authorise users at servers yet" in created["errorMessage"]
+    assert "Nobody has authorised the registry at this server yet" in created["errorMessage"]
     assert (refreshed["ok"], refreshed["errorMessage"]) == (False, created["errorMessage"])
     assert (without.json()["errorMessage"], without.json()["tools"]) == (None, "echo")
 

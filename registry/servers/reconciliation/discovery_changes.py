@@ -29,7 +29,8 @@ class DiscoveryResult:
 
     Attributes:
         unread: Why it was skipped.
-        needs_oauth: Whether it was skipped because the server requires OAuth by users.
+        needs_oauth: Whether it was skipped because the user has not authorised the registry.
+        oauth_metadata: What the server publishes, if it was skipped for that.
         is_callers_own: Whether the caller's own values failed, which says nothing about the
             server.
         began_at: When it began.
@@ -47,10 +48,10 @@ class DiscoveryResult:
 
 
 OAUTH_MISSING = (
-    "The server requires OAuth, and the registry cannot authorise users at servers yet: its tools "
-    "are not known, and calls to it fail."
+    "Nobody has authorised the registry at this server yet: its tools are not known until a user "
+    "does."
 )
-"""Stored as `errorMessage` of a server with `requiresOAuth`."""
+"""Stored as `errorMessage` of a server whose users authorise the registry, until it is read."""
 
 NOTHING_OFFERED = (
     "The server returned none of its known tools. They are kept until a second discovery confirms "
@@ -104,6 +105,7 @@ def discovery_changes(
     failures_before: int,
     failures_until_error: int,
     status: ServerStatus | None,
+    was_read: bool = False,
 ) -> DiscoveryChanges:
     """Return the fields that a discovery changes.
 
@@ -113,6 +115,7 @@ def discovery_changes(
         failures_before: Consecutive failed attempts before this one.
         failures_until_error: After this many, an active server becomes one in error.
         status: The server's status; None during its registration.
+        was_read: Whether its tools are known from an earlier discovery.
     """
     synced: dict[str, object] = {
         "registry.last_sync_started_at": reading.began_at or now,
@@ -136,11 +139,12 @@ def discovery_changes(
     fields = {}
     if reading.oauth_metadata is not None:
         fields["config.oauthMetadata"] = reading.oauth_metadata
-    if reading.needs_oauth:
+    if reading.needs_oauth and not was_read:
         fields["errorMessage"] = OAUTH_MISSING
     found = reading.found
     if found is None:
-        return DiscoveryChanges(fields)
+        is_outdated = reading.needs_oauth and reading.oauth_metadata is None
+        return DiscoveryChanges(fields, ("config.oauthMetadata",) if is_outdated else ())
     fields |= synced
     fields |= {
         "lastConnected": now,

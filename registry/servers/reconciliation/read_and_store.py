@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from packages.database.client import Transaction
 from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.json import JsonObject
+from registry.oauth.policy import grant_of
+from registry.oauth.values import Grant
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import DiscoveryFailedError, PathTakenError
@@ -21,7 +24,7 @@ from registry.servers.ports import Progressing, ServerChanges
 from registry.servers.reconciliation.discovery_changes import DiscoveryResult
 from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.store import Confirm, Finish, ServerStore, ServerWriteResult
-from registry.servers.values import Discovered, Era, ServerRecord
+from registry.servers.values import Discovered, Era, ServerRecord, oauth_server
 
 if TYPE_CHECKING:
     from registry.servers.schemas import ServerCreate
@@ -92,8 +95,26 @@ class ReadAndStore:
                 continue
             self.report(server, reading, user, is_recorded=True)
             await self._changes.server_changed(server.id)
+            if reading.needs_oauth and grant_of(config) is not Grant.AUTHORIZATION_CODE:
+                await self._read_registered(server, user, strict=strict)
             return server.id
         raise PathTakenError(paths[0])
+
+    async def _read_registered(
+        self, server: ServerRecord, user: UserContext, *, strict: bool
+    ) -> None:
+        """Read a server for the first time, whose access tokens need no person.
+
+        They are obtained for a server that is registered: secrets and audiences name it.
+
+        Raises:
+            DiscoveryFailedError: *strict*, and it cannot be read: it is removed again.
+        """
+        reading = await self.read(server, user)
+        if strict and reading.failure is not None:
+            await self.remove(server, user, _always)
+            raise DiscoveryFailedError(reading.failure)
+        await self.store(server, reading, user)
 
     async def read(
         self,
@@ -112,16 +133,18 @@ class ReadAndStore:
             UnsafeUrlError: The URL may not be contacted.
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
+        config = _changed_config(server.config, changes)
         return await self._reader.read(
             server.server_name,
             server.id,
-            _changed_config(server.config, changes),
+            config,
             user,
             changes.user_key,
             created_at=server.created_at,
             use_stored_key=not changes.drops_user_keys,
             progress=progress,
             known_eras=known_eras,
+            oauth=oauth_server(server.model_copy(update={"config": config})),
         )
 
     async def store(
@@ -205,6 +228,10 @@ class ReadAndStore:
             self._connections.refused(*about, reading.failure)
         elif reading.failure is not None:
             self._connections.read_failed(*about, reading.failure)
+
+
+async def _always(_tx: Transaction) -> None:
+    """Confirm; for what the caller has just done themselves."""
 
 
 def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:

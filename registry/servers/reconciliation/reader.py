@@ -1,13 +1,18 @@
 """Discovery of a server: with its address and credentials, returning the result as a value."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
+from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
+from registry.oauth.policy import grant_of
+from registry.oauth.ports import AccessTokens
+from registry.oauth.values import AccessToken, Grant, OAuthServer
 from registry.servers.credentials import (
     CredentialVault,
     caller_values,
@@ -23,15 +28,34 @@ from registry.servers.errors import (
     UserKeyMissingError,
 )
 from registry.servers.ports import Discovery, Progressing
-from registry.servers.reconciliation.discovery_changes import OAUTH_MISSING, DiscoveryResult
-from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
+from registry.servers.reconciliation.discovery_changes import DiscoveryResult
+from registry.servers.values import (
+    ConnectionSpec,
+    Discovered,
+    Era,
+    ServerRecord,
+    Transport,
+    oauth_server,
+)
 from registry.tokens.plugin_auths import PluginAuthRepository
 
 URL_WITH_PLACES = "holds {{...}}, which only jarvis-api fills in; use a header"
 
 
+NOT_AUTHORISED = (
+    "it requires OAuth, and the user for whom it would be read has not authorised the registry "
+    "at it"
+)
+
+T = TypeVar("T")
+
+
 class ServerReader:
-    """Reads the upstream behind a stored or a new configuration. Writes nothing."""
+    """Reads the upstream behind a stored or a new configuration. Writes nothing.
+
+    Args:
+        tokens: Users' access tokens; without them no server with OAuth is read.
+    """
 
     def __init__(
         self,
@@ -39,11 +63,17 @@ class ServerReader:
         discovery: Discovery,
         plugin_auths: PluginAuthRepository,
         clock: Clock,
+        tokens: AccessTokens | None = None,
     ) -> None:
         self._vault = vault
         self._discovery = discovery
         self._plugin_auths = plugin_auths
         self._clock = clock
+        self._tokens = tokens
+
+    def with_tokens(self, tokens: AccessTokens) -> "ServerReader":
+        """Return a reader that uses users' access tokens."""
+        return ServerReader(self._vault, self._discovery, self._plugin_auths, self._clock, tokens)
 
     async def discover(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
@@ -57,7 +87,7 @@ class ServerReader:
         """
         return await self._discovery.discover(self.connection(server_id, config, user_values))
 
-    async def read(
+    async def read(  # noqa: PLR0913 - a server is stored, changed or new
         self,
         server_name: str,
         server_id: str,
@@ -69,52 +99,125 @@ class ServerReader:
         use_stored_key: bool = True,
         progress: Progressing | None = None,
         known_eras: frozenset[Era] = frozenset(),
+        oauth: OAuthServer | None = None,
     ) -> DiscoveryResult:
         """Run a discovery of a server on behalf of *user*; a failure is part of the result.
 
         Besides *user_key* the values that *user* stored for the server are used, unless
         *use_stored_key* is false because they were stored for another address. Known eras are not
-        probed again.
+        probed again. A server with OAuth is read with the access token of *user* for *oauth*;
+        without one its metadata alone is read.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
         began_at = self._clock.now()
-        values = caller_values(user) if names_caller(config) else {}
-        if use_stored_key and needs_user_key(config):
-            values |= await self._plugin_auths.values(user.user_id, server_name, created_at)
+        values = await self._values(
+            server_name, config, user, created_at, use_stored_key=use_stored_key
+        )
         if user_key is not None:
             values[USER_VARIABLE] = user_key
-        reading = await self._read(server_id, config, values, progress, known_eras)
+        bare = replace(_address(config), headers={})
+        if grant_of(config) is not None and (oauth is None or self._tokens is None):
+            reading = await self._unauthorized(bare)
+        else:
+
+            async def discover(connection: ConnectionSpec) -> Discovered:
+                connection = replace(connection, known_eras=known_eras)
+                return await self._discovery.discover(connection, progress)
+
+            reading = await self._read(server_id, config, values, user, oauth, discover)
         return replace(reading, began_at=began_at)
+
+    async def asked(
+        self,
+        server: ServerRecord,
+        user: UserContext,
+        ask: Callable[[ConnectionSpec], Awaitable[T]],
+    ) -> T:
+        """Return what *ask* returns for a server, with the credentials of *user*.
+
+        An access token that the server does not take is renewed, once.
+
+        Raises:
+            AuthorizationRequiredError: *user* has not authorised the registry at the server.
+            AuthorizationUnavailableError: Their access token cannot be renewed now.
+            UserKeyMissingError: Users bring values of their own, and *user* has not stored all.
+            CredentialUnreadableError: A stored secret cannot be decrypted.
+            ValidationFailedError: It is of a kind that cannot be connected to.
+            DatabaseUnavailable: The credentials cannot be read.
+        """
+        config = server.config
+        values = await self._values(server.server_name, config, user, server.created_at)
+        connection = self.connection(server.id, config, values)
+        oauth = None if grant_of(config) is None else oauth_server(server)
+        return await self._asked(connection, user, oauth, ask)
+
+    async def _values(
+        self,
+        server_name: str,
+        config: JsonObject,
+        user: UserContext,
+        created_at: datetime | None,
+        *,
+        use_stored_key: bool = True,
+    ) -> dict[str, str]:
+        values = dict(caller_values(user)) if names_caller(config) else {}
+        if use_stored_key and needs_user_key(config):
+            values |= await self._plugin_auths.values(user.user_id, server_name, created_at)
+        return values
 
     async def _read(
         self,
         server_id: str,
         config: JsonObject,
         values: Mapping[str, str],
-        progress: Progressing | None,
-        known_eras: frozenset[Era],
+        user: UserContext,
+        oauth: OAuthServer | None,
+        discover: Callable[[ConnectionSpec], Awaitable[Discovered]],
     ) -> DiscoveryResult:
         bare = replace(_address(config), headers={})
-        if config.get("requiresOAuth") is True:
-            # Tools of such a server can be read after a user has authorised the registry.
-            return await self._oauth_metadata(bare)
+        grant = grant_of(config)
         try:
             connection = self.connection(server_id, config, values)
-            connection = replace(connection, known_eras=known_eras)
-            return DiscoveryResult(found=await self._discovery.discover(connection, progress))
+            return DiscoveryResult(found=await self._asked(connection, user, oauth, discover))
         except CredentialUnusableError as exc:
             return DiscoveryResult(failure=exc.message)
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
+        except AuthorizationRequiredError:
+            return await self._unauthorized(bare)
+        except AuthorizationUnavailableError as exc:
+            is_failure = grant is Grant.CLIENT_CREDENTIALS
+            problem, unread = (exc.message, None) if is_failure else (None, exc.message)
+            return DiscoveryResult(failure=problem, unread=unread)
         except DiscoveryFailedError as exc:
-            is_own = bool(values) and isinstance(exc, CredentialsRefusedError)
-            wants_oauth = isinstance(exc, OAuthRequiredError)
+            is_own = bool(values) or grant not in {None, Grant.CLIENT_CREDENTIALS}
             return DiscoveryResult(
-                failure=exc.message, is_callers_own=is_own, wants_oauth=wants_oauth
+                failure=exc.message,
+                is_callers_own=is_own and isinstance(exc, CredentialsRefusedError),
+                wants_oauth=grant is None and isinstance(exc, OAuthRequiredError),
             )
+
+    async def _asked(
+        self,
+        connection: ConnectionSpec,
+        user: UserContext,
+        oauth: OAuthServer | None,
+        ask: Callable[[ConnectionSpec], Awaitable[T]],
+    ) -> T:
+        tokens = self._tokens
+        if oauth is None or tokens is None:
+            return await ask(connection)
+        token = await tokens.get(user, oauth)
+        try:
+            return await ask(_with_token(connection, token))
+        except CredentialsRefusedError as exc:
+            if exc.is_forbidden:
+                raise
+            token = await tokens.renewed(user, oauth, token)
+        return await ask(_with_token(connection, token))
 
     async def _nothing(
         self, connection: ConnectionSpec, why: UserKeyMissingError
@@ -125,12 +228,13 @@ class ServerReader:
             return DiscoveryResult(failure=exc.message)
         return DiscoveryResult(unread=why.reason)
 
-    async def _oauth_metadata(self, connection: ConnectionSpec) -> DiscoveryResult:
+    async def _unauthorized(self, connection: ConnectionSpec) -> DiscoveryResult:
+        # What is published now: that of before may be the reason why a token does not count.
         try:
             metadata = await self._discovery.oauth_metadata(connection)
         except DiscoveryFailedError as exc:
             return DiscoveryResult(failure=exc.message)
-        return DiscoveryResult(oauth_metadata=metadata, unread=OAUTH_MISSING, needs_oauth=True)
+        return DiscoveryResult(oauth_metadata=metadata, unread=NOT_AUTHORISED, needs_oauth=True)
 
     def connection(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
@@ -144,6 +248,15 @@ class ServerReader:
         """
         headers = self._vault.request_headers(server_id, config, user_values)
         return replace(_address(config), headers=headers)
+
+
+def _with_token(connection: ConnectionSpec, token: AccessToken) -> ConnectionSpec:
+    headers = {
+        name: value
+        for name, value in connection.headers.items()
+        if name.lower() != "authorization"
+    }
+    return replace(connection, headers={**headers, "Authorization": f"Bearer {token.value}"})
 
 
 def _address(config: JsonObject) -> ConnectionSpec:

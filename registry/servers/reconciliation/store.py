@@ -320,6 +320,7 @@ class ServerStore:
                 failures_before=failures if isinstance(failures, int) else 0,
                 failures_until_error=self._failures_until_error,
                 status=server.effective_status,
+                was_read="last_synced_at" in server.registry,
             )
             # A status that the caller asked for takes precedence over the discovery's.
             set_fields = {**outcome.set_fields, **set_fields}
