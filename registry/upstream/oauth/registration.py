@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from registry.core.json import JsonObject
 from registry.upstream.oauth.errors import AuthorizationServerUnavailableError, OAuthError
 from registry.upstream.oauth.http import OAuthHttp, origin_of
-from registry.upstream.oauth.token_endpoint import error_of, is_sendable
+from registry.upstream.oauth.token_endpoint import error_of, is_credential, seconds_of
 from registry.upstream.oauth.values import (
     AuthorizationServer,
     ClientAuthentication,
@@ -25,6 +25,12 @@ PREFERRED = (
     ClientAuthentication.NONE,
 )
 CREATED = frozenset({200, 201})
+REGISTERED_MEMBERS = (
+    *("client_id", "client_secret", "client_id_issued_at", "client_secret_expires_at"),
+    *("client_name", "redirect_uris", "grant_types", "response_types", "scope"),
+    *("token_endpoint_auth_method", "registration_access_token", "registration_client_uri"),
+)
+"""What is kept of a registration (RFC 7591, 3.2.1; RFC 7592, 3)."""
 
 
 class ClientRegistrar:
@@ -67,7 +73,8 @@ class ClientRegistrar:
             return OAuthClientIdentity(
                 metadata_url,
                 ClientKind.METADATA_DOCUMENT,
-                self._keyless(server),
+                # As the document says.
+                ClientAuthentication.NONE,
                 document={"client_id": metadata_url, "redirect_uris": [redirect_uri]},
             )
         if server.registration_endpoint is None:
@@ -119,7 +126,7 @@ class ClientRegistrar:
             "client_name": CLIENT_NAME,
             "software_id": SOFTWARE_ID,
             "redirect_uris": [redirect_uri],
-            "grant_types": [*GRANT_TYPES],
+            "grant_types": [*_grant_types(server)],
             "response_types": ["code"],
             "token_endpoint_auth_method": wanted.value,
             "application_type": application_type(redirect_uri),
@@ -179,31 +186,30 @@ def _with_secret(offered: tuple[str, ...] | None) -> ClientAuthentication:
     return ClientAuthentication.CLIENT_SECRET_BASIC
 
 
+def _grant_types(server: AuthorizationServer) -> list[str]:
+    """Return the grants to register for: some servers refuse clients that want others."""
+    offered = server.document.get("grant_types_supported")
+    if not isinstance(offered, list):
+        return [*GRANT_TYPES]
+    code = GRANT_TYPES[0]
+    return [grant for grant in GRANT_TYPES if grant == code or grant in offered]
+
+
 def _registered(document: JsonObject, wanted: ClientAuthentication) -> OAuthClientIdentity:
-    client_id, secret = document.get("client_id"), document.get("client_secret")
-    if not is_sendable(client_id):
-        raise OAuthError("The registration answered no client_id.")
-    if not is_sendable(secret):
-        secret = None
-    given = document.get("token_endpoint_auth_method")
-    try:
-        authentication = (
-            ClientAuthentication(given) if isinstance(given, str) and given else wanted
-        )
-    except ValueError:
-        raise OAuthError(
-            "The registration wants a way of authentication that is not supported."
-        ) from None
-    if secret is None and authentication is not ClientAuthentication.PRIVATE_KEY_JWT:
-        authentication = ClientAuthentication.NONE
-    told = document.get("client_secret_expires_at")
-    # 0 stands for never (RFC 7591, 3.2.1).
-    expires_at = told if isinstance(told, int) and told > 0 else None
+    client_id, secret = document.get("client_id"), document.get("client_secret") or None
+    if not is_credential(client_id):
+        raise OAuthError("The registration answered no client_id that can be used.")
+    if secret is not None and not is_credential(secret):
+        raise OAuthError("The registration answered a client_secret that cannot be used.")
+    given = document.get("token_endpoint_auth_method") or wanted.value
+    if given not in PREFERRED:
+        raise OAuthError("The registration wants a way of authentication that is not supported.")
     return OAuthClientIdentity(
         str(client_id),
         ClientKind.REGISTERED,
-        authentication,
+        ClientAuthentication.NONE if secret is None else ClientAuthentication(given),
         None if secret is None else str(secret),
-        expires_at=expires_at,
-        document=document,
+        # 0 stands for never (RFC 7591, 3.2.1).
+        expires_at=seconds_of(document.get("client_secret_expires_at")),
+        document={name: document[name] for name in REGISTERED_MEMBERS if name in document},
     )

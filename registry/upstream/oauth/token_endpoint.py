@@ -3,12 +3,13 @@
 import base64
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote
 
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, members
+from registry.core.logs import MASK
 from registry.upstream.oauth.errors import (
     AuthorizationServerUnavailableError,
     InvalidClientError,
@@ -31,6 +32,11 @@ Sign: TypeAlias = Callable[[Mapping[str, object]], str]
 OK, UNAUTHORIZED = 200, 401
 MAX_TOKEN_CHARACTERS = 16 * 1024
 SENDABLE = re.compile(r"[\x21-\x7e]+")
+CREDENTIAL = re.compile(r"[\x20-\x7e]+")
+LEAST_OF_A_SECRET = 6
+WORD = re.compile(rf"[A-Za-z0-9_.~+/%-]{{{LEAST_OF_A_SECRET},}}")
+"""Where a text may repeat a secret, or a part of one."""
+MAX_SECONDS = 2**53
 MAX_LIFETIME_SECONDS = 10 * 365 * 24 * 3600
 ASSERTION_SECONDS = 120
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -131,7 +137,9 @@ class TokenEndpoint:
             hint: `access_token` or `refresh_token`.
 
         Raises:
+            UnsafeAddressError: Its URL may not be contacted.
             AuthorizationServerUnavailableError: It failed for now.
+            OAuthError: It cannot be asked.
         """
         endpoint = server.revocation_endpoint
         if endpoint is None:
@@ -217,11 +225,20 @@ PUBLIC_FIELDS = frozenset(
 
 
 def is_sendable(value: object) -> bool:
-    """Whether *value* is a text that can be a token, a client id or a secret in a request."""
+    """Whether *value* is a text that can be a token or a code in a request."""
+    return _is_text_of(SENDABLE, value)
+
+
+def is_credential(value: object) -> bool:
+    """Whether *value* is a text that can be a client id or a secret (RFC 6749, A.1 and A.2)."""
+    return _is_text_of(CREDENTIAL, value)
+
+
+def _is_text_of(grammar: re.Pattern[str], value: object) -> bool:
     return (
         isinstance(value, str)
         and len(value) <= MAX_TOKEN_CHARACTERS
-        and SENDABLE.fullmatch(value) is not None
+        and grammar.fullmatch(value) is not None
     )
 
 
@@ -243,8 +260,8 @@ def tokens_of(answer: OAuthAnswer) -> Tokens | None:
     return Tokens(
         str(access),
         str(refresh) if is_sendable(refresh) else None,
-        _seconds(found.get("expires_in")),
-        _seconds(found.get("refresh_token_expires_in") or found.get("refresh_expires_in")),
+        _lifetime(found.get("expires_in")),
+        _lifetime(found.get("refresh_token_expires_in") or found.get("refresh_expires_in")),
         _scopes(found.get("scope")),
     )
 
@@ -257,8 +274,10 @@ def error_of(answer: OAuthAnswer, hidden: Iterable[str]) -> OAuthError:
         hidden: What was sent and must not be repeated.
     """
     found = answer.document() or answer.form()
+    hidden = [secret for secret in hidden if secret]
     given = found.get("error")
-    code = given if isinstance(given, str) and CODE.fullmatch(given) else None
+    is_code = isinstance(given, str) and CODE.fullmatch(given) and given not in hidden
+    code = str(given) if is_code else None
     message = f"The authorization server answered {code or f'HTTP {answer.status}'}."
     described = _description(found, hidden)
     if described:
@@ -267,31 +286,45 @@ def error_of(answer: OAuthAnswer, hidden: Iterable[str]) -> OAuthError:
         return AuthorizationServerUnavailableError(message, code)
     if code in GRANT_ERRORS:
         return InvalidGrantError(message, code)
-    if code in CLIENT_ERRORS or (code is None and answer.status == UNAUTHORIZED):
+    is_unauthorized = answer.status == UNAUTHORIZED and code in {None, "unauthorized_client"}
+    if code in CLIENT_ERRORS or is_unauthorized:
         return InvalidClientError(message, code)
     if answer.status in range(200, 300) and code is None:
         return OAuthError("The authorization server answered no usable access token.")
     return OAuthError(message, code)
 
 
-def _description(document: JsonObject, hidden: Iterable[str]) -> str:
+def _description(document: JsonObject, hidden: Sequence[str]) -> str:
     text = document.get("error_description")
     if not isinstance(text, str):
         return ""
-    for secret in filter(None, hidden):
-        text = text.replace(secret, "***")
+
+    def shown(word: re.Match[str]) -> str:
+        part = unquote(word[0]).strip(".")
+        is_secret = len(part) >= LEAST_OF_A_SECRET and any(part in secret for secret in hidden)
+        return MASK if is_secret else word[0]
+
+    text = text[: 10 * DESCRIPTION_CHARACTERS]
+    for secret in hidden:
+        text = text.replace(secret, MASK)
+    text = WORD.sub(shown, text)
     return "".join(one if one.isprintable() else " " for one in text)[:DESCRIPTION_CHARACTERS]
 
 
-def _seconds(value: object) -> int | None:
-    """Return a lifetime; None if it is none."""
+def _lifetime(value: object) -> int | None:
+    seconds = seconds_of(value)
+    return None if seconds is None else min(seconds, MAX_LIFETIME_SECONDS)
+
+
+def seconds_of(value: object) -> int | None:
+    """Return a number of seconds; None if it is none, or not above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         seconds = int(float(value))
     except (ValueError, OverflowError):
         return None
-    return min(seconds, MAX_LIFETIME_SECONDS) if seconds > 0 else None
+    return min(seconds, MAX_SECONDS) if seconds > 0 else None
 
 
 def _scopes(value: object) -> tuple[str, ...] | None:
@@ -300,4 +333,4 @@ def _scopes(value: object) -> tuple[str, ...] | None:
     if not isinstance(value, str):
         return None
     # GitHub separates them by commas.
-    return tuple(dict.fromkeys(value.replace(",", " ").split()))
+    return tuple(dict.fromkeys(value.replace(",", " ").split())) or None
