@@ -178,7 +178,7 @@ class MalformedJson(Refusal):
     code = PARSE_ERROR
 
     def __init__(self) -> None:
-        super().__init__("The body is not valid JSON.")
+        super().__init__("The body is not valid JSON, or is nested too deeply.")
 
 
 class InvalidRequest(Refusal):

@@ -221,7 +221,7 @@ class UrlGuard:
         last = host.rstrip(".").rpartition(".")[2].lower()
         looks_numeric = last.isdigit() or last.startswith("0x")
         if looks_numeric and _literal(host) is None:
-            raise UnsafeAddressError("names its host by an unusual form of number")
+            raise UnsafeAddressError("names its host by a non-canonical IP address")
 
 
 def is_public(address: IPAddress) -> bool:

@@ -191,7 +191,7 @@ TO_CLIENT = (
         400,
         -32700,
         "invalid",
-        "The body is not valid JSON.",
+        "The body is not valid JSON, or is nested too deeply.",
     ),
     _request(Fault.CORRUPTION, 0, IN_REQUEST_HEAD, 400, None, None, "plain text"),
     _request(Fault.GARBAGE, 0, "instead of a request", 400, None, None, "plain text"),

@@ -65,6 +65,12 @@ def check_modern(envelope: Envelope, headers: Headers) -> None:
         HeaderMismatch: A notification's `Mcp-Method` names another method.
     """
     if envelope.is_request:
+        version, meta = headers.get(VERSION_HEADER), envelope.params.get("_meta")
+        if version is not None and not (type(meta) is dict and PROTOCOL_VERSION_META_KEY in meta):
+            # A version that nobody knows, rather than one whose `_meta` is missing.
+            unknown = unsupported_protocol_version_rejection(version, MODERN_PROTOCOL_VERSIONS)
+            if unknown is not None:
+                raise _refused(unknown)
         verdict = classify_inbound_request(
             envelope.body, headers=headers, supported_modern_versions=MODERN_PROTOCOL_VERSIONS
         )

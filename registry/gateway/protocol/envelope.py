@@ -146,7 +146,7 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
         _refuse_lookalikes(params, PARAMS_MEMBERS)
     has_id = "id" in body
     if has_id and usable_id(body) is None:
-        raise InvalidRequest("The member id must be a string or an integer.")
+        raise InvalidRequest("The member id must be a string, or an integer of at most 64 bits.")
     is_answer = "result" in body or "error" in body
     if is_answer and has_id and "method" not in body:
         return Envelope("", params, False, body, raw, is_canonical)
