@@ -18,6 +18,7 @@ from registry.core.metrics import Metrics
 from registry.core.seal import Seal
 from registry.core.settings import Settings
 from registry.gateway.aggregate.bridge import ClientBridge
+from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.aggregate.session_streams import SessionMessages
 from registry.gateway.client.connector import Connector
@@ -266,6 +267,9 @@ class GatewayBuilder:
             self.notification_streams,
             self.peers,
             self.ended_sessions,
+            completions=AuthorizationCompletions(
+                self.tokens, self.notification_streams, self.background_tasks
+            ),
             arguments=self.arguments,
             recorder=self.recorder,
             latency_watcher=self.latency_watcher,
@@ -286,6 +290,7 @@ class GatewayBuilder:
             AuthorizationPrompts(
                 self.tokens,
                 Seal(self.authorization_keys, "gateway-authorization/1"),
+                self.latency_watcher,
                 self.clock,
             ),
         )

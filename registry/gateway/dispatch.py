@@ -52,6 +52,10 @@ SLOW_SECONDS = 10.0
 
 ALLOWED_POST = "POST"
 
+ANSWERED_FOR_ALL = frozenset({"server/discover", "subscriptions/listen", *PAGE_KINDS})
+"""Requests of the stateless era that the gateway answers for callers whom a server does not know
+yet."""
+
 
 class Dispatcher:
     """Admits requests and has them answered.
@@ -95,10 +99,11 @@ class Dispatcher:
         try:
             await steps
         except AuthorizationRequired as required:
-            exchange.outcome = required.outcome
-            exchange.error_code = required.rpc_code
-            status, body = self._prompts.answer(exchange, required)
-            await exchange.answer(status, body)
+            if exchange.client.has_started:
+                await _refuse(exchange, required)
+            else:
+                exchange.outcome = required.outcome
+                await exchange.answer(*self._prompts.answer(exchange, required))
         except Refusal as refusal:
             await _refuse(exchange, refusal)
         except ClientGone:
@@ -187,7 +192,9 @@ class Dispatcher:
             return
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
         is_hosted = era not in route.eras or route.transport is Transport.SSE
-        if is_hosted or (route.oauth is not None and await self._hosts(exchange, user, route)):
+        if is_hosted or (
+            route.oauth is not None and await self._hosts(exchange, user, route, envelope.method)
+        ):
             await self._aggregate.post(exchange, envelope, user, SingleOffering(route))
             return
         await self._passthrough.post(exchange, envelope, user, route)
@@ -284,7 +291,10 @@ class Dispatcher:
         if (
             route is not None
             and not _is_hosted(route)
-            and not (route.oauth is not None and await self._hosts(exchange, user, route))
+            and not (
+                route.oauth is not None
+                and await self._hosts(exchange, user, route, exchange.method)
+            )
         ):
             await self._passthrough.get_or_delete(exchange, user, route)
             return
@@ -314,16 +324,20 @@ class Dispatcher:
             else:
                 await self._passthrough.end_session(user, route, sealed)
 
-    async def _hosts(self, exchange: GatewayRequest, user: UserContext, route: Route) -> bool:
-        """Whether the gateway is the server in a session with a server that wants OAuth.
+    async def _hosts(
+        self, exchange: GatewayRequest, user: UserContext, route: Route, method: str
+    ) -> bool:
+        """Whether the gateway is the server of a caller at the path of a server that wants OAuth.
 
-        It is in sessions that began before their user had authorised the registry.
+        It is in sessions that began before their user had authorised the registry; and without a
+        session, it answers what it can while they have not.
         """
-        if exchange.is_modern:
+        if not exchange.is_modern:
+            sealed = exchange.headers.get("mcp-session-id")
+            if sealed is not None:
+                return self._sessions.is_own(user, route.server_id, sealed)
+        elif method not in ANSWERED_FOR_ALL:
             return False
-        sealed = exchange.headers.get("mcp-session-id")
-        if sealed is not None:
-            return self._sessions.is_own(user, route.server_id, sealed)
         return not await self._admission.is_authorized(route, user)
 
 

@@ -541,6 +541,15 @@ class CredentialsRejected(UpstreamFailed):
         self.challenge = challenge
 
 
+class AccessEnded(UpstreamFailed):
+    """The owner of a session or stream has no access token for the server any more."""
+
+    outcome = CallOutcome.REFUSED
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(f"The access to {server_name} was revoked, or has ended.")
+
+
 class AuthorizationRequired(UpstreamFailed):
     """The caller must first authorise the registry at the server. Nothing was sent to it.
 

@@ -309,9 +309,11 @@ class PassThrough:
                     user_id=user.user_id if route.is_user_level else None,
                 )
             except CredentialsRejected as rejected:
-                if exchange.client.has_started or is_renewed:
+                if exchange.client.has_started:
                     raise
-                sent = await self._admission.other_credentials(route, user, sent, rejected)
+                sent = await self._admission.other_credentials(
+                    route, user, sent, rejected, is_renewed=is_renewed
+                )
                 is_renewed = True
             else:
                 return

@@ -27,6 +27,7 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, dump_text, members
 from registry.core.latency_watcher import LatencyWatcher
+from registry.gateway.aggregate.completions import ELICITATION_COMPLETE
 from registry.gateway.aggregate.parked import Parked, ParkedConversations
 from registry.gateway.client.asks import Ask, Conversation
 from registry.gateway.client.connector import Connector
@@ -96,7 +97,6 @@ STATES = "states"
 """Scope ids of the seals; no server has such an id."""
 
 PARKED_KEY = "input"
-ELICITATION_COMPLETE = "notifications/elicitation/complete"
 OUTSIDE_CALLS = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """Messages outside of calls; clients get them on their notification streams."""
 

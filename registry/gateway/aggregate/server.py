@@ -27,6 +27,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.aggregate.bridge import ClientBridge, ClientRequest, Elsewhere
+from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
@@ -52,6 +53,7 @@ from registry.gateway.edge.session_states import (
 )
 from registry.gateway.errors import (
     INVALID_PARAMS,
+    AuthorizationRequired,
     CredentialsRejected,
     InvalidParams,
     InvalidRequest,
@@ -75,7 +77,12 @@ from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
 from registry.gateway.values import Credentials, Route, may_tell_of_resources
 from registry.gateway.view.catalogue import CatalogueEntry
-from registry.gateway.view.offering import PAGE_KINDS, Offering, with_public_links
+from registry.gateway.view.offering import (
+    PAGE_KINDS,
+    Offering,
+    nothing_of,
+    with_public_links,
+)
 from registry.servers.values import Era
 from registry.upstream.messages import notification_text
 
@@ -100,6 +107,7 @@ class AggregateServer:
         notification_streams: Serves the notification streams.
         peers: The other workers.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
+        completions: Tells sessions that their user has authorised the registry at a server.
         arguments: Checks arguments where the server offers another definition.
         recorder: Notified when a request goes upstream.
         latency_watcher: Sets the latency thresholds of waits.
@@ -117,6 +125,7 @@ class AggregateServer:
         peers: Peers,
         ended_sessions: EndedSessions,
         *,
+        completions: AuthorizationCompletions,
         arguments: ArgumentChecker,
         recorder: Recorder,
         latency_watcher: LatencyWatcher,
@@ -131,6 +140,7 @@ class AggregateServer:
         self._admission = admission
         self._passthrough = passthrough
         self._ended_sessions = ended_sessions
+        self._completions = completions
         self._arguments = arguments
         self._recorder = recorder
         peers.listen(self.receive)
@@ -162,6 +172,10 @@ class AggregateServer:
         except Elsewhere as elsewhere:
             if not await self._forwarded(exchange, elsewhere.worker, envelope.raw):
                 raise StateUnknown from None
+        except AuthorizationRequired as required:
+            if caller.session is not None and exchange.opens_urls:
+                self._completions.follow(caller.session.nonce, user.user_id, required)
+            raise
 
     async def get(self, exchange: GatewayRequest, user: UserContext, offering: Offering) -> None:
         """Open the notification stream of a session."""
@@ -386,8 +400,12 @@ class AggregateServer:
         except CursorError:
             raise InvalidParams("The cursor is invalid: it was not issued here.") from None
         if page is None:
-            await self._unknown(request)
-            return
+            only = request.offering.only
+            if only is None or await self._admission.is_authorized(only, request.caller.user):
+                await self._unknown(request)
+                return
+            # What nobody has authorised the registry to read yet is an empty list, no error.
+            page = nothing_of(PAGE_KINDS[envelope.method])
         answer = page_result(page, exchange.request_id, is_modern=exchange.is_modern)
         if exchange.list_mark is not None:
             answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
@@ -495,23 +513,32 @@ class AggregateServer:
             tool=owned.tool,
             may_repeat=exchange.may_repeat or envelope.method in REPEATABLE,
             user_id=caller.user.user_id if route.is_user_level else None,
-            owner=self._owner(exchange, caller),
+            owner=self._owner(exchange, caller, route),
         )
-        try:
-            await self._bridge.ask(request, ask)
-        except CredentialsRejected as rejected:
-            if exchange.client.has_started:
-                raise
-            sent = await self._admission.other_credentials(route, caller.user, sent, rejected)
-            ask.credentials = _on_the_way(exchange, sent, route)
-            await self._bridge.ask(request, ask)
+        is_renewed = False
+        while True:
+            try:
+                await self._bridge.ask(request, ask)
+            except CredentialsRejected as rejected:
+                if exchange.client.has_started:
+                    raise
+                sent = await self._admission.other_credentials(
+                    route, caller.user, sent, rejected, is_renewed=is_renewed
+                )
+                is_renewed = True
+                ask.credentials = _on_the_way(exchange, sent, route)
+            else:
+                return
 
-    def _owner(self, exchange: GatewayRequest, caller: ClientContext) -> SessionOwner:
+    def _owner(
+        self, exchange: GatewayRequest, caller: ClientContext, route: Route
+    ) -> SessionOwner:
         session = caller.session
         return SessionOwner(
             caller.user.principal,
             None if session is None else session.nonce,
             exchange.headers.get(CONVERSATION_HEADER),
+            None if route.oauth is None else caller.user,
         )
 
     async def _accept(

@@ -261,6 +261,7 @@ class Connector:
         """
         route = session.route
         request_id = self.new_id()
+        await self.sessions.refresh(session)
         headers = session_headers(session)
         headers["Content-Type"] = JSON
         headers["Accept"] = ACCEPT_BOTH
@@ -287,6 +288,7 @@ class Connector:
         Raises:
             Refusal: The server did not take it.
         """
+        await self.sessions.refresh(session)
         await self.post(session.route, session.route.target, session_headers(session), raw)
 
     async def fetch_stream(
@@ -300,6 +302,7 @@ class Connector:
             Refusal: There is none, or the server has forgotten the session.
         """
         route = session.route
+        await self.sessions.refresh(session)
         headers = session_headers(session)
         headers["Accept"] = EVENT_STREAM
         if last_event_id is not None:
@@ -361,7 +364,13 @@ class Connector:
             session.level = level
 
     async def _end_session(self, session: UpstreamSession) -> None:
-        if session.id is not None:
+        if session.id is None:
+            return
+        # Without access the server ends it by itself.
+        with suppress(Refusal):
+            session.credentials = await self.sessions.newest(
+                session.route, session.key.owner, session.credentials
+            )
             await self.terminate(session.route, session_headers(session))
 
 

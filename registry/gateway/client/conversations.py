@@ -44,7 +44,13 @@ from registry.gateway.client.asks import Ask, Conversation
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import UpstreamSession, session_key
 from registry.gateway.edge.eras import NO_SUCH_PROTOCOL, is_of_another_era
-from registry.gateway.errors import NoJsonRpcAnswer, Refusal, UpstreamAnswered, UpstreamFailed
+from registry.gateway.errors import (
+    CredentialsRejected,
+    NoJsonRpcAnswer,
+    Refusal,
+    UpstreamAnswered,
+    UpstreamFailed,
+)
 from registry.gateway.protocol.era_translation import LOG_LEVELS
 from registry.gateway.protocol.headers import CONTENT_LENGTH, CONTENT_TYPE
 from registry.gateway.protocol.messages import Message, MessageKind, read_events, read_message
@@ -223,9 +229,13 @@ class _Talk:
 
     async def reply(self, message: bytes) -> None:
         """Answer something that the server asked."""
-        await self._connector.reply(
-            self._route, self._ask.credentials, self.reply_address(), message
-        )
+        ask, connector = self._ask, self._connector
+        try:
+            credentials = await connector.sessions.newest(ask.route, ask.owner, ask.credentials)
+            await connector.reply(self._route, credentials, self.reply_address(), message)
+        except CredentialsRejected as exc:
+            # The call itself is under way: unlike one that was rejected, it is never repeated.
+            raise UpstreamFailed(exc.message) from None
 
     def reply_address(self) -> list[str | None]:
         """Return what `Connector.reply` needs."""
@@ -524,13 +534,17 @@ class SessionConversation(_Talk):
         assert session is not None and answer is not None  # noqa: S101, PT018 - set by `start`
         answer.close()
         await self._connector.clock.sleep(self._retry_seconds)
+        await self._connector.sessions.refresh(session)
         headers = session_headers(session)
         headers["Accept"] = EVENT_STREAM
         headers["Last-Event-ID"] = self._last_event_id or ""
         self._answer = await self._connector.wire.request(
             "GET", self._route.target, headers, b"", timeout=self._timeout
         )
-        check_status(self._answer, self._route)
+        try:
+            check_status(self._answer, self._route)
+        except CredentialsRejected as exc:
+            raise UpstreamFailed(exc.message) from None
         if self._answer.status != OK:
             raise UpstreamAnswered(self._route.server_name, 502, self._answer.status)
         self._events = read_events(self._answer.body, self._answer.max_bytes)

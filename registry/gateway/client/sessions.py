@@ -14,7 +14,8 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
@@ -22,13 +23,17 @@ import orjson
 import structlog
 from multidict import CIMultiDict
 
+from packages.database.errors import DatabaseUnavailable
+from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
+from registry.core.errors import RegistryError
 from registry.core.json import members
-from registry.gateway.errors import NotServing
+from registry.gateway.errors import AccessEnded, NotServing, Refusal
 from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.protocol.messages import Message, read_message
 from registry.gateway.values import Route
+from registry.oauth.errors import AuthorizationRequiredError
 
 log = structlog.get_logger()
 
@@ -53,16 +58,22 @@ class SessionOwner:
         principal: The person.
         session: Nonce of their client session; None where the client has none.
         conversation: As the client names it; None where it does not.
+        user: Whose access tokens are used; None where the server takes none.
     """
 
     principal: str
     session: str | None = None
     conversation: str | None = None
+    user: UserContext | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class SessionKey:
-    """What requests must have in common to go over the same session."""
+    """What requests must have in common to go over the same session.
+
+    Attributes:
+        credentials: The stored headers, without an access token: a renewed one is the same access.
+    """
 
     owner: SessionOwner
     server_id: str
@@ -245,6 +256,7 @@ Reader: TypeAlias = Callable[[UpstreamSession], Awaitable[None]]
 """Begins to read the stream on which the server speaks by itself; returns once it is open."""
 
 TAKEN = b"taken"
+AUTHORIZATION = "Authorization"
 
 
 def session_key(
@@ -255,7 +267,16 @@ def session_key(
 ) -> SessionKey:
     """Return what requests must have in common to go over the same session."""
     spoken = orjson.dumps(capabilities, option=orjson.OPT_SORT_KEYS).decode()
-    return SessionKey(owner, route.server_id, route.url, tuple(credentials.items()), spoken)
+    return SessionKey(
+        owner, route.server_id, route.url, lasting_headers(route, credentials), spoken
+    )
+
+
+def lasting_headers(route: Route, credentials: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the headers that stay the same when an access token is renewed."""
+    if route.oauth is None:
+        return tuple(credentials.items())
+    return tuple(one for one in credentials.items() if one[0] != AUTHORIZATION)
 
 
 class UpstreamSessions:
@@ -330,6 +351,7 @@ class UpstreamSessions:
         if session is not None:
             session.in_use += 1
             session.was_used = True
+            session.credentials = credentials
             return session
         opening = self._opening.get(key)
         if opening is None:
@@ -351,6 +373,46 @@ class UpstreamSessions:
         """Note that a call is done with *session*."""
         session.in_use -= 1
         session.last_used = self._clock.monotonic()
+
+    async def newest(
+        self, route: Route, owner: SessionOwner, credentials: CIMultiDict[str]
+    ) -> CIMultiDict[str]:
+        """Return *credentials* with the access token that their owner has now.
+
+        Raises:
+            AccessEnded: They have none any more.
+            NotServing: There is none now.
+        """
+        if route.oauth is None or owner.user is None:
+            return credentials
+        try:
+            current = (await self._routes.user_headers(owner.user, route)).headers
+        except AuthorizationRequiredError:
+            raise AccessEnded(route.server_name) from None
+        except (RegistryError, DatabaseUnavailable):
+            raise NotServing(
+                f"The access token for {route.server_name} cannot be read or renewed now."
+            ) from None
+        if current[AUTHORIZATION] == credentials.get(AUTHORIZATION):
+            return credentials
+        credentials = credentials.copy()
+        credentials[AUTHORIZATION] = current[AUTHORIZATION]
+        return credentials
+
+    async def refresh(self, session: UpstreamSession) -> None:
+        """Have a session use the access token that its owner has now; drop it without one.
+
+        Raises:
+            AccessEnded: They have none any more.
+            NotServing: There is none now.
+        """
+        try:
+            session.credentials = await self.newest(
+                session.route, session.key.owner, session.credentials
+            )
+        except AccessEnded:
+            await self.forget(session)
+            raise
 
     async def forget(self, session: UpstreamSession) -> None:
         """Drop a session that the server does not know any more, in all workers."""
@@ -557,9 +619,15 @@ class UpstreamSessions:
                 session.last_used < oldest or not self._is_current(session.route)
             ):
                 self._end(session)
+            elif session.holder == own and session.key.owner.user is not None:
+                self._background_tasks.soon(self._end_without_access(session))
         for holder, sessions in used.items():
             self._background_tasks.soon(self._say_used(holder, sessions))
         self._sweep_later()
+
+    async def _end_without_access(self, session: UpstreamSession) -> None:
+        with suppress(Refusal):
+            await self.refresh(session)
 
     async def _say_used(self, holder: str, sessions: list[UpstreamSession]) -> None:
         """Keep what is borrowed from ending; hold it from now on if its holder is gone."""

@@ -1,5 +1,7 @@
 """Admission: who calls, what the token allows, which servers exist, and how to reach them."""
 
+from yarl import URL
+
 from packages.models.states import AuditOutcome
 from registry.access.policies.decisions import deciding
 from registry.access.policies.explaining import blocking
@@ -23,8 +25,10 @@ from registry.gateway.errors import (
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.values import Credentials, Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
-from registry.oauth.errors import AuthorizationRequiredError
+from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
+from registry.oauth.policy import grant_of
 from registry.oauth.ports import AuthorizationLinks
+from registry.oauth.values import Grant
 from registry.servers.values import Transport
 from registry.tools.naming import SEPARATOR
 from registry.upstream.oauth.challenges import challenge_of
@@ -173,39 +177,61 @@ class Admission:
             raise AuthorizationRequired(route.server_name, route.server_id, exc.link) from None
 
     async def other_credentials(
-        self, route: Route, user: UserContext, sent: Credentials, rejected: CredentialsRejected
+        self,
+        route: Route,
+        user: UserContext,
+        sent: Credentials,
+        rejected: CredentialsRejected,
+        *,
+        is_renewed: bool = False,
     ) -> Credentials:
         """Return other headers than *sent*, which a server rejected before it did anything.
+
+        One that rejects a renewed token, too, would reject the next: only the caller can help.
 
         Raises:
             CredentialsRejected: There are no others.
             AuthorizationRequired: Only the caller can help.
             RegistryError: They cannot be obtained now.
         """
-        challenge = challenge_of(rejected.challenge)
-        if sent.token is None or route.oauth is None:
+        if sent.token is None or route.oauth is None or not self._is_for_token(rejected):
             raise rejected
+        challenge = challenge_of(rejected.challenge)
         if challenge is not None and challenge.error == INSUFFICIENT_SCOPE:
             link = self._links.link(user, route.oauth, challenge.scopes or ())
             raise AuthorizationRequired(route.server_name, route.server_id, link)
         if rejected.answered != UNAUTHORIZED:
             raise rejected
+        if is_renewed:
+            if grant_of(route.oauth.config) is not Grant.AUTHORIZATION_CODE:
+                raise rejected
+            link = self._links.link(user, route.oauth)
+            raise AuthorizationRequired(route.server_name, route.server_id, link)
         try:
             return await self._routes.renewed_headers(user, route, sent.token)
         except AuthorizationRequiredError as exc:
             raise AuthorizationRequired(route.server_name, route.server_id, exc.link) from None
 
-    async def is_authorized(self, route: Route, user: UserContext) -> bool:
-        """Whether *user* has authorised the registry at a server, or need not.
+    def _is_for_token(self, rejected: CredentialsRejected) -> bool:
+        """Whether a server asks for an access token of its own users.
 
-        Raises:
-            RegistryError: That cannot be known now.
+        It may ask for something else instead: for a password, or for a token of this registry.
         """
+        if not rejected.challenge:
+            return True
+        challenge = challenge_of(rejected.challenge)
+        if challenge is None:
+            return False
+        metadata = challenge.resource_metadata
+        return metadata is None or not _is_of_same_origin(metadata, self._base_url)
+
+    async def is_authorized(self, route: Route, user: UserContext) -> bool:
+        """Whether *user* can call a server now, as far as access tokens are concerned."""
         if route.oauth is None:
             return True
         try:
             await self.credentials(route, user)
-        except AuthorizationRequired:
+        except (AuthorizationRequired, AuthorizationUnavailableError):
             return False
         return True
 
@@ -311,3 +337,10 @@ class Admission:
             return await self._authenticate.authenticate(authorization)
         except UnauthorizedError as exc:
             raise challenged(exc) from None
+
+
+def _is_of_same_origin(url: str, base_url: str) -> bool:
+    try:
+        return URL(url).origin() == URL(base_url).origin()
+    except ValueError:
+        return False

@@ -17,6 +17,7 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.core.latency_watcher import LatencyWatcher
 from registry.core.seal import Seal
 from registry.gateway.edge.error_responses import refusal_body, result_body
 from registry.gateway.edge.requests import GatewayRequest
@@ -26,6 +27,7 @@ from registry.gateway.errors import (
     UrlElicitationRequired,
 )
 from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.transport.call_watch import CallWatch
 from registry.oauth.ports import AccessTokens
 
 WAIT_SECONDS = 60.0
@@ -47,15 +49,22 @@ class AuthorizationPrompts:
         seal: Seals the states of requests.
     """
 
-    def __init__(self, tokens: AccessTokens, seal: Seal, clock: Clock) -> None:
+    def __init__(
+        self, tokens: AccessTokens, seal: Seal, latency_watcher: LatencyWatcher, clock: Clock
+    ) -> None:
         self._tokens = tokens
         self._seal = seal
+        self._latency_watcher = latency_watcher
         self._clock = clock
 
     def answer(
         self, exchange: GatewayRequest, required: AuthorizationRequired
     ) -> tuple[int, bytes]:
-        """Return HTTP status and body of the answer to a request that needs authorization."""
+        """Return HTTP status and body of the answer to a request that needs authorization.
+
+        The code of the error is noted in *exchange*.
+        """
+        exchange.error_code = required.rpc_code
         request_id = exchange.request_id
         if exchange.is_modern and request_id is not None:
             if exchange.method in RESUMABLE and opens_urls(_capabilities(exchange.params)):
@@ -65,7 +74,9 @@ class AuthorizationPrompts:
                 result = {"resultType": "complete", "content": content, "isError": True}
                 return 200, result_body(result, request_id)
         elif exchange.opens_urls:
-            return 200, refusal_body(exchange, UrlElicitationRequired(required))
+            refusal = UrlElicitationRequired(required)
+            exchange.error_code = refusal.rpc_code
+            return 200, refusal_body(exchange, refusal)
         is_inside = exchange.reports_errors_in_body
         return 200 if is_inside else required.http_status, refusal_body(exchange, required)
 
@@ -78,6 +89,7 @@ class AuthorizationPrompts:
 
         Raises:
             AuthorizationDeclined: The user does not want to.
+            ClientGone: The client disconnected.
         """
         state = envelope.params.get("requestState")
         if not isinstance(state, str):
@@ -92,7 +104,8 @@ class AuthorizationPrompts:
         if response.get("action") in {"decline", "cancel"}:
             raise AuthorizationDeclined
         if response:
-            await self._tokens.arrived(user.user_id, server_id, flow_id, WAIT_SECONDS)
+            with CallWatch(self._latency_watcher, exchange.client.receive, None):
+                await self._tokens.arrived(user.user_id, server_id, flow_id, WAIT_SECONDS)
         envelope = _without_state(envelope)
         exchange.params = envelope.params
         return envelope

@@ -18,6 +18,7 @@ from registry.gateway.errors import (
     UserKeyNeeded,
 )
 from registry.gateway.protocol.envelope import RequestId
+from registry.oauth.errors import AuthorizationRequiredError
 from registry.servers.errors import UserKeyMissingError
 
 ERROR_META_KEY = "mcp-gateway-registry/error"
@@ -36,6 +37,8 @@ def refusal_for(error: Exception) -> Refusal:
     match error:
         case UserKeyMissingError():
             return UserKeyNeeded(error.message)
+        case AuthorizationRequiredError():
+            return UpstreamFailed(error.message)
         case RegistryError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message)
         case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):

@@ -61,6 +61,7 @@ async def from_session(connector: Connector, feed: Feed) -> None:
     Raises:
         ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
+    await _renew(connector, feed)
     key = session_key(feed.route, feed.credentials, feed.capabilities, feed.owner)
     session = await connector.sessions.acquire(
         key, feed.route, feed.credentials, feed.capabilities
@@ -120,6 +121,7 @@ async def from_events(connector: Connector, feed: Feed) -> None:
     Raises:
         ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
+    await _renew(connector, feed)
     conversation = SseConversation(connector, _ask(feed, "ping", {}))
 
     async def subscribe(method: str, uri: str) -> None:
@@ -186,6 +188,11 @@ async def _asked(
         )
 
 
+async def _renew(connector: Connector, feed: Feed) -> None:
+    """Use the access token that the owner of the feed has now."""
+    feed.credentials = await connector.sessions.newest(feed.route, feed.owner, feed.credentials)
+
+
 async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.Event) -> None:
     wanted: JsonObject = {"resourceSubscriptions": list[JsonValue](sorted(feed.uris))}
     for member, capability in (
@@ -195,6 +202,7 @@ async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.
     ):
         if members(feed.route.capabilities.get(capability)).get("listChanged"):
             wanted[member] = True
+    await _renew(connector, feed)
     ask = _ask(feed, "subscriptions/listen", {"notifications": wanted})
     conversation = await converse(connector, ask)
     try:
@@ -222,4 +230,5 @@ def _ask(feed: Feed, method: str, params: JsonObject) -> Ask:
         passed_on={},
         capabilities={},
         is_standing=True,
+        owner=feed.owner,
     )

@@ -18,7 +18,12 @@ from registry.core.metrics import Metrics
 from registry.gateway.client.answers import FAILURES
 from registry.gateway.client.asks import GATEWAY_OWNER
 from registry.gateway.client.connector import Connector
-from registry.gateway.client.sessions import SessionKey, SessionOwner, session_key
+from registry.gateway.client.sessions import (
+    SessionKey,
+    SessionOwner,
+    lasting_headers,
+    session_key,
+)
 from registry.gateway.errors import Refusal
 from registry.gateway.notifications.feed import Feed, Listener
 from registry.gateway.notifications.feed_sources import SOURCES, SourceKind, source_kind
@@ -35,7 +40,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 """A feed that was open for this long starts with the short pause again."""
 
-FeedKey: TypeAlias = SessionKey | tuple[str, str, tuple[tuple[str, str], ...]]
+FeedKey: TypeAlias = SessionKey | tuple[str, str, tuple[tuple[str, str], ...], str]
 
 
 class Feeds:
@@ -165,5 +170,7 @@ def feed_key(
     Servers of the stateless era keep no state per client; all others have a session.
     """
     if source_kind(route) is SourceKind.SUBSCRIPTION:
-        return (route.server_id, route.url, tuple(credentials.items()))
+        # With access tokens, which change, credentials are those of one person.
+        principal = "" if route.oauth is None else owner.principal
+        return (route.server_id, route.url, lasting_headers(route, credentials), principal)
     return session_key(route, credentials, capabilities, owner)

@@ -476,7 +476,10 @@ class NotificationStreams:
             stream.may_attach_later = True
             return None
         owner = SessionOwner(
-            user.principal, stream.nonce, stream.exchange.headers.get(CONVERSATION_HEADER)
+            user.principal,
+            stream.nonce,
+            stream.exchange.headers.get(CONVERSATION_HEADER),
+            None if route.oauth is None else user,
         )
         return Wanted(route, credentials, owner, stream.capabilities)
 
@@ -653,8 +656,11 @@ def may_subscribe(offering: Offering, uri: str) -> bool:
 
 
 def _is_hosted(route: Route, era: Era) -> bool:
-    """Whether the gateway is the server of clients of *era* at the path of *route*."""
-    return era not in route.eras or route.transport is Transport.SSE
+    """Whether the gateway may be the server of clients of *era* at the path of *route*.
+
+    With OAuth it is the server of those who have not authorised it, and stays it in their session.
+    """
+    return era not in route.eras or route.transport is Transport.SSE or route.oauth is not None
 
 
 def _about(stream: Stream) -> str | None:

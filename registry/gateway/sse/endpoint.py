@@ -253,7 +253,11 @@ class SseEndpoint:
 
     async def _begin(self, exchange: GatewayRequest, stream: _Stream, route: Route | None) -> None:
         user = stream.user
-        if route is None or route.transport is not Transport.SSE:
+        if (
+            route is None
+            or route.transport is not Transport.SSE
+            or not await self._admission.is_authorized(route, user)
+        ):
             session = stream.session = SseSession(
                 self._dispatcher,
                 exchange,

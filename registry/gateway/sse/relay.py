@@ -10,7 +10,7 @@ from registry.gateway.client.connector import Connector
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.error_responses import error_body
 from registry.gateway.edge.requests import GatewayRequest
-from registry.gateway.errors import Refusal, ServerUnknown
+from registry.gateway.errors import CredentialsRejected, Refusal, ServerUnknown
 from registry.gateway.passthrough import PassThrough
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.messages import event_text
@@ -89,8 +89,13 @@ class SseRelay:
         endpoint = self._channel.endpoint
         if endpoint.origin() != route.target.origin():
             raise ServerUnknown
-        credentials = (await self._admission.credentials(route, user)).headers
-        await self._connector.post(route, endpoint, credentials.copy(), bytes(envelope.raw))
+        sent = await self._admission.credentials(route, user)
+        raw = bytes(envelope.raw)
+        try:
+            await self._connector.post(route, endpoint, sent.headers.copy(), raw)
+        except CredentialsRejected as rejected:
+            sent = await self._admission.other_credentials(route, user, sent, rejected)
+            await self._connector.post(route, endpoint, sent.headers.copy(), raw)
 
     async def idle(self) -> None:
         """Return at once: requests in progress are not known here."""

@@ -208,6 +208,11 @@ class SingleOffering:
         return uri
 
 
+def nothing_of(kind: str) -> bytes:
+    """Return the members of the result of an empty list."""
+    return _all(kind, {})
+
+
 def blocked_tool(route: Route, name: str) -> BlockedTool | None:
     """Return the tool of one server that policies refuse to the caller, if there is one."""
     rule = route.hidden.get(name)

@@ -1,13 +1,27 @@
 """Access tokens that tests hand out, and links that lead nowhere."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from registry.auth.identity import UserContext
+from registry.core.json import JsonObject
 from registry.oauth.errors import AuthorizationRequiredError
 from registry.oauth.values import AccessToken, AuthorizationLink, OAuthServer
+from tests.fakes.clock import NOON
 
 NEVER = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+def make_oauth_server(server_id: str, url: str) -> OAuthServer:
+    """Return a server at which users authorise the registry."""
+    config: JsonObject = {"requiresOAuth": True}
+    return OAuthServer(server_id, "demo", "demo", "Demo", url, config, NOON, NOON)
+
+
+def token_of(value: str) -> AccessToken:
+    """Return a token that never expires."""
+    return AccessToken(value, None, NEVER, NEVER)
 
 
 class FakeAccessTokens:
@@ -16,18 +30,20 @@ class FakeAccessTokens:
     Attributes:
         held: The usable tokens, by user and server.
         next: What a rejected token is replaced by, by user and server.
+        rejected: The tokens that servers refused, in order.
         asked: How often a token was not answered from memory.
     """
 
     def __init__(self) -> None:
         self.held: dict[tuple[str, str], AccessToken] = {}
         self.next: dict[tuple[str, str], AccessToken] = {}
+        self.rejected: list[str] = []
         self.asked = 0
         self.came = asyncio.Event()
 
     def give(self, user_id: str, server_id: str, value: str) -> AccessToken:
         """Let a user have a token from now on."""
-        token = AccessToken(value, None, NEVER, NEVER)
+        token = token_of(value)
         self.held[user_id, server_id] = token
         self.came.set()
         return token
@@ -49,6 +65,7 @@ class FakeAccessTokens:
     ) -> AccessToken:
         """Return the next token, or say that there is none."""
         key = user.user_id, server.id
+        self.rejected.append(rejected.value)
         held = self.held.pop(key, None)
         if held is not None and held is not rejected:
             self.held[key] = held
@@ -60,11 +77,12 @@ class FakeAccessTokens:
 
     async def arrived(self, user_id: str, server_id: str, flow_id: str, seconds: float) -> bool:
         """Wait for `give`."""
-        async with asyncio.timeout(seconds):
-            while (user_id, server_id) not in self.held:
-                self.came.clear()
-                await self.came.wait()
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while (user_id, server_id) not in self.held:
+                    self.came.clear()
+                    await self.came.wait()
+        return (user_id, server_id) in self.held
 
     def link(
         self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()

@@ -1,0 +1,424 @@
+"""Servers that take each caller's own access token: what callers get who have none yet."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from registry.servers.values import Era
+from tests.conftest import ALICE, BOB
+from tests.fakes.oauth.access_tokens import FakeAccessTokens, make_oauth_server, token_of
+from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.eras import modern
+from tests.gateway.fakes import Request, ScriptedUpstream, echo, make_route
+from tests.gateway.serving import serve
+from tests.kit.waiting import until
+
+SERVER = "demo".ljust(24, "0")
+LINK = "https://registry.test/start/flow-alice-demo?"
+URLS: Any = {"elicitation": {"url": {}}}
+LEGACY, MODERN = frozenset({Era.LEGACY}), frozenset({Era.MODERN})
+CALL = {"name": "echo", "arguments": {}}
+
+
+@pytest.fixture
+async def gateway(stack: Any, start_gateway: StartGateway, upstream: ScriptedUpstream) -> Gateway:
+    """Return a gateway in front of a server of both eras that wants OAuth."""
+    url = await stack.enter_async_context(serve(upstream)) + "/mcp"
+    route = make_route(url, oauth=make_oauth_server(SERVER, url), headers={})
+    started: Gateway = await start_gateway(route)
+    return started
+
+
+@pytest.fixture
+def tokens(gateway: Gateway) -> FakeAccessTokens:
+    """Return the tokens of the gateway's callers."""
+    return gateway.routes.tokens
+
+
+async def begin(gateway: Gateway, path: str = "demo", user: str = "alice", **can: Any) -> str:
+    """Begin a session of the handshake's era; return its id."""
+    params = {"protocolVersion": "2025-11-25", "capabilities": can, "clientInfo": {}}
+    answer = await gateway.post(request("initialize", params), slug=path, user=user)
+    assert answer.status_code == 200
+    return str(answer.headers.get("mcp-session-id"))
+
+
+async def answer_all(received: Request) -> None:
+    """Behave as a server that keeps sessions."""
+    message = received.message if received.body else {}
+    if message.get("method") == "initialize":
+        result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
+        await received.result(result, mcp_session_id="of-the-server")
+    elif "id" in message:
+        await echo(received)
+    else:
+        await received.answer(405 if received.method == "GET" else 202, b"")
+
+
+def refusing(status: int, challenge: str | None, until_token: str | None = None) -> Any:
+    """Return a behaviour: refuse all tokens but one."""
+    headers = {} if challenge is None else {"www_authenticate": challenge}
+
+    async def behave(received: Request) -> None:
+        if received.headers.get("authorization") != f"Bearer {until_token}":
+            await received.answer(status, b"{}", **headers)
+        else:
+            await answer_all(received)
+
+    return behave
+
+
+async def test_a_call_carries_the_callers_token_and_no_others(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    tokens.give(BOB.user_id, SERVER, "t-bob")
+
+    for user in ("alice", "bob"):
+        await gateway.post(request("tools/call", CALL), user=user)
+
+    sent = [one.headers["authorization"] for one in upstream.requests]
+    assert sent == ["Bearer t-alice", "Bearer t-bob"]
+
+
+async def test_nothing_is_sent_for_a_caller_without_a_token(
+    gateway: Gateway, upstream: ScriptedUpstream, tokens: FakeAccessTokens
+) -> None:
+    tokens.give(BOB.user_id, SERVER, "t-bob")
+
+    answer = await gateway.post(request("tools/call", CALL))
+
+    result = answer.json()["result"]
+    assert result["isError"] is True
+    assert LINK in result["content"][0]["text"]
+    assert upstream.requests == []
+    assert gateway.count("tools/call", "refused") == 1
+
+
+@pytest.mark.parametrize("path", ["demo", ""])
+async def test_a_session_that_opens_urls_gets_a_url_elicitation(
+    gateway: Gateway, path: str
+) -> None:
+    session = await begin(gateway, path, **URLS)
+    name = "echo" if path else "demo__echo"
+
+    message = request("tools/call", {**CALL, "name": name})
+    answer = await gateway.post(message, slug=path, mcp_session_id=session)
+
+    error = answer.json()["error"]
+    assert error["code"] == -32042
+    [page] = error["data"]["elicitations"]
+    assert page["mode"] == "url"
+    assert page["url"].startswith(LINK)
+    assert page["elicitationId"] == "flow-alice-demo"
+
+
+@pytest.mark.parametrize("path", ["demo", ""])
+async def test_a_session_that_does_not_open_urls_gets_the_link_as_text(
+    gateway: Gateway, path: str
+) -> None:
+    session = await begin(gateway, path, elicitation={})
+    name = "echo" if path else "demo__echo"
+
+    message = request("tools/call", {**CALL, "name": name})
+    answer = await gateway.post(message, slug=path, mcp_session_id=session)
+
+    result = answer.json()["result"]
+    assert result["isError"] is True
+    assert LINK in result["content"][0]["text"]
+
+
+@pytest.mark.parametrize("path", ["demo", ""])
+async def test_a_request_of_the_stateless_era_is_repeated_once_its_user_has_finished(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream, path: str
+) -> None:
+    params = {**CALL, "name": "echo" if path else "demo__echo"}
+    message, headers = modern("tools/call", params, **URLS)
+    asked = (await gateway.post(message, slug=path, **headers)).json()["result"]
+    [(key, wanted)] = asked["inputRequests"].items()
+    again = {
+        **params,
+        "inputResponses": {key: {"action": "accept"}},
+        "requestState": asked["requestState"],
+    }
+    message, headers = modern("tools/call", again, **URLS)
+
+    waiting = asyncio.ensure_future(gateway.post(message, slug=path, **headers))
+    await until(lambda: gateway.in_flight == 1)
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    answer = await waiting
+
+    assert asked["resultType"] == "input_required"
+    assert wanted["method"] == "elicitation/create"
+    assert wanted["params"]["mode"] == "url"
+    assert wanted["params"]["url"].startswith(LINK)
+    assert "elicitationId" not in wanted["params"]
+    assert answer.json()["result"]
+    [sent] = upstream.requests
+    assert sent.headers["authorization"] == "Bearer t-alice"
+    assert "requestState" not in sent.message["params"]
+    assert "inputResponses" not in sent.message["params"]
+    assert sent.message["params"]["name"] == "echo"
+
+
+async def test_a_state_is_of_no_use_to_another_caller(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    message, headers = modern("tools/call", CALL, **URLS)
+    asked = (await gateway.post(message, **headers)).json()["result"]
+    tokens.give(BOB.user_id, SERVER, "t-bob")
+    again = {**CALL, "requestState": asked["requestState"], "inputResponses": {}}
+    message, headers = modern("tools/call", again, **URLS)
+
+    await gateway.post(message, user="bob", **headers)
+
+    # It is a state of the server, as far as the gateway knows.
+    [sent] = upstream.requests
+    assert sent.message["params"]["requestState"] == asked["requestState"]
+
+
+async def test_a_user_who_declines_is_not_asked_again(gateway: Gateway) -> None:
+    message, headers = modern("tools/call", CALL, **URLS)
+    asked = (await gateway.post(message, **headers)).json()["result"]
+    [key] = asked["inputRequests"]
+    again = {
+        **CALL,
+        "inputResponses": {key: {"action": "decline"}},
+        "requestState": asked["requestState"],
+    }
+    message, headers = modern("tools/call", again, **URLS)
+
+    answer = await gateway.post(message, **headers)
+
+    assert "declined" in answer.text
+
+
+async def test_a_client_of_the_stateless_era_that_opens_no_urls_gets_a_failed_result(
+    gateway: Gateway,
+) -> None:
+    message, headers = modern("tools/call", CALL)
+
+    result = (await gateway.post(message, **headers)).json()["result"]
+
+    assert result["isError"] is True
+    assert result["resultType"] == "complete"
+    assert LINK in result["content"][0]["text"]
+
+
+@pytest.mark.parametrize("method", ["prompts/list", "resources/list", "resources/templates/list"])
+async def test_lists_that_nobody_has_read_are_empty_for_all(
+    gateway: Gateway, upstream: ScriptedUpstream, method: str
+) -> None:
+    session = await begin(gateway, **URLS)
+    message, headers = modern(method)
+
+    old = await gateway.post(request(method), mcp_session_id=session)
+    new = await gateway.post(message, **headers)
+
+    kinds = {"resources/templates/list": "resourceTemplates"}
+    kind = kinds.get(method, method.split("/", maxsplit=1)[0])
+    assert [one.json()["result"][kind] for one in (old, new)] == [[], []]
+    assert upstream.requests == []
+
+
+async def test_tools_are_listed_for_callers_without_a_token(gateway: Gateway) -> None:
+    session = await begin(gateway)
+    message, headers = modern("tools/list")
+
+    old = await gateway.post(request("tools/list"), mcp_session_id=session)
+    new = await gateway.post(message, **headers)
+
+    for answer in (old, new):
+        assert [tool["name"] for tool in answer.json()["result"]["tools"]] == ["add", "echo"]
+
+
+async def test_discovery_is_answered_for_callers_without_a_token(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    message, headers = modern("server/discover")
+
+    result = (await gateway.post(message, **headers)).json()["result"]
+
+    assert result["serverInfo" if "serverInfo" in result else "_meta"]
+    assert upstream.requests == []
+
+
+async def test_a_session_that_began_without_a_token_goes_on_with_one(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    upstream.behaviour = answer_all
+    session = await begin(gateway, **URLS)
+    message = request("tools/call", CALL)
+    before = await gateway.post(message, mcp_session_id=session)
+
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    after = await gateway.post(message, mcp_session_id=session)
+
+    assert before.json()["error"]["code"] == -32042
+    assert after.json()["result"]
+    assert {one.headers.get("authorization") for one in upstream.requests} == {"Bearer t-alice"}
+
+
+async def test_a_session_that_began_with_a_token_is_passed_through(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+
+    async def behave(received: Request) -> None:
+        await received.result({"protocolVersion": "2025-11-25"}, mcp_session_id="theirs")
+
+    upstream.behaviour = behave
+    session = await begin(gateway)
+    upstream.behaviour = echo
+    await gateway.post(request("tools/call", CALL), mcp_session_id=session)
+
+    assert upstream.requests[-1].headers["mcp-session-id"] == "theirs"
+
+
+@pytest.mark.parametrize("is_modern", [True, False])
+@pytest.mark.parametrize("eras", [LEGACY, MODERN])
+async def test_a_call_whose_token_is_refused_is_sent_again_with_a_new_one(
+    gateway: Gateway,
+    tokens: FakeAccessTokens,
+    upstream: ScriptedUpstream,
+    eras: frozenset[Era],
+    *,
+    is_modern: bool,
+) -> None:
+    route = gateway.routes.routes["demo"]
+    gateway.routes.replace(make_route(route.url, oauth=route.oauth, headers={}, eras=eras))
+    tokens.give(ALICE.user_id, SERVER, "t-old")
+    tokens.next[ALICE.user_id, SERVER] = token_of("t-new")
+    upstream.behaviour = refusing(401, 'Bearer error="invalid_token"', "t-new")
+    message, headers = (
+        modern("tools/call", CALL) if is_modern else (request("tools/call", CALL), {})
+    )
+
+    answer = await gateway.post(message, **headers)
+
+    assert tokens.rejected == ["t-old"]
+    assert "t-old" not in answer.text
+    calls = [one for one in upstream.requests if b"tools/call" in one.body]
+    accepted = [one for one in calls if one.headers["authorization"] == "Bearer t-new"]
+    assert len(accepted) == 1
+
+
+async def test_a_token_that_is_refused_again_asks_for_the_user(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-old")
+    tokens.next[ALICE.user_id, SERVER] = token_of("t-new")
+    upstream.behaviour = refusing(401, None)
+
+    answer = await gateway.post(request("tools/call", CALL))
+
+    assert LINK in answer.json()["result"]["content"][0]["text"]
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Basic realm="x"',
+        'Bearer resource_metadata="http://gateway.example/.well-known/oauth-protected-resource"',
+    ],
+)
+async def test_a_server_that_asks_for_other_credentials_gets_nothing(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream, challenge: str
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    upstream.behaviour = refusing(401, challenge)
+
+    answer = await gateway.post(request("tools/call", CALL))
+
+    assert "rejected the credentials" in answer.text
+    assert tokens.rejected == []
+    assert [one.headers["authorization"] for one in upstream.requests] == ["Bearer t-alice"]
+
+
+async def test_missing_scopes_are_asked_for_by_name(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    upstream.behaviour = refusing(403, 'Bearer error="insufficient_scope", scope="read write"')
+
+    answer = await gateway.post(request("tools/call", CALL))
+
+    text = answer.json()["result"]["content"][0]["text"]
+    assert f"{LINK}read+write" in text
+    assert len(upstream.requests) == 1
+
+
+async def test_a_403_for_another_reason_is_no_reason_to_ask_for_the_user(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    upstream.behaviour = refusing(403, None)
+
+    answer = await gateway.post(request("tools/call", CALL))
+
+    assert "HTTP 403" in answer.text
+    assert LINK not in answer.text
+
+
+async def test_refused_tokens_of_one_user_are_no_failure_of_the_server(
+    stack: Any, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    url = await stack.enter_async_context(serve(upstream)) + "/mcp"
+    route = make_route(url, oauth=make_oauth_server(SERVER, url), headers={})
+    gateway: Gateway = await start_gateway(route, gateway_breaker_failures=2)
+    tokens = gateway.routes.tokens
+    upstream.behaviour = refusing(401, None, "t-bob")
+    tokens.give(BOB.user_id, SERVER, "t-bob")
+    for _ in range(6):
+        tokens.give(ALICE.user_id, SERVER, "t-alice")
+        await gateway.post(request("tools/call", CALL))
+
+    answer = await gateway.post(request("tools/call", CALL), user="bob")
+
+    assert answer.json()["result"]["message"]["method"] == "tools/call"
+
+
+async def test_one_server_without_authorization_leaves_the_others(
+    stack: Any, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    url = await stack.enter_async_context(serve(upstream)) + "/mcp"
+    gateway: Gateway = await start_gateway(
+        make_route(url, oauth=make_oauth_server(SERVER, url), headers={}, eras=MODERN),
+        make_route(url, slug="open", eras=MODERN),
+    )
+    listing, listing_headers = modern("tools/list")
+    calling, calling_headers = modern("tools/call", {**CALL, "name": "open__echo"})
+
+    listed = await gateway.post(listing, slug="", **listing_headers)
+    called = await gateway.post(calling, slug="", **calling_headers)
+
+    names = [tool["name"] for tool in listed.json()["result"]["tools"]]
+    assert names == ["demo__add", "demo__echo", "open__add", "open__echo"]
+    assert called.json()["result"]
+
+
+async def test_a_session_learns_that_its_user_has_finished(
+    gateway: Gateway, tokens: FakeAccessTokens
+) -> None:
+    session = await begin(gateway, **URLS)
+    headers = head(mcp_session_id=session, accept="text/event-stream")
+    async with gateway.http.stream("GET", "/mcp/demo", headers=headers) as stream:
+        assert stream.status_code == 200, await stream.aread()
+        asked = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
+        [page] = asked.json()["error"]["data"]["elicitations"]
+
+        tokens.give(ALICE.user_id, SERVER, "t-alice")
+        line = await _line_with(stream.aiter_lines(), "notifications/elicitation/complete")
+
+    assert page["elicitationId"] in line
+
+
+async def _line_with(lines: AsyncIterator[str], wanted: str) -> str:
+    async with asyncio.timeout(10):
+        async for line in lines:
+            if wanted in line:
+                return line
+    raise AssertionError("The stream ended.")
