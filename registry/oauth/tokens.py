@@ -8,7 +8,6 @@ their user are in memory alone.
 
 import asyncio
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -101,6 +100,7 @@ class _Entry:
         is_outdated: Whether what is stored has changed.
         fails_until: Until when calls fail without another attempt.
         obtained_at: When the token was obtained, if this process did; else in the past.
+        was_used: Whether it was used since it was last spared or stored.
     """
 
     user: UserContext
@@ -111,6 +111,7 @@ class _Entry:
     is_outdated: bool = False
     fails_until: float = -inf
     obtained_at: float = -inf
+    was_used: bool = False
     row_ids: frozenset[str] = frozenset()
 
 
@@ -158,7 +159,8 @@ class UpstreamTokens:
         self._sign = sign
         self._issuer = issuer
         self._max_entries = max_entries
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._entries: dict[Key, _Entry] = {}
+        self._server_ids: dict[str, set[str]] = {}
         self._flights: dict[Key, _Flight] = {}
         self._arrivals: dict[Key, set[asyncio.Event]] = {}
 
@@ -167,19 +169,17 @@ class UpstreamTokens:
 
         One that is due for renewal is renewed in the background.
         """
-        key = (user_id, server_id)
-        entry = self._entries.get(key)
+        entry = self._entries.get((user_id, server_id))
         if entry is None:
-            key = (EVERYONE, server_id)
-            entry = self._entries.get(key)
+            entry = self._entries.get((EVERYONE, server_id))
             if entry is None:
                 return None
         now = self._monotonic()
         if now >= entry.usable_until:
             return None
-        self._entries.move_to_end(key)
+        entry.was_used = True
         if now >= entry.renew_from:
-            self._renew_ahead(key, entry)
+            self._renew_ahead(_key(entry.user, entry.server), entry)
         return entry.token
 
     async def get(self, user: UserContext, server: OAuthServer) -> AccessToken:
@@ -295,7 +295,7 @@ class UpstreamTokens:
             DatabaseUnavailable: Nothing was removed.
         """
         removed = await self._stored.remove(user.user_id, server)
-        self._entries.pop((user.user_id, server.id), None)
+        self._drop((user.user_id, server.id))
         self._outdate((user.user_id, server.id))
         access, refresh = removed.access, removed.refresh
         if access is None and refresh is None:
@@ -349,8 +349,11 @@ class UpstreamTokens:
             row_ids: Those that were deleted.
         """
         users, rows = frozenset(user_ids), frozenset(row_ids)
-        for key, entry in self._entries.items():
-            if key[0] in users or not entry.row_ids.isdisjoint(rows):
+        for user_id in users:
+            for server_id in self._server_ids.get(user_id, ()):
+                _outdate(self._entries[user_id, server_id])
+        for entry in self._entries.values() if rows else ():
+            if not entry.row_ids.isdisjoint(rows):
                 _outdate(entry)
         for key, flight in self._flights.items():
             if key[0] in users or rows:
@@ -370,7 +373,7 @@ class UpstreamTokens:
         """Note that servers have changed: their tokens may be for another place now."""
         gone = frozenset(server_ids)
         for key in [key for key in self._entries if key[1] in gone]:
-            del self._entries[key]
+            self._drop(key)
         for key, flight in self._flights.items():
             if key[1] in gone:
                 flight.is_outdated = True
@@ -484,11 +487,29 @@ class UpstreamTokens:
         kept = entry
         if entry.is_outdated:
             kept = _Entry(entry.user, entry.server, entry.token, is_outdated=True)
-        self._entries[key] = kept
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+        self._put(key, kept)
         return entry
+
+    def _put(self, key: Key, entry: _Entry) -> None:
+        """Keep an entry; with too many, drop one that was not used for longest."""
+        self._drop(key)
+        while len(self._entries) >= self._max_entries:
+            oldest, spared = next(iter(self._entries.items()))
+            self._drop(oldest)
+            if spared.was_used:
+                spared.was_used = False
+                self._entries[oldest] = spared
+                self._server_ids.setdefault(oldest[0], set()).add(oldest[1])
+        self._entries[key] = entry
+        self._server_ids.setdefault(key[0], set()).add(key[1])
+
+    def _drop(self, key: Key) -> None:
+        if self._entries.pop(key, None) is None:
+            return
+        server_ids = self._server_ids[key[0]]
+        server_ids.discard(key[1])
+        if not server_ids:
+            del self._server_ids[key[0]]
 
     def _renew_ahead(self, key: Key, entry: _Entry) -> None:
         """Renew a token in the background; it is used until then, and if that fails."""
