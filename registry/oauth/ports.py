@@ -80,6 +80,24 @@ class AccessTokens(Protocol):
         """
 
 
+class CachedTokens(AccessTokens, Protocol):
+    """Access tokens in memory, which are told what changes in the database."""
+
+    def changed(self, user_ids: Collection[str], row_ids: Collection[str]) -> None:
+        """Note that stored tokens have changed: they are read again when they are needed.
+
+        Args:
+            user_ids: Whose tokens were written.
+            row_ids: Tokens that were deleted.
+        """
+
+    def clear(self) -> None:
+        """Note that any stored token may have changed."""
+
+    def forget(self, server_ids: Collection[str]) -> None:
+        """Note that servers have changed: their tokens may be for another place now."""
+
+
 class TokenStore(Protocol):
     """Stores users' tokens for servers. Implemented by `registry.oauth.tokens.UpstreamTokens`."""
 

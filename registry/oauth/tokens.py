@@ -125,7 +125,7 @@ class _Flight:
 
 
 class UpstreamTokens:
-    """Users' access tokens. Implements `AccessTokens`, `TokenStore` and `AuthorizationStates`.
+    """Users' access tokens. Implements `CachedTokens`, `TokenStore` and `AuthorizationStates`.
 
     Args:
         sign: Signs assertions about callers for token exchange; None if the registry has no key.
@@ -217,7 +217,11 @@ class UpstreamTokens:
                 if entry.token is None or entry.token.value != rejected.value:
                     return self._usable(entry, user, server)
                 continue
-            if entry is not None and not entry.is_outdated and _is_same(entry.server, server):
+            if (
+                entry is not None
+                and not entry.is_outdated
+                and server.takes_tokens_of(entry.server)
+            ):
                 token = entry.token
                 if token is None or token.value != rejected.value:
                     return await self.get(user, server)
@@ -380,7 +384,7 @@ class UpstreamTokens:
 
     def _must_look(self, entry: _Entry, server: OAuthServer) -> bool:
         """Whether what is known of an authorization does not suffice to answer."""
-        if entry.is_outdated or not _is_same(entry.server, server):
+        if entry.is_outdated or not server.takes_tokens_of(entry.server):
             return True
         now = self._monotonic()
         if entry.token is not None:
@@ -410,7 +414,7 @@ class UpstreamTokens:
     ) -> _Entry:
         """Obtain a token, together with all that ask meanwhile; it goes on if they give up."""
         flight = self._flights.get(key)
-        if flight is None or not _is_same(flight.server, server):
+        if flight is None or not server.takes_tokens_of(flight.server):
             flight = self._start(key, user, server, former, was_refused=was_refused)
         return await asyncio.shield(flight.task)
 
@@ -631,7 +635,3 @@ def _is_same_token(one: AccessToken | None, other: AccessToken | None) -> bool:
         and other is not None
         and (one.value, one.token_id, one.scopes) == (other.value, other.token_id, other.scopes)
     )
-
-
-def _is_same(one: OAuthServer, other: OAuthServer) -> bool:
-    return one is other or (one.url == other.url and one.updated_at == other.updated_at)

@@ -98,6 +98,10 @@ class OAuthFlow(Projection):
         return FlowStatus.FAILED if is_open and self.expires_at <= now else self.status
 
 
+ABOUT_TOKENS = ("requiresOAuth", "oauth", "oauthMetadata")
+"""Members of `config` that say where tokens come from and what they are for."""
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthServer:
     """A registered server, as far as OAuth is concerned.
@@ -117,6 +121,13 @@ class OAuthServer:
     created_at: datetime | None
     updated_at: datetime | None
     tenant_id: str | None = None
+
+    def takes_tokens_of(self, former: "OAuthServer") -> bool:
+        """Whether tokens that were found for *former*, a version of this server, are good here."""
+        return self is former or (
+            (self.id, self.name, self.url) == (former.id, former.name, former.url)
+            and all(self.config.get(name) == former.config.get(name) for name in ABOUT_TOKENS)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
-from registry.oauth.ports import AccessTokens
+from registry.oauth.ports import CachedTokens
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.sync.eras import EraProber
@@ -69,7 +69,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     described: DescribedServers,
     *,
     ended_sessions: EndedSessions,
-    tokens: AccessTokens,
+    tokens: CachedTokens,
     clock: Clock,
     metrics: Metrics,
     freed: Callable[[int], None],

@@ -58,6 +58,7 @@ class Stored:
 
     def __init__(self) -> None:
         self.url: str | None = "http://127.0.0.1:9/mcp"
+        self.config: dict[str, Any] = {}
         self.reads = 0
         self.began = asyncio.Event()
         self.may_end = asyncio.Event()
@@ -79,7 +80,7 @@ class Stored:
         row = {
             "_id": ObjectId(SERVER),
             "serverName": "weather",
-            "config": {"type": "streamable-http", "url": url},
+            "config": {"type": "streamable-http", "url": url, **self.config},
         }
         return [] if url is None else [ServerRecord.model_validate(row)]
 
@@ -108,6 +109,7 @@ class Followed:
     def __init__(self, cipher: Cipher) -> None:
         self.stored, self.feed = Stored(), ScriptedFeed()
         self.dropped: list[str] = []
+        self.tokens = FakeAccessTokens()
         clock, stored = FakeClock(), cast("Any", self.stored)
 
         async def revocations_changed() -> None:
@@ -123,7 +125,7 @@ class Followed:
                 acl=stored,
                 plugin_auths=stored,
                 policies=stored,
-                tokens=FakeAccessTokens(),
+                tokens=self.tokens,
             ),
             CredentialVault(cipher),
             clock=clock,
@@ -238,3 +240,57 @@ async def test_a_change_of_callers_drops_what_is_known_of_them_and_reads_no_serv
     await followed.follow(ChangeEvent(collection, "a" * 24))
 
     assert (followed.dropped, followed.stored.reads) == ([dropped], reads)
+
+
+@pytest.mark.parametrize(
+    ("event", "changes"),
+    [
+        (ChangeEvent("tokens", "", "alice"), (frozenset({"alice"}), frozenset())),
+        (ChangeEvent("tokens", "row", "alice"), (frozenset({"alice"}), frozenset())),
+        (ChangeEvent("tokens", "row"), (frozenset(), frozenset({"row"}))),
+    ],
+    ids=["written", "written here", "deleted"],
+)
+async def test_a_changed_token_is_read_again_for_its_user_alone(
+    followed: Followed, event: ChangeEvent, changes: tuple[frozenset[str], frozenset[str]]
+) -> None:
+    reads, cleared = followed.stored.reads, followed.tokens.cleared
+
+    await followed.follow(event, ChangeEvent("users", "x"))
+
+    assert followed.tokens.changes == [changes]
+    assert (followed.stored.reads - reads, followed.tokens.cleared - cleared) == (0, 0)
+
+
+async def test_any_token_may_have_changed_where_the_feed_cannot_say_which(
+    followed: Followed,
+) -> None:
+    before = followed.tokens.cleared
+
+    await followed.follow(ChangeEvent("tokens", ""), ChangeEvent("users", "x"))
+
+    assert followed.tokens.cleared == before + 1
+
+
+@pytest.mark.parametrize(
+    ("config", "url", "forgotten"),
+    [
+        ({"title": "Weather"}, "http://127.0.0.1:9/mcp", []),
+        ({}, MOVED, [SERVER]),
+        ({"oauth": {"token_url": "https://as.example.com/token"}}, None, [SERVER]),
+        ({"oauthMetadata": {"resource": MOVED}}, "http://127.0.0.1:9/mcp", [SERVER]),
+        ({"requiresOAuth": False}, "http://127.0.0.1:9/mcp", [SERVER]),
+    ],
+    ids=["title", "url", "removed", "resource", "none needed"],
+)
+async def test_tokens_are_forgotten_with_the_place_that_they_are_for(
+    followed: Followed, config: dict[str, Any], url: str | None, forgotten: list[str]
+) -> None:
+    followed.stored.config = {"requiresOAuth": True}
+    await followed.follow(CHANGED)
+    followed.stored.config |= config
+    followed.stored.url = url
+
+    await followed.follow(CHANGED)
+
+    assert followed.tokens.forgotten == forgotten

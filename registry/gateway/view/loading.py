@@ -30,7 +30,7 @@ from registry.gateway.values import (
     tool_entry,
 )
 from registry.oauth.policy import grant_of
-from registry.oauth.ports import AccessTokens
+from registry.oauth.ports import CachedTokens
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.prompts_and_resources.values import FeatureRow
 from registry.servers.credentials import (
@@ -91,7 +91,7 @@ class SnapshotSources:
     acl: AclRepository
     plugin_auths: PluginAuthRepository
     policies: PolicyRepository
-    tokens: AccessTokens
+    tokens: CachedTokens
 
 
 @dataclass(frozen=True, slots=True)

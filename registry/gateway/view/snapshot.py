@@ -33,7 +33,7 @@ from registry.gateway.view.loading import (
     SnapshotSources,
     about_deleted,
 )
-from registry.gateway.view.pending import ChangeBatch, PendingChanges
+from registry.gateway.view.pending import ChangeBatch, PendingChanges, TokenChanges
 from registry.gateway.view.policy_filter import RoutePolicies
 from registry.gateway.view.user_headers import UserHeaders
 from registry.oauth.values import AccessToken
@@ -182,6 +182,7 @@ class Snapshot:
         self._user_headers = UserHeaders(
             sources.plugin_auths, sources.servers, vault, sources.tokens, clock
         )
+        self._tokens = sources.tokens
         self._position: Position | None = None
         self._change = asyncio.Event()
         self._version = 0
@@ -291,6 +292,7 @@ class Snapshot:
             self._publish()
             self._freed(_definition_bytes(before) + _definition_bytes(views))
             self._user_headers.clear()
+            self._tokens.forget(_moved(before, views))
             self._full_reloads.inc()
             self._inventory.agrees(began_at)
 
@@ -299,6 +301,7 @@ class Snapshot:
         # A user's key may have changed, and the old one must not be sent any more even if nothing
         # can be read now.
         self._user_headers.forget([server_id])
+        self._tokens.forget([server_id])
         try:
             async with self._lock:
                 await self._reload([server_id])
@@ -414,6 +417,10 @@ class Snapshot:
 
     async def _apply_callers(self, taken: ChangeBatch) -> None:
         """Apply changes of who may call, before anything that may take longer."""
+        if taken.tokens.are_unknown:
+            self._tokens.clear()
+        elif taken.tokens:
+            self._tokens.changed(taken.tokens.user_ids, taken.tokens.row_ids)
         if taken.revocations:
             await self._revocations_changed()
         if taken.ended_sessions and self._sessions_ended is not None:
@@ -473,6 +480,7 @@ class Snapshot:
         self._publish()
         self._freed(_definition_bytes(before) + _definition_bytes(views))
         self._user_headers.forget(server_ids)
+        self._tokens.forget(_moved(before, views))
         self._server_reloads.inc(len(server_ids))
 
     def _follow_connections(
@@ -523,12 +531,32 @@ def _described(views: Mapping[str, ServerView]) -> list[str]:
     return [server_id for server_id, view in views.items() if view.listed.described is not None]
 
 
+def _moved(before: Mapping[str, ServerView], after: Mapping[str, ServerView]) -> list[str]:
+    """Return the servers whose tokens may be for another place now."""
+    moved = []
+    for server_id, view in before.items():
+        former = None if view.route is None else view.route.oauth
+        if former is None:
+            continue
+        now = after.get(server_id)
+        route = None if now is None else now.route
+        current = None if route is None else route.oauth
+        if current is None or not current.takes_tokens_of(former):
+            moved.append(server_id)
+    return moved
+
+
 def _next_expiry(view: ServerView) -> datetime | None:
     return view.listed.facts.grants.next_expiry
 
 
 def _all_of_callers() -> ChangeBatch:
-    return ChangeBatch(revocations=True, ended_sessions={""}, users=True)
+    return ChangeBatch(
+        revocations=True,
+        ended_sessions={""},
+        users=True,
+        tokens=TokenChanges(are_unknown=True),
+    )
 
 
 def _is_id(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Access tokens that tests hand out, and links that lead nowhere."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -25,13 +26,16 @@ def token_of(value: str) -> AccessToken:
 
 
 class FakeAccessTokens:
-    """Implements `ports.AccessTokens` and `ports.AuthorizationLinks`.
+    """Implements `ports.CachedTokens` and `ports.AuthorizationLinks`.
 
     Attributes:
         held: The usable tokens, by user and server.
         next: What a rejected token is replaced by, by user and server.
         rejected: The tokens that servers refused, in order.
         asked: How often a token was not answered from memory.
+        changes: Users and rows that were notified of.
+        cleared: How often all tokens may have changed.
+        forgotten: Servers that have changed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,9 @@ class FakeAccessTokens:
         self.rejected: list[str] = []
         self.asked = 0
         self.came = asyncio.Event()
+        self.changes: list[tuple[frozenset[str], frozenset[str]]] = []
+        self.cleared = 0
+        self.forgotten: list[str] = []
 
     def give(self, user_id: str, server_id: str, value: str) -> AccessToken:
         """Let a user have a token from now on."""
@@ -83,6 +90,18 @@ class FakeAccessTokens:
                     self.came.clear()
                     await self.came.wait()
         return (user_id, server_id) in self.held
+
+    def changed(self, user_ids: Collection[str], row_ids: Collection[str]) -> None:
+        """Note whose tokens were written, and which were deleted."""
+        self.changes.append((frozenset(user_ids), frozenset(row_ids)))
+
+    def clear(self) -> None:
+        """Note that any token may have changed."""
+        self.cleared += 1
+
+    def forget(self, server_ids: Collection[str]) -> None:
+        """Note which servers have changed."""
+        self.forgotten += server_ids
 
     def link(
         self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()
