@@ -29,6 +29,9 @@ from registry.upstream.oauth.values import (
     ProtectedResource,
 )
 
+RESOURCE_METADATA = "/.well-known/oauth-protected-resource"
+SERVER_METADATA = "/.well-known/oauth-authorization-server"
+OPENID_METADATA = "/.well-known/openid-configuration"
 MAX_METADATA_BYTES = 64 * 1024
 MAX_ISSUERS = 10
 OK = 200
@@ -131,18 +134,11 @@ class OAuthDiscovery:
             AuthorizationServerUnavailableError: It did not answer, or failed.
             OAuthMetadataError: It is of another resource.
         """
-        from mcp.client.auth.utils import (  # noqa: PLC0415 - takes long to load
-            build_protected_resource_metadata_discovery_urls,
-        )
-
         async with self._http.bounded():
             challenge = await self._challenge(url)
             pointed = None if challenge is None else challenge.resource_metadata
-            *named, root = build_protected_resource_metadata_discovery_urls(pointed, url)
-            # Servers differ in whether the slash at the end of a path counts.
-            bare = build_protected_resource_metadata_discovery_urls(None, url.rstrip("/"))
             document = await self._document(
-                dict.fromkeys([*named, *bare, root]),
+                [*([pointed] if pointed else []), *resource_metadata_urls(url)],
                 _known_resource_members,
                 lambda found: covers(str(found["resource"]), url),
             )
@@ -170,17 +166,12 @@ class OAuthDiscovery:
         return found
 
     async def _published(self, issuer: str) -> AuthorizationServer | None:
-        from mcp.client.auth.utils import (  # noqa: PLC0415 - takes long to load
-            build_oauth_authorization_server_metadata_discovery_urls,
-            issuers_match,
-        )
-
         # Who can change the metadata on its way names the endpoint that gets codes and secrets.
         await self._http.require_tls(issuer)
         document = await self._document(
-            build_oauth_authorization_server_metadata_discovery_urls(issuer, issuer),
+            server_metadata_urls(issuer),
             _known_server_members,
-            lambda found: issuers_match(str(found["issuer"]), issuer),
+            lambda found: _is_same_issuer(str(found["issuer"]), issuer),
         )
         if document is None:
             return None
@@ -242,7 +233,27 @@ class OAuthDiscovery:
                 self._guard.check_syntax(endpoint)
             except UnsafeAddressError as exc:
                 raise OAuthMetadataError(f"Its {name} {exc.message}.") from None
+            if not endpoint.isascii():
+                raise OAuthMetadataError(f"Its {name} holds characters that no URL has.")
             await self._http.require_tls(endpoint)
+
+
+def resource_metadata_urls(url: str) -> list[str]:
+    """Return where the server at *url* may publish its metadata (RFC 9728, 3.1; MCP).
+
+    The SDK has this too; to import it takes half a second and 13 MB of a serving process.
+    """
+    path = urlsplit(url).path
+    # Servers differ in whether the slash at the end of a path counts.
+    paths = dict.fromkeys(("" if path == "/" else path, path.rstrip("/"), ""))
+    return [f"{origin_of(url)}{RESOURCE_METADATA}{one}" for one in paths]
+
+
+def server_metadata_urls(issuer: str) -> list[str]:
+    """Return where *issuer* may publish its metadata (RFC 8414, 3.1 and 5)."""
+    origin, path = origin_of(issuer), urlsplit(issuer).path.rstrip("/")
+    places = (f"{SERVER_METADATA}{path}", f"{OPENID_METADATA}{path}", f"{path}{OPENID_METADATA}")
+    return [f"{origin}{place}" for place in dict.fromkeys(places)]
 
 
 def covers(resource: str, url: str) -> bool:
@@ -369,6 +380,15 @@ def _default_server(origin: str) -> AuthorizationServer:
             "code_challenge_methods_supported": [S256],
         }
     )
+
+
+def _is_same_issuer(named: str, asked: str) -> bool:
+    """Compare issuers as texts (RFC 8414, 3.3); the slash at the end of an origin may be left out.
+
+    Many servers write it in one place only.
+    """
+    origin = origin_of(asked)
+    return named == asked or {named, asked} == {origin, f"{origin}/"}
 
 
 def _known_resource(url: str, known: JsonObject | None) -> ProtectedResource:

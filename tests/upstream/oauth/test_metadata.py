@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import bson
 import pytest
 from aiohttp import web
 
@@ -15,6 +16,11 @@ from registry.upstream.oauth.errors import (
 )
 from registry.upstream.oauth.http import OAuthHttp, oauth_http
 from registry.upstream.oauth.metadata import (
+    RESOURCE_LISTS,
+    RESOURCE_TEXTS,
+    SERVER_FLAGS,
+    SERVER_LISTS,
+    SERVER_TEXTS,
     Discovered,
     OAuthDiscovery,
     configured_authentication,
@@ -33,6 +39,7 @@ from tests.upstream.oauth.conftest import GUARD
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 AS_WELL_KNOWN = "/.well-known/oauth-authorization-server"
 OPENID = "/.well-known/openid-configuration"
+ALL_MEMBERS = (*SERVER_TEXTS, *SERVER_LISTS, *SERVER_FLAGS, *RESOURCE_TEXTS, *RESOURCE_LISTS)
 PUBLIC = UrlGuard(())
 
 
@@ -227,6 +234,33 @@ async def test_metadata_at_another_origin_is_used_if_it_is_of_the_server(
 
 
 @pytest.mark.parametrize(
+    "value",
+    [None, 0, 1.5, True, "", "\x00", "\ud800", [], [1], ["a", 1], [["a"]], {}, {"$a": 1}],
+    ids=repr,
+)
+async def test_odd_values_of_members_are_left_out_and_can_be_stored(
+    discovery: OAuthDiscovery, host: Documents, value: Any
+) -> None:
+    odd = dict.fromkeys(ALL_MEMBERS, value)
+    named = {"resource": host.url, "authorization_servers": [host.url]}
+    host.answers = {
+        WELL_KNOWN: {**odd, **named},
+        AS_WELL_KNOWN: {
+            **odd,
+            **server_of(host.url),
+            "registration_endpoint": 7,
+            "revocation_endpoint": 7,
+        },
+    }
+
+    found = await found_of(discovery, host)
+
+    assert found.server.issuer == host.url
+    assert bson.encode(found.resource.document)
+    assert bson.encode(found.server.document)
+
+
+@pytest.mark.parametrize(
     ("resource", "url", "expected"),
     [
         ("https://a.test/mcp", "https://a.test/mcp", True),
@@ -285,7 +319,7 @@ async def test_issuers_are_looked_for_at_all_their_places(
     assert (await discovery.of_issuer(issuer)).issuer == issuer
 
 
-@pytest.mark.parametrize("named", ["https://as.example.com", "{}/other", "{}x", ""])
+@pytest.mark.parametrize("named", ["https://as.example.com", "{}/other", "{}x", "", "https://["])
 async def test_metadata_of_another_issuer_is_refused(
     discovery: OAuthDiscovery, host: Documents, named: str
 ) -> None:
@@ -335,7 +369,10 @@ async def test_an_issuer_that_is_no_url_is_refused(
 )
 @pytest.mark.parametrize(
     "endpoint",
-    ["javascript:alert(1)", "/relative", "file:///etc", "https://a@b.test/", "http://8.8.8.8/x"],
+    [
+        *("javascript:alert(1)", "/relative", "file:///etc", "https://a@b.test/", "https://["),
+        *("http://8.8.8.8/x", "https://\u0430s.test/", "https://as.test/\u202e"),
+    ],
 )
 async def test_endpoints_that_no_one_should_be_sent_to_are_refused(
     discovery: OAuthDiscovery, host: Documents, name: str, endpoint: str
