@@ -17,6 +17,7 @@ from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
 from registry.auth.errors import challenge
 from registry.auth.routes import auth_router
+from registry.connections.routes import reconnection_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
@@ -118,6 +119,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
     app.state.connections = parts.connections
+    app.state.reconnection = parts.reconnection
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
     app.state.versions = parts.versions
@@ -140,6 +142,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
+    app.include_router(reconnection_router)
     app.include_router(oauth_router)
     app.include_router(oauth_pages)
     app.include_router(versions_router)

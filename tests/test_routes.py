@@ -42,8 +42,8 @@ OPEN = {
 }
 """Tell nothing of what is stored. A route is added here by a decision, not by forgetting."""
 
-ASKING = {("POST", "/api/v1/access/explain")}
-"""Take a body, and change nothing."""
+ASKING = {("POST", "/api/v1/access/explain"), ("POST", "/api/v1/mcp/{server_id}/reinitialize")}
+"""Change nothing that is stored."""
 
 WRITING = {
     Scope.WRITE_SERVERS,

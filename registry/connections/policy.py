@@ -1,11 +1,13 @@
 """Rules of connection state: staleness, merging, transitions. Pure: the time is passed in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from registry.connections.values import (
     UNCONNECTED,
+    Attempt,
     Connection,
     ConnectionState,
     ConnectionView,
@@ -142,3 +144,49 @@ def answered(before: Connection | None, version: Version, now: datetime) -> Conn
     if before is None or is_outdated(before.version, version):
         return Connection(ConnectionState.CONNECTED, version, now)
     return replace(before, state=ConnectionState.CONNECTED, version=version, at=now)
+
+
+CYCLES, CYCLE_SECONDS, CYCLE_PAUSE_SECONDS = 7, 45.0, 15.0
+"""Connections made within a time, after which there is a pause. As in jarvis-api."""
+
+FAILURES, FAILURE_SECONDS = 3, 120.0
+"""Failed connections within a time, after which there is a growing pause. As in jarvis-api."""
+
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 30.0, 300.0
+
+RECONNECTION_SECONDS = 180.0
+"""How long a failed connection is tried again without a call. As in jarvis-api."""
+
+JITTER = 0.2
+"""Part of a pause by which it varies, so that processes do not connect at once."""
+
+
+def pause_before(attempts: Sequence[Attempt], now: float) -> float:
+    """Return for how many seconds a connection must not be made on request.
+
+    Args:
+        attempts: Those before, oldest first, with monotonic times.
+        now: The current time.
+    """
+    if not attempts:
+        return 0.0
+    last = attempts[-1].at
+    pause = 0.0
+    if sum(now - each.at < CYCLE_SECONDS for each in attempts) >= CYCLES:
+        pause = last + CYCLE_PAUSE_SECONDS - now
+    failures = list(takewhile(lambda each: not each.succeeded, reversed(attempts)))
+    recent = [each for each in failures if last - each.at < FAILURE_SECONDS]
+    if len(recent) >= FAILURES:
+        pause = max(pause, last + backoff_seconds(len(failures) - FAILURES) - now)
+    return max(pause, 0.0)
+
+
+def backoff_seconds(failures: int, chance: float = 0.5) -> float:
+    """Return the pause after so many failures.
+
+    Args:
+        failures: How many came before the last one.
+        chance: Between 0 and 1: where the pause is within its jitter.
+    """
+    pause = min(MIN_PAUSE_SECONDS * 2 ** min(failures, 16), MAX_PAUSE_SECONDS)
+    return float(pause * (1 + JITTER * (2 * chance - 1)))

@@ -55,6 +55,38 @@ class ServerDirectory(Protocol):
         """
 
 
+class Connector(Protocol):
+    """Connects to servers without reading what they offer, and reports the result to the tracker.
+
+    Implemented by `registry.sync.connector.UpstreamConnector`.
+    """
+
+    async def connect(self, server_id: str, user: UserContext) -> None:
+        """Connect with the credentials of *user*.
+
+        Raises:
+            ServerNotFoundError: There is no server that *user* may use.
+            AuthorizationRequiredError: *user* must authorise the registry at the server first.
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server cannot be read.
+        """
+
+    async def check(self, server_id: str) -> None:
+        """Connect with the registry's own credentials, if the server takes any; store nothing.
+
+        Raises:
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server cannot be read.
+        """
+
+    async def recently_connected(self, limit: int) -> list[str]:
+        """Return the servers that were connected to last, the latest first.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+
+
 class OtherWorkers(Protocol):
     """The other processes that serve the same port."""
 

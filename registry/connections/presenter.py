@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from registry.connections.values import ConnectionView, VisibleServer
+from registry.connections.values import ConnectionView, Reconnected, VisibleServer
 from registry.core.json import JsonObject
 
 
@@ -32,6 +32,21 @@ def present_one(server: VisibleServer, view: ConnectionView) -> JsonObject:
     }
     if view.problem is not None:
         fields["error"] = view.problem
+    return fields
+
+
+def present_reconnected(
+    server: VisibleServer, view: ConnectionView, made: Reconnected
+) -> JsonObject:
+    """Return the answer about a connection that was made anew."""
+    fields = present_one(server, view)
+    fields["success"] = made.problem is None and made.link is None
+    if made.problem is not None:
+        fields["error"] = made.problem
+    fields["oauthRequired"] = made.link is not None
+    if made.link is not None:
+        fields["oauthUrl"] = made.link.url
+        fields["flowId"] = made.link.flow_id
     return fields
 
 

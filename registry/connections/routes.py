@@ -7,18 +7,35 @@ from starlette.responses import Response
 
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.connections.presenter import present_all, present_one
-from registry.connections.schemas import ServerConnectionAnswer, ServerConnectionsAnswer
+from registry.connections.presenter import present_all, present_one, present_reconnected
+from registry.connections.reconnection import Reconnection
+from registry.connections.schemas import (
+    ReinitializeAnswer,
+    ServerConnectionAnswer,
+    ServerConnectionsAnswer,
+)
 from registry.connections.service import ConnectionService
 from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
+Caller = Annotated[UserContext, needs(Scope.INVOKE_TOOLS)]
+"""Making a connection uses the credentials that a call uses, and changes nothing stored."""
 
-errors = error_answers({404: "There is no such server."})
+errors = error_answers(
+    {
+        404: "There is no such server.",
+        409: "The server is turned off, or the connection is being made already.",
+        429: "The connection was made several times just now.",
+    }
+)
 
 router = APIRouter(
     prefix="/api/v1/mcp/connection", tags=["connections"], route_class=StrictJsonRoute
+)
+
+reconnection_router = APIRouter(
+    prefix="/api/v1/mcp", tags=["connections"], route_class=StrictJsonRoute
 )
 
 
@@ -50,3 +67,22 @@ async def get_connection(request: Request, user: Reader, server_id: ServerId) ->
     """Return the connection state of one server."""
     server, view = await _service(request).of_one(server_id, user)
     return JsonAnswer(present_one(server, view))
+
+
+@reconnection_router.post(
+    "/{server_id}/reinitialize",
+    response_model=ReinitializeAnswer,
+    operation_id="reinitialize_connection",
+    responses=errors(404, 409, 429),
+)
+async def reinitialize(request: Request, user: Caller, server_id: ServerId) -> Response:
+    """Make the caller's connection to a server anew, and return its state.
+
+    Where the caller must authorise the registry first, the answer says where.
+    """
+    service = _service(request)
+    server, _ = await service.of_one(server_id, user)
+    reconnection = cast("Reconnection", request.app.state.reconnection)
+    made = await reconnection.reinitialize(server, user)
+    server, view = await service.of_one(server_id, user)
+    return JsonAnswer(present_reconnected(server, view, made))

@@ -44,3 +44,15 @@ class ServerConnectionAnswer(_Authorization):
     server_id: str
     server_name: str
     connection_status: ConnectionState
+
+
+class ReinitializeAnswer(ServerConnectionAnswer):
+    """The connection state of one server after the connection was made anew."""
+
+    oauth_required: bool = Field(
+        alias="oauthRequired", description="Whether the caller must authorise the registry first."
+    )
+    oauth_url: str | None = Field(
+        default=None, alias="oauthUrl", description="To be opened in the caller's browser."
+    )
+    flow_id: str | None = Field(default=None, description="Of the flow that this URL begins.")

@@ -8,7 +8,9 @@ usual case, costs a lookup and two comparisons.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
@@ -85,6 +87,7 @@ class ConnectionTracker:
         # By server and user: an event of one server must not end the fast path of another.
         self._fresh: dict[str, dict[str | None, tuple[Version, float]]] = {}
         self._fresh_entries = 0
+        self._reconnecting: set[tuple[str, str | None]] = set()
 
     def began(self, server_id: str, version: Version, user_id: str | None) -> int:
         """Note that a request to a server begins; return the attempt number for `failed`.
@@ -181,6 +184,45 @@ class ConnectionTracker:
         if user_id is not None:
             self._users.pop((server_id, user_id), None)
 
+    def checked(self, server_id: str, version: Version, problem: str | None) -> None:
+        """Note the result of a check of the gateway's own connection. Nothing is stored.
+
+        Args:
+            server_id: Which server.
+            version: Of its configuration.
+            problem: Why the connection does not work; None if it does.
+        """
+        before = self._servers.get(server_id)
+        if _is_old(before, version):
+            return
+        now = self._clock.now()
+        if problem is not None:
+            attempt = failures_of(before, version)
+            self._servers[server_id] = failed(before, version, now, attempt, problem)
+        elif failures_of(before, version):
+            # A recovery is news, which the database has to know.
+            self.completed(server_id, version, None)
+        else:
+            self._servers[server_id] = Connection(ConnectionState.CONNECTED, version, now)
+
+    def failing(self) -> list[str]:
+        """Return the servers to which the gateway's own connection has failed."""
+        return [
+            server_id
+            for server_id, each in _entries(self._servers)
+            if each.state is ConnectionState.ERROR
+        ]
+
+    @contextmanager
+    def reconnecting(self, server_id: str, user_id: str | None) -> Iterator[None]:
+        """Show a connection as being made, whatever is known of it."""
+        key = (server_id, user_id)
+        self._reconnecting.add(key)
+        try:
+            yield
+        finally:
+            self._reconnecting.discard(key)
+
     def read_succeeded(
         self, server_id: str, version: Version, user_id: str | None, *, is_recorded: bool
     ) -> None:
@@ -239,11 +281,11 @@ class ConnectionTracker:
 
     def of_server(self, server_id: str) -> Connection | None:
         """Return the gateway's own connection to a server, if it is known."""
-        return self._servers.get(server_id)
+        return self._shown(self._servers.get(server_id), (server_id, None))
 
     def of_user(self, server_id: str, user_id: str) -> Connection | None:
         """Return a user's connection to a server, if it is known."""
-        return self._users.get((server_id, user_id))
+        return self._shown(self._users.get((server_id, user_id)), (server_id, user_id))
 
     def measure(self) -> None:
         """Count connections by state, for the metrics."""
@@ -261,6 +303,11 @@ class ConnectionTracker:
         while True:
             self.measure()
             await self._clock.sleep(MEASURE_SECONDS)
+
+    def _shown(self, known: Connection | None, key: tuple[str, str | None]) -> Connection | None:
+        if known is None or key not in self._reconnecting:
+            return known
+        return replace(known, is_reconnecting=True)
 
     def _attempted(self, server_id: str, version: Version, user_id: str | None) -> None:
         before, now = self._servers.get(server_id), self._clock.now()

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from registry.oauth.values import AuthorizationState, OAuthServer
+from registry.oauth.values import AuthorizationLink, AuthorizationState, OAuthServer
 
 
 class ConnectionState(StrEnum):
@@ -40,6 +40,31 @@ class Connection:
     failures: int = 0
     problem: str | None = None
     is_reconnecting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A connection that was made on request.
+
+    Attributes:
+        at: When, in monotonic seconds.
+    """
+
+    at: float
+    succeeded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """Result of a connection that was asked for.
+
+    Attributes:
+        problem: Why it does not work; None if it does, or a link says what is missing.
+        link: Where the caller has to authorise the registry first.
+    """
+
+    problem: str | None = None
+    link: AuthorizationLink | None = None
 
 
 @dataclass(frozen=True, slots=True)

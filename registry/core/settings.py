@@ -318,6 +318,13 @@ class Settings(BaseSettings):
         description="Attempts that fail in a row, of calls and refreshes, until an active "
         "server's `status` becomes `error`.",
     )
+    connection_checks_at_start: int = Field(
+        default=200,
+        ge=0,
+        le=10_000,
+        description="How many servers a process connects to when it starts, those connected to "
+        "last first, so that their state is known before the first call; 0 for none.",
+    )
     server_versions_kept: int = Field(
         default=50,
         ge=1,

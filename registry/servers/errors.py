@@ -19,6 +19,15 @@ class ServerNotFoundError(RegistryError):
         super().__init__("Server not found")
 
 
+class ServerTurnedOffError(RegistryError):
+    """The server is turned off, and is not contacted."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__("The server is turned off.")
+
+
 class ServerExistsError(RegistryError):
     """Another server has the same name or path."""
 

@@ -130,6 +130,8 @@ def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> 
     merged = dict(headers or {})
     if error.kind is ErrorKind.UNAVAILABLE:
         merged["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif "retry_after_seconds" in error.facts:
+        merged["Retry-After"] = str(error.facts["retry_after_seconds"])
     return JsonAnswer(
         {"error": error.kind.value, "message": error.message, **error.facts},
         STATUS[error.kind],

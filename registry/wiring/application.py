@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from packages.models import check_schema_version
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
+from registry.connections.reconnection import Reconnection
 from registry.connections.service import ConnectionService
 from registry.core.background_tasks import BackgroundTasks, end
 from registry.core.clock import SystemClock
@@ -30,7 +31,7 @@ from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
 from registry.wiring.components import Components
-from registry.wiring.connections import build_connections
+from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
 from registry.wiring.identities import build_identities
@@ -144,6 +145,12 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         recorder, usage = await build_recorder(
             stack, settings, usage_repository, clock=clock, metrics=metrics
         )
+        reconnection = Reconnection(
+            build_connector(settings, storage, upstreams, tracker, clock),
+            tracker,
+            at_start=settings.connection_checks_at_start,
+            clock=clock,
+        )
         sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
         gateway = GatewayBuilder(
             settings=settings,
@@ -180,6 +187,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             (era_reprobe.follow(), None),
             (connection_writer.follow(), connection_writer.close),
             (tracker.follow(), None),
+            (reconnection.follow(), None),
             (sealer.follow(audit), audit.flush),
             (watch_loop(clock, metrics.loop_lag), None),
             (memory.follow(), None),
@@ -210,6 +218,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 clock=clock,
                 idle_seconds=settings.connection_idle_seconds,
             ),
+            reconnection=reconnection,
             permissions=build_permissions(settings, storage, known.directory, snapshot, clock),
             user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
             versions=VersionService(servers, repositories.versions, upstreams.vault),

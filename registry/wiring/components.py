@@ -12,6 +12,7 @@ from registry.audit.trail import AuditTrail
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys
+from registry.connections.reconnection import Reconnection
 from registry.connections.service import ConnectionService
 from registry.core.clock import Clock
 from registry.core.drain import Drain
@@ -52,6 +53,7 @@ class Components:
     authenticator: BearerAuthenticator
     servers: ServerService
     connections: ConnectionService
+    reconnection: Reconnection
     permissions: PermissionService
     user_keys: UserKeyService
     versions: VersionService

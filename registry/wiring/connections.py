@@ -5,8 +5,11 @@ from registry.connections.writer import ConnectionWriter
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.servers.adapters import OAuthServerReader
 from registry.servers.storage.health import ServerHealth
+from registry.sync.connector import UpstreamConnector
 from registry.wiring.storage import Storage
+from registry.wiring.upstreams import Upstreams
 
 
 def build_connections(
@@ -36,3 +39,27 @@ def build_connections(
         metrics=metrics,
     )
     return writer, tracker
+
+
+def build_connector(
+    settings: Settings,
+    storage: Storage,
+    upstreams: Upstreams,
+    tracker: ConnectionTracker,
+    clock: Clock,
+) -> UpstreamConnector:
+    """Return what connects to servers without reading what they offer."""
+    repositories = storage.repositories
+    return UpstreamConnector(
+        repositories.servers,
+        OAuthServerReader(
+            repositories.servers,
+            repositories.acl,
+            upstreams.vault,
+            clock,
+            admin_uses_private=settings.admin_uses_private,
+        ),
+        upstreams.reader,
+        upstreams.discovery,
+        tracker,
+    )

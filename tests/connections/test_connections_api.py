@@ -1,6 +1,7 @@
 """How connections stand, as people ask for it over HTTP, on a running application."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from bson import ObjectId
 from registry.auth.identity import Role, Scope, UserContext
 from registry.core.clock import SystemClock
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
-from tests.fakes.rest import Rest
+from tests.fakes.rest import Rest, rest_settings, running
+from tests.kit.waiting import until_async
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -348,3 +350,66 @@ async def test_updates_and_calls_at_the_same_time_lose_nothing_of_each_other(
     assert set(statuses) == {200}
     assert {answer.status_code for answer in answers} <= {200, 409}
     assert (await stored(rest, server["id"]))["config"]["title"].startswith("No ")
+
+
+async def reinitialized(rest: Rest, user: UserContext, server_id: str) -> tuple[int, Any]:
+    answer = await rest.ask(user, "POST", f"/mcp/{server_id}/reinitialize")
+    return answer.status_code, answer.json()
+
+
+async def test_a_connection_is_made_anew_without_a_call(rest: Rest, alice: UserContext) -> None:
+    async with plain_upstream() as upstream:
+        server = await rest.register(alice, "works", upstream.url)
+        url = upstream.url
+    away = await reinitialized(rest, alice, server["id"])
+    async with revived(url):
+        back = await reinitialized(rest, alice, server["id"])
+
+    problem = f"Could not connect to {url.removesuffix('/mcp')}."
+    members = {"serverId": server["id"], "serverName": "works", "requiresOAuth": False}
+    members["oauthRequired"] = False
+    assert away == (
+        200,
+        {"success": False, "connectionStatus": "error", "error": problem, **members},
+    )
+    assert back == (200, {"success": True, "connectionStatus": "connected", **members})
+
+
+async def test_it_is_refused_for_servers_of_others_turned_off_and_too_often(
+    rest: Rest, alice: UserContext, bob: UserContext
+) -> None:
+    server = await rest.register(alice, "fails", DEAD)
+    of_others = await reinitialized(rest, bob, server["id"])
+    for _ in range(3):
+        await reinitialized(rest, alice, server["id"])
+    limited = await rest.ask(alice, "POST", f"/mcp/{server['id']}/reinitialize")
+    await rest.call(alice, "POST", f"/{server['id']}/toggle", json={"enabled": False})
+    other = await rest.register(alice, "other", DEAD)
+    await rest.call(alice, "POST", f"/{other['id']}/toggle", json={"enabled": False})
+
+    off = await reinitialized(rest, alice, other["id"])
+
+    assert (of_others[0], off[0], limited.status_code) == (404, 409, 429)
+    assert limited.headers["retry-after"] == "30"
+
+
+@pytest.mark.requirement("R-280")
+async def test_after_a_restart_a_server_that_answers_is_shown_as_connected(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, alice: UserContext
+) -> None:
+    settings = rest_settings(mongo_uri, key_files, tmp_path)
+    async with plain_upstream() as upstream:
+        async with running(settings) as rest:
+            server = await rest.register(alice, "works", upstream.url)
+        before = None
+        async with running(settings) as rest:
+            before = await stored(rest, server["id"])
+
+            async def is_connected() -> bool:
+                return await state(rest, alice, server["id"]) == "connected"
+
+            await until_async(is_connected)
+            after = await stored(rest, server["id"])
+            await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+
+    assert after == before

@@ -14,7 +14,7 @@ import structlog
 from beanie import PydanticObjectId
 from bson import ObjectId
 from bson.errors import InvalidBSON
-from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 from pymongo.results import UpdateResult
 
@@ -129,6 +129,16 @@ class ServerRepository:
         """Return the ids of all servers; an id that is not an ObjectId belongs to none."""
         cursor = self._collection.find({}, {"_id": 1}).sort("_id", ASCENDING)
         found = [id_of(row["_id"]) for row in await cursor.to_list()]
+        return [server_id for server_id in found if server_id is not None]
+
+    async def recently_connected_unchecked(self, limit: int) -> list[str]:
+        """Return ids of servers that are not turned off, the one connected to last first."""
+        query: Doc = {
+            "lastConnected": {"$type": "date"},
+            "status": {"$ne": ServerStatus.INACTIVE.value},
+        }
+        cursor = self._collection.find(query, {"_id": 1}).sort("lastConnected", DESCENDING)
+        found = [id_of(row["_id"]) for row in await cursor.limit(limit).to_list()]
         return [server_id for server_id in found if server_id is not None]
 
     async def warn_of_odd_ids(self) -> None:

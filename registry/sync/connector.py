@@ -1,0 +1,109 @@
+"""Connects to servers without reading what they offer, and reports how that went."""
+
+from collections.abc import Awaitable
+
+from registry.auth.identity import SYNCHRONISER, UserContext
+from registry.connections.tracker import ConnectionTracker
+from registry.oauth.ports import OAuthServers
+from registry.servers.credentials import is_user_level
+from registry.servers.errors import (
+    CredentialsRefusedError,
+    DiscoveryFailedError,
+    ServerNotFoundError,
+    ServerTurnedOffError,
+)
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.storage.repository import ServerRepository
+from registry.servers.values import ServerRecord, ServerStatus
+from registry.sync.discovery import DiscoveryService, Eras
+
+
+class UpstreamConnector:
+    """Performs handshakes with servers. Implements `connections.ports.Connector`.
+
+    Args:
+        usable: Decides which servers a caller may use.
+        reader: Knows the credentials.
+    """
+
+    def __init__(
+        self,
+        servers: ServerRepository,
+        usable: OAuthServers,
+        reader: ServerReader,
+        discovery: DiscoveryService,
+        connections: ConnectionTracker,
+    ) -> None:
+        self._servers = servers
+        self._usable = usable
+        self._reader = reader
+        self._discovery = discovery
+        self._connections = connections
+
+    async def connect(self, server_id: str, user: UserContext) -> None:
+        """Connect with the credentials of *user*.
+
+        Raises:
+            ServerNotFoundError: There is no server that *user* may use.
+            AuthorizationRequiredError: *user* must authorise the registry at the server first.
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server cannot be read.
+        """
+        await self._usable.usable(server_id, user)
+        server = await self._servers.get_unchecked(server_id)
+        if server is None:
+            raise ServerNotFoundError
+        if server.effective_status is ServerStatus.INACTIVE:
+            raise ServerTurnedOffError
+        await self.connect_as(server, user)
+
+    async def connect_as(self, server: ServerRecord, user: UserContext) -> None:
+        """Do the same without an access check."""
+        user_id = user.user_id if is_user_level(server.config) else None
+        asked = self._reader.asked(server, user, self._discovery.eras)
+        await self._reported(server, user_id, asked)
+
+    async def check(self, server_id: str) -> None:
+        """Connect with the registry's own credentials, if the server takes any; store nothing.
+
+        Raises:
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server cannot be read.
+        """
+        server = await self._servers.get_unchecked(server_id)
+        if server is None or server.effective_status is ServerStatus.INACTIVE:
+            return
+        if is_user_level(server.config):
+            return
+        try:
+            await self._reader.asked(server, SYNCHRONISER, self._discovery.eras)
+        except DiscoveryFailedError as exc:
+            self._connections.checked(server_id, server.updated_at, exc.message)
+            raise
+        self._connections.checked(server_id, server.updated_at, None)
+
+    async def recently_connected(self, limit: int) -> list[str]:
+        """Return the servers that were connected to last, the latest first.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        return await self._servers.recently_connected_unchecked(limit)
+
+    async def _reported(
+        self, server: ServerRecord, user_id: str | None, asked: Awaitable[Eras]
+    ) -> None:
+        about = (server.id, server.updated_at, user_id)
+        attempt = self._connections.began(*about)
+        try:
+            await asked
+        except DiscoveryFailedError as exc:
+            if user_id is not None and isinstance(exc, CredentialsRefusedError):
+                self._connections.refused(*about, exc.message)
+            else:
+                self._connections.failed(*about, attempt, exc.message)
+            raise
+        except BaseException:
+            self._connections.abandoned(server.id, user_id)
+            raise
+        self._connections.completed(*about)
