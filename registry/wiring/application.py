@@ -23,6 +23,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.servers.adapters import VisibleServerDirectory
 from registry.servers.reconciliation.described import DescribedServers
+from registry.servers.reconciliation.first_reading import FirstReadings
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
@@ -36,7 +37,7 @@ from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
-from registry.wiring.oauth import Unheard, build_oauth
+from registry.wiring.oauth import build_oauth
 from registry.wiring.services import (
     build_permissions,
     build_policies,
@@ -115,6 +116,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
             metrics=metrics,
         )
+        upstreams = upstreams.with_tokens(authorizations.tokens)
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -247,7 +249,12 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             users=build_users(settings, storage, clock),
             sync=sync.service,
             authorizations=authorizations.service(
-                settings, storage, known.directory, Unheard(), clock=clock, metrics=metrics
+                settings,
+                storage,
+                known.directory,
+                FirstReadings(repositories.servers, read_and_store, tracker, background_tasks),
+                clock=clock,
+                metrics=metrics,
             ),
         )
 

@@ -3,7 +3,6 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from registry.auth.identity import UserContext
 from registry.auth.jwt import TokenIssuer
 from registry.auth.repository import DirectoryRepository
 from registry.core.background_tasks import BackgroundTasks
@@ -20,7 +19,6 @@ from registry.oauth.repository import OAuthClientRepository, OAuthFlowRepository
 from registry.oauth.service import AuthorizationService
 from registry.oauth.stored_tokens import OAuthTokenRepository
 from registry.oauth.tokens import UpstreamTokens
-from registry.oauth.values import OAuthServer
 from registry.servers.adapters import OAuthServerReader
 from registry.servers.credentials import CredentialVault
 from registry.upstream.guard import UrlGuard
@@ -159,10 +157,3 @@ async def build_oauth(
         Seal([*cipher.derive_keys("oauth-state").values()], "oauth-state/1"),
         metadata,
     )
-
-
-class Unheard:
-    """Notes nothing."""
-
-    def authorized(self, user: UserContext, server: OAuthServer) -> None:
-        """Note nothing."""
