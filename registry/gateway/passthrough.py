@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from registry.auth.identity import UserContext
+from registry.core.json import members
 from registry.gateway.client.connector import Connector
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.authorization import opens_urls
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.eras import (
     NO_SUCH_PROTOCOL,
@@ -59,6 +61,9 @@ log = structlog.get_logger()
 
 ENDED = frozenset({200, 202, 204, 404})
 """HTTP statuses of the answer to DELETE that mean that the session is over."""
+
+URLS_MARK = "\x02"
+"""Prefix of the sealed text in ids of servers' sessions whose clients can open URLs."""
 
 HANDSHAKES = frozenset({"initialize", "server/discover"})
 """Requests that begin a conversation; their answers are checked before they count."""
@@ -125,6 +130,8 @@ class PassThrough:
             return
         exchange.client.awaits_answer = envelope.is_request
         exchange.client.is_handshake = envelope.method in HANDSHAKES
+        if envelope.method == "initialize":
+            exchange.opens_urls = opens_urls(members(envelope.params.get("capabilities")))
         try:
             await self._forward(exchange, route, user, session_id, envelope.raw)
             if exchange.client.status in NO_SUCH_PROTOCOL:
@@ -204,9 +211,8 @@ class PassThrough:
             SessionUnknown: It is not a session of this user with this server.
         """
         headers = (await self._admission.credentials(route, user)).headers.copy()
-        headers["Mcp-Session-Id"] = self._seal.open(
-            sealed, principal=user.principal, server_id=route.server_id
-        )
+        opened = self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+        headers["Mcp-Session-Id"] = opened.removeprefix(URLS_MARK)
         await self._connector.terminate(route, headers)
 
     async def _stand_in(
@@ -231,7 +237,9 @@ class PassThrough:
         sealed = exchange.headers.get("mcp-session-id")
         if sealed is None or exchange.is_modern:
             return None
-        return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+        opened = self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+        exchange.opens_urls = opened.startswith(URLS_MARK)
+        return opened.removeprefix(URLS_MARK)
 
     async def _check_call(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route
@@ -332,8 +340,10 @@ class PassThrough:
             # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
+            # Should the user's access end, the client is asked in the form that it knows.
+            mark = URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
             return self._seal.seal(
-                upstream_id, principal=user.principal, server_id=route.server_id
+                mark + upstream_id, principal=user.principal, server_id=route.server_id
             )
 
         return seal

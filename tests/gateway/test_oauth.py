@@ -422,3 +422,22 @@ async def _line_with(lines: AsyncIterator[str], wanted: str) -> str:
             if wanted in line:
                 return line
     raise AssertionError("The stream ended.")
+
+
+@pytest.mark.parametrize("can", [URLS, {}])
+async def test_a_session_that_is_passed_through_asks_in_the_form_that_its_client_knows(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream, can: Any
+) -> None:
+    upstream.behaviour = answer_all
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    session = await begin(gateway, **can)
+    message = request("tools/call", CALL)
+    await gateway.post(message, mcp_session_id=session)
+
+    tokens.held.clear()
+    answer = (await gateway.post(message, mcp_session_id=session)).json()
+
+    assert upstream.requests[-1].headers["mcp-session-id"] == "of-the-server"
+    code = answer.get("error", {}).get("code")
+    assert code == (-32042 if can else None)
+    assert LINK in str(answer)

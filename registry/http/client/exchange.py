@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import monotonic
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -32,6 +33,9 @@ from registry.http.client.connection import ResponseBody, UpstreamConnection
 
 KEEP_ALIVE_SECONDS = 4
 """Below the 5 s after which common servers close idle connections, which no call must meet."""
+
+HEADER_SETS = 256
+"""Sets of header names that are shared."""
 
 TARGETS = 4096
 """Upstream addresses for which what never changes is remembered."""
@@ -60,7 +64,13 @@ class HeaderLines(NamedTuple):
 def header_lines(headers: Mapping[str, str]) -> HeaderLines:
     """Return *headers* in their wire format."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
+    return HeaderLines("".join(lines), len(lines), _lower(tuple(headers)))
+
+
+@lru_cache(maxsize=HEADER_SETS)
+def _lower(names: tuple[str, ...]) -> frozenset[str]:
+    """Return *names* in lower case: one object for the headers of all users of a server."""
+    return frozenset(name.lower() for name in names)
 
 
 class ConnectTimedOut(TimeoutError):  # noqa: N818 - as its base
