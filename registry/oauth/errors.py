@@ -75,6 +75,15 @@ class OtherBrowserError(RegistryError):
         )
 
 
+class OtherPageError(RegistryError):
+    """The button was not pressed on the registry's own page."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self) -> None:
+        super().__init__("Another site sent you here. Open the link itself. Nothing was changed.")
+
+
 class AuthorizationFailedError(RegistryError):
     """A flow failed; the message says why, without anything secret."""
 

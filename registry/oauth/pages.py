@@ -63,7 +63,10 @@ FAILED = """<p>{message}</p>
 def confirm_page(server: str, host: str, user: str) -> HTMLResponse:
     """Return the page that asks a person whether to begin."""
     content = CONFIRM.format(server=escape(server), host=escape(host), user=escape(user))
-    return _page(f"Connect {server}", content)
+    page = _page(f"Connect {server}", content)
+    # With `no-referrer`, browsers send `Origin: null` with the form.
+    page.headers["Referrer-Policy"] = "same-origin"
+    return page
 
 
 def done_page(server: str) -> HTMLResponse:

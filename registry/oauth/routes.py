@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.oauth.errors import FlowNotFoundError
+from registry.oauth.errors import FlowNotFoundError, OtherPageError
 from registry.oauth.links import CALLBACK_PATH, METADATA_PATH, START_PATH
 from registry.oauth.pages import HEADERS, confirm_page, done_page, failed_page
 from registry.oauth.presenter import present_flow, present_link
@@ -128,6 +128,7 @@ async def start(request: Request, ticket: Parameter = None) -> Response:
 
     async def answer() -> Response:
         service = _service(request)
+        _require_own_page(request, service.origin)
         return _redirected(service, await service.begin(ticket or ""))
 
     return await _page(answer)
@@ -179,6 +180,22 @@ def _redirected(service: AuthorizationService, begun: BegunFlow) -> Response:
         samesite="lax",
     )
     return answer
+
+
+def _require_own_page(request: Request, origin: str) -> None:
+    """Refuse what another site made a browser send.
+
+    It would skip the page that says whose account gets access, and an authorization server that
+    remembers a consent asks for nothing. Browsers send `Sec-Fetch-Site` to trustworthy origins
+    and `Origin` to all; what sends neither is no browser.
+
+    Raises:
+        OtherPageError: It was not sent by a page of the registry.
+    """
+    site = request.headers.get("sec-fetch-site")
+    sender = request.headers.get("origin")
+    if site not in {None, "same-origin"} or (site is None and sender not in {None, origin}):
+        raise OtherPageError
 
 
 async def _page(answer: Callable[[], Awaitable[Response]]) -> Response:

@@ -124,6 +124,7 @@ class AuthorizationService:
     Attributes:
         cookie_path: Path of the browser's cookie.
         is_https: Whether browsers reach the registry by TLS.
+        origin: Where browsers reach the registry, as they send it in `Origin`.
 
     Args:
         directory: Reads users: a link says who someone was, not whether they still are.
@@ -155,6 +156,8 @@ class AuthorizationService:
         parts = urlsplit(base_url)
         self.cookie_path = parts.path.rstrip("/") + CALLBACK_PATH
         self.is_https = parts.scheme == "https"
+        default_port = ":443" if self.is_https else ":80"
+        self.origin = f"{parts.scheme}://{parts.netloc.lower().removesuffix(default_port)}"
         self._metadata = metadata
         self._flows = flows
         self._servers = servers
