@@ -80,6 +80,14 @@ class AuthorizationServers:
         known = members(server.config.get("oauthMetadata"))
         return await self._discovery.of_server(server.url, oauth_of(server.config), known)
 
+    async def check_response(self, server: AuthorizationServer, issuer: str | None) -> None:
+        """Check the `iss` of an authorization response.
+
+        Raises:
+            OAuthError: It comes from another server, or that cannot be said now.
+        """
+        await self._discovery.check_response(server, issuer)
+
     async def client(
         self, server: OAuthServer, found: Discovered, scopes: tuple[str, ...] | None
     ) -> OAuthClientIdentity:

@@ -50,7 +50,6 @@ from registry.oauth.values import AuthorizationLink, Grant, OAuthFlow, OAuthServ
 from registry.upstream.errors import UpstreamError
 from registry.upstream.oauth.authorization import (
     authorization_url,
-    check_response_issuer,
     new_verifier,
 )
 from registry.upstream.oauth.errors import (
@@ -256,7 +255,7 @@ class AuthorizationService:
         user, server = await self._still_allowed(flow)
         authorization_server = server_of(flow.authorization_server)
         try:
-            check_response_issuer(authorization_server, response.issuer)
+            await self._authorization_servers.check_response(authorization_server, response.issuer)
         except OAuthError as exc:
             # A response that another server made must not end the flow.
             self._counted.labels("refused").inc()

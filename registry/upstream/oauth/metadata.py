@@ -14,7 +14,7 @@ from registry.core.json import JsonObject
 from registry.upstream.client import ACCEPT_BOTH
 from registry.upstream.errors import UnsafeAddressError
 from registry.upstream.guard import UrlGuard
-from registry.upstream.oauth.authorization import S256
+from registry.upstream.oauth.authorization import S256, check_response_issuer
 from registry.upstream.oauth.challenges import challenge_of
 from registry.upstream.oauth.errors import (
     AuthorizationServerUnavailableError,
@@ -165,6 +165,35 @@ class OAuthDiscovery:
             raise OAuthMetadataError("The authorization server publishes no metadata.")
         return found
 
+    async def check_response(self, server: AuthorizationServer, issuer: str | None) -> None:
+        """Check the `iss` of an authorization response; see `check_response_issuer`.
+
+        A configuration may name the authorization endpoint of one server and the token endpoint of
+        another, which would get the code (mix-up, RFC 9700 4.4). So without metadata of its own, a
+        server must be the one that the metadata of *issuer* describes.
+
+        Raises:
+            AuthorizationServerUnavailableError: That metadata cannot be read now.
+            OAuthMetadataError: It comes from another server.
+        """
+        check_response_issuer(server, issuer)
+        if server.issuer is not None or issuer is None:
+            return
+        ours = origin_of(server.token_endpoint)
+        try:
+            self._guard.check_syntax(issuer)
+            if origin_of(issuer) == ours:
+                return
+            async with self._http.bounded():
+                published = await self._published(issuer)
+        except UnsafeAddressError as exc:
+            raise OAuthMetadataError(f"The issuer {exc.message}.") from None
+        if published is not None and origin_of(published.token_endpoint) != ours:
+            raise OAuthMetadataError(
+                "The authorization response comes from an issuer with another token endpoint than "
+                "the one that is configured."
+            )
+
     async def _published(self, issuer: str) -> AuthorizationServer | None:
         # Who can change the metadata on its way names the endpoint that gets codes and secrets.
         await self._http.require_tls(issuer)
@@ -286,6 +315,8 @@ def configured_server(configured: JsonObject) -> AuthorizationServer | None:
         for name in (*SERVER_TEXTS, *SERVER_LISTS)
         if _is_text(value := configured.get(name)) or isinstance(value, list)
     }
+    # Nobody has proved that it is the issuer: assertions for it must not go to the token endpoint.
+    document.pop("issuer", None)
     document["token_endpoint"] = token_url
     if _is_text(page):
         document["authorization_endpoint"] = page

@@ -501,3 +501,69 @@ async def test_a_discovery_as_a_whole_is_bounded_in_time(host: Documents) -> Non
             await found_of(OAuthDiscovery(http, GUARD), host)
 
     assert host.seen == ["GET /mcp", "POST /mcp", f"GET {WELL_KNOWN}/mcp"]
+
+
+CONFIGURED = AuthorizationServer(None, "https://as.test/authorize", "https://as.test/token")
+
+
+@pytest.mark.parametrize("issuer", [None, "https://as.test", "https://as.test/tenant"])
+async def test_a_response_to_a_configured_server_may_come_from_its_own_origin(
+    http: OAuthHttp, issuer: str | None
+) -> None:
+    await OAuthDiscovery(http, PUBLIC).check_response(CONFIGURED, issuer)
+
+
+async def test_a_response_may_come_from_an_issuer_whose_metadata_names_the_token_endpoint(
+    discovery: OAuthDiscovery, host: Documents
+) -> None:
+    host.answers[AS_WELL_KNOWN] = server_of(host.url, token_endpoint=CONFIGURED.token_endpoint)
+
+    await discovery.check_response(CONFIGURED, host.url)
+
+    assert host.seen == [f"GET {AS_WELL_KNOWN}"]
+
+
+async def test_codes_of_one_server_do_not_go_to_the_configured_endpoint_of_another(
+    discovery: OAuthDiscovery, host: Documents
+) -> None:
+    """Mix-up: the page of an honest server, and the token endpoint of another."""
+    host.answers[AS_WELL_KNOWN] = server_of(host.url)
+
+    with pytest.raises(OAuthMetadataError, match="another token endpoint"):
+        await discovery.check_response(CONFIGURED, host.url)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["", "as", "https://[", "file:///etc", "http://169.254.169.254"]
+)
+async def test_a_response_of_an_issuer_that_may_not_be_asked_is_refused(
+    discovery: OAuthDiscovery, issuer: str
+) -> None:
+    with pytest.raises(OAuthMetadataError):
+        await discovery.check_response(CONFIGURED, issuer)
+
+
+async def test_a_response_of_an_issuer_that_publishes_nothing_is_accepted(
+    discovery: OAuthDiscovery, host: Documents
+) -> None:
+    await discovery.check_response(CONFIGURED, host.url)
+
+
+async def test_a_discovered_server_is_known_by_its_issuer_alone(
+    discovery: OAuthDiscovery, host: Documents
+) -> None:
+    found = AuthorizationServer("https://as.test", None, "https://elsewhere.test/token")
+
+    await discovery.check_response(found, "https://as.test")
+    with pytest.raises(OAuthMetadataError):
+        await discovery.check_response(found, host.url)
+
+    assert host.seen == []
+
+
+def test_a_configured_issuer_is_not_believed() -> None:
+    found = configured_server({"token_url": "https://as.test/token", "issuer": "https://b.test"})
+
+    assert found is not None
+    assert found.issuer is None
+    assert found.document.keys().isdisjoint({"issuer"})
