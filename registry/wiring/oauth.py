@@ -28,8 +28,6 @@ from registry.upstream.oauth.registration import ClientRegistrar, client_metadat
 from registry.upstream.oauth.token_endpoint import TokenEndpoint
 from registry.wiring.storage import Storage
 
-JWKS_PATH = "/.well-known/jwks.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Authorizations:
@@ -104,9 +102,7 @@ async def build_oauth(
     metadata_url = f"{base_url}{METADATA_PATH}" if base_url.startswith("https://") else None
     metadata = None
     if metadata_url is not None:
-        metadata = client_metadata_document(
-            metadata_url, redirect_uri, client_uri=base_url, jwks_uri=f"{base_url}{JWKS_PATH}"
-        )
+        metadata = client_metadata_document(metadata_url, redirect_uri, client_uri=base_url)
     servers = OAuthServerReader(
         storage.repositories.servers,
         storage.repositories.acl,

@@ -147,7 +147,7 @@ class ClientRegistrar:
 
 
 def client_metadata_document(
-    metadata_url: str, redirect_uri: str, *, client_uri: str, jwks_uri: str | None
+    metadata_url: str, redirect_uri: str, *, client_uri: str
 ) -> JsonObject:
     """Return the document behind a client id that is a URL.
 
@@ -155,9 +155,8 @@ def client_metadata_document(
         metadata_url: The client id.
         redirect_uri: Where authorization responses go.
         client_uri: A page about the client.
-        jwks_uri: The keys for `private_key_jwt`; None if there are none.
     """
-    document: JsonObject = {
+    return {
         "client_id": metadata_url,
         "client_name": CLIENT_NAME,
         "client_uri": client_uri,
@@ -167,9 +166,6 @@ def client_metadata_document(
         "token_endpoint_auth_method": ClientAuthentication.NONE.value,
         "application_type": application_type(redirect_uri),
     }
-    if jwks_uri is not None:
-        document["jwks_uri"] = jwks_uri
-    return document
 
 
 def application_type(redirect_uri: str) -> str:

@@ -331,7 +331,7 @@ def test_local_redirects_are_those_of_native_applications(
 
 def test_the_metadata_document_names_itself() -> None:
     document = client_metadata_document(
-        METADATA_URL, REDIRECT_URI, client_uri="https://registry.example.com", jwks_uri=None
+        METADATA_URL, REDIRECT_URI, client_uri="https://registry.example.com"
     )
 
     assert document == {
