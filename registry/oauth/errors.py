@@ -17,7 +17,11 @@ class AuthorizationRequiredError(RegistryError):
     def __init__(
         self, server_name: str, link: AuthorizationLink, scopes: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(f"Authorise the registry at {server_name} first: {link.url}")
+        # The link is in no message, for messages are logged.
+        super().__init__(
+            f"Authorise the registry at {server_name} first.",
+            {"authorizationUrl": link.url, "flowId": link.flow_id},
+        )
         self.server_name = server_name
         self.link = link
         self.scopes = scopes

@@ -413,10 +413,15 @@ class UpstreamTokens:
         was_refused: bool,
     ) -> _Entry:
         """Obtain a token, together with all that ask meanwhile; it goes on if they give up."""
-        flight = self._flights.get(key)
-        if flight is None or not server.takes_tokens_of(flight.server):
-            flight = self._start(key, user, server, former, was_refused=was_refused)
-        return await asyncio.shield(flight.task)
+        while True:
+            flight = self._flights.get(key)
+            if flight is None or not server.takes_tokens_of(flight.server):
+                flight = self._start(key, user, server, former, was_refused=was_refused)
+            # What it read may be from before a change that this caller knows of.
+            is_behind = flight.is_outdated
+            entry = await asyncio.shield(flight.task)
+            if not is_behind:
+                return entry
 
     def _start(
         self,

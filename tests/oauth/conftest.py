@@ -1,5 +1,6 @@
 """Users' tokens in one database, as replicas of the registry see them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from registry.oauth.authorization_servers import AuthorizationServers
 from registry.oauth.links import LinkSeal
 from registry.oauth.renewal import Renewal
 from registry.oauth.repository import OAuthClientRepository, OAuthFlowRepository
-from registry.oauth.stored_tokens import OAuthTokenRepository
+from registry.oauth.stored_tokens import OAuthTokenRepository, StoredAuthorization
 from registry.oauth.tokens import UpstreamTokens
 from registry.oauth.values import OAuthFlow, OAuthServer
 from registry.tokens.repository import TokenRepository
@@ -87,9 +88,24 @@ class FailingStore(OAuthTokenRepository):
 
     Attributes:
         failures: How many more times it fails.
+        may_answer: Set while what was read is returned.
+        was_read: Set once anything was read.
     """
 
     failures = 0
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.was_read = asyncio.Event()
+
+    @override
+    async def read(self, *given: Any) -> StoredAuthorization:
+        found = await super().read(*given)
+        self.was_read.set()
+        await self.may_answer.wait()
+        return found
 
     @override
     async def renew(self, *given: Any) -> bool:

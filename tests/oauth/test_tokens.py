@@ -358,6 +358,25 @@ async def test_a_change_during_a_read_is_not_missed(store: OAuthStore, alice: Us
     assert replica.tokens.cached(alice.user_id, server.id) is None
 
 
+async def test_who_asks_after_a_change_gets_nothing_that_was_read_before(
+    store: OAuthStore, alice: UserContext
+) -> None:
+    server, replica, other = server_named(), store.replica(), store.replica()
+    replica.stored.may_answer.clear()
+    before = asyncio.ensure_future(replica.tokens.get(alice, server))
+    await replica.stored.was_read.wait()
+    await authorize(other, alice, server)
+    replica.tokens.changed([alice.user_id], [])
+
+    after = asyncio.ensure_future(replica.tokens.get(alice, server))
+    await others_ran()
+    replica.stored.may_answer.set()
+
+    assert (await after).value == "a0"
+    with pytest.raises(AuthorizationRequiredError):
+        await before
+
+
 async def test_tokens_of_a_changed_server_are_looked_at_again(
     store: OAuthStore, alice: UserContext
 ) -> None:
