@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from packages.database.client import Database
-from packages.database.encryption import Cipher
+from packages.database.encryption import Cipher, FieldRef
 from packages.models.states import FlowStatus
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.oauth.repository import OPEN, OAuthClientRepository, OAuthFlowRepository
 from registry.oauth.values import OAuthFlow
+from registry.operations.rotation import rotate
 from registry.upstream.oauth.values import ClientAuthentication, ClientKind, OAuthClientIdentity
+from tests.conftest import CREDS_IV, CREDS_KEY
+from tests.oauth.conftest import OAuthStore, authorize, server_named
 
 pytestmark = pytest.mark.wire
 
@@ -271,3 +274,32 @@ async def test_no_secret_is_stored_in_clear(
     assert len(rows) == 2
     assert VERIFIER not in str(rows)
     assert "s3cret" not in str(rows)
+
+
+@pytest.mark.requirement("R-305")
+async def test_what_is_stored_is_readable_after_the_keys_were_changed(
+    store: OAuthStore, database: Database, cipher: Cipher, alice: UserContext
+) -> None:
+    server, replica = server_named(), store.replica()
+    new_key = "c4" * 32
+    await authorize(replica, alice, server)
+    await replica.flows.insert(flow_of(alice))
+    await OAuthClientRepository(database, cipher, SystemClock()).store(ISSUER, URI, None, CLIENT)
+
+    both = Cipher(new_key, CREDS_IV, previous_keys=[CREDS_KEY])
+    done = await rotate(database, both)
+
+    new = Cipher(new_key, CREDS_IV)
+    clients = OAuthClientRepository(database, new, SystemClock())
+    claimed = await OAuthFlowRepository(database, new).claim("one", "nonce", NOW)
+    rows = await store.rows()
+    values = {
+        row["type"]: new.decrypt(row["token"], FieldRef("tokens", str(row["_id"]), "token"))
+        for row in rows
+    }
+    assert done.is_complete
+    assert done.rewritten == {"tokens": 3, "oauth_flows": 1, "oauth_clients": 1}
+    assert claimed is not None
+    assert claimed.code_verifier == VERIFIER
+    assert await clients.find(ISSUER, URI, None) == CLIENT
+    assert (values["mcp_oauth"], values["mcp_oauth_refresh"]) == ("a0", "r0")
