@@ -17,7 +17,7 @@ from registry.upstream.oauth.metadata import (
     OAuthDiscovery,
     configured_authentication,
 )
-from registry.upstream.oauth.registration import ClientRegistrar
+from registry.upstream.oauth.registration import ClientRegistrar, registered_scopes
 from registry.upstream.oauth.values import (
     AuthorizationServer,
     ClientKind,
@@ -103,10 +103,16 @@ class AuthorizationServers:
         is_registered = configured is None and not (
             self._metadata_url is not None and found.server.accepts_metadata_documents
         )
+        known = None
         if is_registered:
             known = await self._clients.find(issuer, self.redirect_uri, server.tenant_id)
             if known is not None:
-                return known
+                registered = registered_scopes(known)
+                if set(scopes or ()) <= set(registered):
+                    return known
+                # Some servers refuse scopes that a client was not registered with. Tokens are
+                # stored with the client that obtained them, which is used for them all the same.
+                scopes = tuple(dict.fromkeys((*registered, *(scopes or ()))))
         client = await self._registrar.client(
             found.server,
             configured,
@@ -116,6 +122,8 @@ class AuthorizationServers:
         )
         if client.kind is not ClientKind.REGISTERED:
             return client
+        if known is not None:
+            await self.forget(server, found.server, known.client_id)
         return await self._clients.store(issuer, self.redirect_uri, server.tenant_id, client)
 
     async def forget(

@@ -315,8 +315,10 @@ def configured_server(configured: JsonObject) -> AuthorizationServer | None:
         for name in (*SERVER_TEXTS, *SERVER_LISTS)
         if _is_text(value := configured.get(name)) or isinstance(value, list)
     }
-    # Nobody has proved that it is the issuer: assertions for it must not go to the token endpoint.
-    document.pop("issuer", None)
+    # Nobody has proved that these belong to the token endpoint: assertions for the issuer must not
+    # go there, and clients are remembered by it.
+    for name in ("issuer", "registration_endpoint"):
+        document.pop(name, None)
     document["token_endpoint"] = token_url
     if _is_text(page):
         document["authorization_endpoint"] = page

@@ -25,6 +25,8 @@ PREFERRED = (
     ClientAuthentication.NONE,
 )
 CREATED = frozenset({200, 201})
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999: what is later, in milliseconds perhaps, never comes."""
 REGISTERED_MEMBERS = (
     *("client_id", "client_secret", "client_id_issued_at", "client_secret_expires_at"),
     *("client_name", "redirect_uris", "grant_types", "response_types", "scope"),
@@ -143,7 +145,7 @@ class ClientRegistrar:
         if answer.status not in CREATED or found is None:
             failed = error_of(answer, ())
             raise OAuthError(f"The registration was refused: {failed.message}", failed.code)
-        return _registered(found, wanted)
+        return _registered(found, wanted, scopes or ())
 
 
 def client_metadata_document(
@@ -191,7 +193,15 @@ def _grant_types(server: AuthorizationServer) -> list[str]:
     return [grant for grant in GRANT_TYPES if grant == code or grant in offered]
 
 
-def _registered(document: JsonObject, wanted: ClientAuthentication) -> OAuthClientIdentity:
+def registered_scopes(client: OAuthClientIdentity) -> tuple[str, ...]:
+    """Return the scopes that a registered client may ask for: those it was registered with."""
+    scope = client.document.get("scope")
+    return tuple(scope.split()) if isinstance(scope, str) else ()
+
+
+def _registered(
+    document: JsonObject, wanted: ClientAuthentication, scopes: Sequence[str]
+) -> OAuthClientIdentity:
     client_id, secret = document.get("client_id"), document.get("client_secret") or None
     if not is_credential(client_id):
         raise OAuthError("The registration answered no client_id that can be used.")
@@ -200,12 +210,19 @@ def _registered(document: JsonObject, wanted: ClientAuthentication) -> OAuthClie
     given = document.get("token_endpoint_auth_method") or wanted.value
     if given not in PREFERRED:
         raise OAuthError("The registration wants a way of authentication that is not supported.")
+    # 0 stands for never (RFC 7591, 3.2.1).
+    expires_at = seconds_of(document.get("client_secret_expires_at"))
+    kept = {name: document[name] for name in REGISTERED_MEMBERS if name in document}
+    answered = kept.get("scope")
+    granted = answered.split() if isinstance(answered, str) else []
+    if scopes or granted:
+        # With those that were asked for, or they would be asked for again and again.
+        kept["scope"] = " ".join(dict.fromkeys((*granted, *scopes)))
     return OAuthClientIdentity(
         str(client_id),
         ClientKind.REGISTERED,
         ClientAuthentication.NONE if secret is None else ClientAuthentication(given),
         None if secret is None else str(secret),
-        # 0 stands for never (RFC 7591, 3.2.1).
-        expires_at=seconds_of(document.get("client_secret_expires_at")),
-        document={name: document[name] for name in REGISTERED_MEMBERS if name in document},
+        expires_at=None if expires_at is None or expires_at > LAST_SECOND else expires_at,
+        document=kept,
     )

@@ -11,6 +11,7 @@ from registry.upstream.oauth.registration import (
     ClientRegistrar,
     application_type,
     client_metadata_document,
+    registered_scopes,
 )
 from registry.upstream.oauth.values import (
     AuthorizationServer,
@@ -158,6 +159,7 @@ async def test_a_client_is_registered(http: OAuthHttp, host: Documents) -> None:
             "redirect_uris": [REDIRECT_URI],
             "token_endpoint_auth_method": "client_secret_post",
             "registration_access_token": "t",
+            "scope": "read",
         },
     )
 
@@ -238,11 +240,34 @@ async def test_a_registered_client_authenticates_as_the_server_says(
 
 
 @pytest.mark.parametrize(
+    ("asked", "answered", "expected"),
+    [
+        (None, None, ()),
+        (("a", "b"), None, ("a", "b")),
+        (("a", "b"), "b c", ("b", "c", "a")),
+        (None, "c", ("c",)),
+        (("a",), 7, ("a",)),
+    ],
+)
+async def test_a_client_knows_the_scopes_it_was_registered_with(
+    http: OAuthHttp,
+    host: Documents,
+    asked: tuple[str, ...] | None,
+    answered: object,
+    expected: tuple[str, ...],
+) -> None:
+    host.answers["/register"] = {"client_id": "c", "scope": answered}
+
+    assert registered_scopes(await client_of(http, server(host), scopes=asked)) == expected
+
+
+@pytest.mark.parametrize(
     ("told", "expected"),
     [
         (1893456000, 1893456000),
         ("1893456000", 1893456000),
         (1893456000.5, 1893456000),
+        (1893456000000, None),
         (0, None),
         ("0", None),
         (-1, None),
