@@ -23,10 +23,10 @@ from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.servers.adapters import VisibleServerDirectory
 from registry.servers.reconciliation.described import DescribedServers
-from registry.servers.reconciliation.first_reading import FirstReadings
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
+from registry.sync.authorized import AuthorizedServers
 from registry.tokens.metrics import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
@@ -147,8 +147,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         recorder, usage = await build_recorder(
             stack, settings, usage_repository, clock=clock, metrics=metrics
         )
+        connector = build_connector(settings, storage, upstreams, tracker, clock)
         reconnection = Reconnection(
-            build_connector(settings, storage, upstreams, tracker, clock),
+            connector,
             tracker,
             at_start=settings.connection_checks_at_start,
             clock=clock,
@@ -252,7 +253,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 settings,
                 storage,
                 known.directory,
-                FirstReadings(repositories.servers, read_and_store, tracker, background_tasks),
+                AuthorizedServers(
+                    repositories.servers, read_and_store, connector, tracker, background_tasks
+                ),
                 clock=clock,
                 metrics=metrics,
             ),

@@ -15,7 +15,7 @@ from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.servers.values import ConnectionSpec, Discovered, ServerRecord
 from tests.fakes.discovery import FakeDiscovery, found, tool
-from tests.fakes.oauth.states import FakeAccessTokens
+from tests.fakes.oauth.states import TokensOfUsers
 from tests.kit.servers import read_and_store, server_service
 
 URL = "https://mcp.example/mcp"
@@ -39,8 +39,8 @@ def discovery() -> FakeDiscovery:
 
 
 @pytest.fixture
-def tokens() -> FakeAccessTokens:
-    return FakeAccessTokens()
+def tokens() -> TokensOfUsers:
+    return TokensOfUsers()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def servers(
     repositories: ServerRepositories,
     cipher: Cipher,
     discovery: FakeDiscovery,
-    tokens: FakeAccessTokens,
+    tokens: TokensOfUsers,
     clock: SystemClock,
 ) -> ServerService:
     upstreams = read_and_store(
@@ -67,7 +67,7 @@ async def registered(
 
 @pytest.mark.requirement("R-125")
 async def test_its_tools_are_read_with_the_token_of_the_user_who_asks(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     server = await registered(servers, alice)
     before = server.error_message
@@ -82,7 +82,7 @@ async def test_its_tools_are_read_with_the_token_of_the_user_who_asks(
 
 
 async def test_a_token_that_is_refused_is_renewed_once(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     server = await registered(servers, alice)
     tokens.known[alice.user_id] = ["expired", "good"]
@@ -92,14 +92,14 @@ async def test_a_token_that_is_refused_is_renewed_once(
     refused = await servers.refresh(server.id, alice)
 
     assert (renewed.failure, renewed.server.tool_names) == (None, ("whoami",))
-    assert refused.failure == "It answered 401."
+    assert refused.failure == "The server refuses a new access token of the user."
     assert (refused.server.tool_names, refused.server.status) == (("whoami",), "active")
 
 
 async def test_a_token_that_does_not_suffice_is_not_renewed(
     servers: ServerService,
     discovery: FakeDiscovery,
-    tokens: FakeAccessTokens,
+    tokens: TokensOfUsers,
     alice: UserContext,
 ) -> None:
     def forbids(_: ConnectionSpec) -> Discovered:
@@ -116,7 +116,7 @@ async def test_a_token_that_does_not_suffice_is_not_renewed(
 
 
 async def test_known_tools_stay_while_nobody_is_authorised(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     server = await registered(servers, alice)
     tokens.known[alice.user_id] = ["good"]
@@ -131,7 +131,7 @@ async def test_known_tools_stay_while_nobody_is_authorised(
 
 
 async def test_a_renewal_that_is_impossible_now_is_no_failure_of_the_server(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     server = await registered(servers, alice)
     tokens.is_away = True
@@ -166,7 +166,7 @@ CLIENT_CREDENTIALS = {
 
 
 async def test_a_server_with_client_credentials_is_read_when_it_is_registered(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     tokens.known[alice.user_id] = ["good"]
 
@@ -178,7 +178,7 @@ async def test_a_server_with_client_credentials_is_read_when_it_is_registered(
 
 
 async def test_one_that_cannot_be_read_is_not_registered_where_that_is_asked_for(
-    servers: ServerService, tokens: FakeAccessTokens, alice: UserContext
+    servers: ServerService, tokens: TokensOfUsers, alice: UserContext
 ) -> None:
     tokens.is_away = True
 
@@ -186,3 +186,18 @@ async def test_one_that_cannot_be_read_is_not_registered_where_that_is_asked_for
         await registered(servers, alice, strict=True, oauth=CLIENT_CREDENTIALS)
 
     assert await servers.find_by_name("github", alice) is None
+
+
+async def test_no_token_is_asked_for_where_a_server_takes_none(
+    servers: ServerService,
+    discovery: FakeDiscovery,
+    tokens: TokensOfUsers,
+    alice: UserContext,
+) -> None:
+    discovery.answer = lambda _: found(tool("echo"))
+    server = await registered(servers, alice, requiresOAuth=False)
+
+    refreshed = await servers.refresh(server.id, alice)
+
+    assert (refreshed.unread, refreshed.server.tool_names) == (None, ("echo",))
+    assert tokens.asked == []

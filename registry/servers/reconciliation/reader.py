@@ -47,6 +47,8 @@ NOT_AUTHORISED = (
     "at it"
 )
 
+NEW_REFUSED = "The server refuses a new access token of the user."
+
 T = TypeVar("T")
 
 
@@ -151,8 +153,7 @@ class ServerReader:
         config = server.config
         values = await self._values(server.server_name, config, user, server.created_at)
         connection = self.connection(server.id, config, values)
-        oauth = None if grant_of(config) is None else oauth_server(server)
-        return await self._asked(connection, user, oauth, ask)
+        return await self._asked(connection, user, oauth_server(server), ask)
 
     async def _values(
         self,
@@ -208,7 +209,7 @@ class ServerReader:
         ask: Callable[[ConnectionSpec], Awaitable[T]],
     ) -> T:
         tokens = self._tokens
-        if oauth is None or tokens is None:
+        if oauth is None or tokens is None or grant_of(oauth.config) is None:
             return await ask(connection)
         token = await tokens.get(user, oauth)
         try:
@@ -217,7 +218,10 @@ class ServerReader:
             if exc.is_forbidden:
                 raise
             token = await tokens.renewed(user, oauth, token)
-        return await ask(_with_token(connection, token))
+        try:
+            return await ask(_with_token(connection, token))
+        except CredentialsRefusedError as exc:
+            raise CredentialsRefusedError(NEW_REFUSED, is_forbidden=exc.is_forbidden) from None
 
     async def _nothing(
         self, connection: ConnectionSpec, why: UserKeyMissingError

@@ -47,7 +47,7 @@ def access_token(value: str) -> AccessToken:
 
 
 @dataclass
-class FakeAccessTokens:
+class TokensOfUsers:
     """Implements `registry.oauth.ports.AccessTokens`.
 
     Attributes:
