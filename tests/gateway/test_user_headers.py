@@ -10,14 +10,16 @@ import pytest
 from bson import ObjectId
 
 from packages.database.encryption import Cipher
-from registry.gateway.values import Route
+from registry.gateway.values import Credentials, Route
 from registry.gateway.view.user_headers import UserHeaders
+from registry.oauth.errors import AuthorizationRequiredError
+from registry.oauth.values import AccessToken
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import ServerMovedError, UserKeyMissingError
 from registry.servers.values import ServerRecord
 from tests.conftest import ALICE, BOB, CREDS_IV, CREDS_KEY
 from tests.fakes.clock import NOON, FakeClock
-from tests.fakes.oauth.access_tokens import FakeAccessTokens
+from tests.fakes.oauth.access_tokens import FakeAccessTokens, make_oauth_server, token_of
 from tests.gateway.fakes import make_route
 
 OLD_URL, NEW_URL = "https://old.example/mcp", "https://new.example/mcp"
@@ -170,3 +172,95 @@ async def test_a_key_is_read_again_after_a_while() -> None:
     await sent(headers, OLD)
 
     assert stored.reads == 2
+
+
+class Authorised:
+    """A server that takes Alice's access token, and the cache of what is sent to it."""
+
+    def __init__(self, config: dict[str, object] | None = None) -> None:
+        self.stored = Stored("sk-alice", OLD_URL)
+        self.tokens = FakeAccessTokens()
+        self.config = {"requiresOAuth": True, **(config or {})}
+        oauth = make_oauth_server(OLD.server_id, OLD_URL)
+        self.route = make_route(OLD_URL, oauth=oauth, headers={}, modified_at=NOON)
+        vault = CredentialVault(Cipher(CREDS_KEY, CREDS_IV))
+        self.headers = UserHeaders(self.stored, self.stored, vault, self.tokens, FakeClock())
+
+    async def sent(self) -> Credentials:
+        """Return what a call of Alice sends."""
+        cached = self.headers.cached(ALICE, self.route)
+        return cached or await self.headers.read(ALICE, self.route, self._record())
+
+    async def renewed(self, rejected: AccessToken) -> Credentials:
+        """Return what a call of Alice sends after a token was rejected."""
+        return await self.headers.renewed(ALICE, self.route, self._record(), rejected)
+
+    def _record(self) -> ServerRecord:
+        record = {"_id": ObjectId("5" * 24), "serverName": "demo", "config": self.config}
+        return ServerRecord.model_validate({**record, "updatedAt": NOON})
+
+
+async def test_headers_with_an_access_token_are_made_once() -> None:
+    authorised = Authorised()
+    authorised.tokens.give(ALICE.user_id, OLD.server_id, "t-1")
+
+    first, second = await authorised.sent(), await authorised.sent()
+
+    assert first is second
+    assert first.headers["Authorization"] == "Bearer t-1"
+    assert "Authorization: Bearer t-1\r\n" in first.lines.text
+    assert authorised.tokens.asked == 1
+
+
+async def test_headers_with_a_token_that_was_replaced_are_not_used() -> None:
+    authorised = Authorised()
+    for value in ("t-1", "t-2"):
+        authorised.tokens.give(ALICE.user_id, OLD.server_id, value)
+        assert (await authorised.sent()).headers["Authorization"] == f"Bearer {value}"
+
+
+async def test_headers_with_a_token_that_was_revoked_are_not_used() -> None:
+    authorised = Authorised()
+    authorised.tokens.give(ALICE.user_id, OLD.server_id, "t-1")
+    await authorised.sent()
+
+    authorised.tokens.held.clear()
+
+    with pytest.raises(AuthorizationRequiredError):
+        await authorised.sent()
+
+
+async def test_a_renewed_token_is_sent_from_then_on() -> None:
+    authorised = Authorised()
+    rejected = authorised.tokens.give(ALICE.user_id, OLD.server_id, "t-1")
+    await authorised.sent()
+    authorised.tokens.next[ALICE.user_id, OLD.server_id] = token_of("t-2")
+
+    renewed = await authorised.renewed(rejected)
+
+    assert await authorised.sent() is renewed
+    assert renewed.headers["Authorization"] == "Bearer t-2"
+
+
+async def test_a_token_takes_the_place_of_a_stored_authorization_and_of_nothing_else() -> None:
+    authorised = Authorised(
+        {
+            "headers": {"authorization": "{{LIBRECHAT_USER_ID}}", "X-Team": "red"},
+            "apiKey": {"source": "user", "authorization_type": "custom", "custom_header": "X-Key"},
+        }
+    )
+    authorised.tokens.give(ALICE.user_id, OLD.server_id, "t-1")
+
+    sent = (await authorised.sent()).headers
+
+    assert sent.getall("Authorization") == ["Bearer t-1"]
+    assert (sent["X-Team"], sent["X-Key"]) == ("red", "sk-alice")
+
+
+async def test_a_token_is_not_sent_to_a_server_that_has_moved() -> None:
+    authorised = Authorised()
+    authorised.tokens.give(ALICE.user_id, OLD.server_id, "t-1")
+    authorised.stored.url = NEW_URL
+
+    with pytest.raises(ServerMovedError):
+        await authorised.sent()
