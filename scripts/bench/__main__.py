@@ -23,6 +23,7 @@ from scripts.bench import (
     readiness,
     streams,
     syncing,
+    tokens,
     workers,
 )
 from scripts.bench.plan import Plan
@@ -31,6 +32,7 @@ from scripts.bench.stage import Stage, staged
 
 SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "calls": calls.section,
+    "tokens": tokens.section,
     "list": lists.section,
     "isolation": isolation.section,
     "streams": streams.section,

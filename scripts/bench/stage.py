@@ -68,17 +68,21 @@ class Stage:
         """Register a server on loopback, and return its id."""
         return _register(self.port, self.token, name, upstream_port, path)
 
+    def ask(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+        """Send a request to the API, below `/api/v1/`, and return the answer."""
+        return _ask(self.port, self.token, path, body)
+
     def toggle(self, *, is_enabled: bool) -> None:
         """Switch the server on or off."""
         self._toggle(self.server_id, is_enabled=is_enabled)
 
     def switch_all_off(self) -> None:
         """Switch all servers off that are registered; a local registry comes with one."""
-        for server in _ask(self.port, self.token, "", None)["servers"]:
+        for server in _ask(self.port, self.token, "servers", None)["servers"]:
             self._toggle(server["id"], is_enabled=False)
 
     def _toggle(self, server_id: str, *, is_enabled: bool) -> None:
-        _ask(self.port, self.token, f"/{server_id}/toggle", {"enabled": is_enabled})
+        _ask(self.port, self.token, f"servers/{server_id}/toggle", {"enabled": is_enabled})
 
     def metric(self, name: str) -> float:
         """Return the sum of the samples of one metric."""
@@ -186,7 +190,7 @@ def _upstream() -> Iterator[tuple[int, int]]:
 
 def _register(port: int, token: str, name: str, upstream_port: int, path: str) -> str:
     url = f"http://{HOST}:{upstream_port}{path}"
-    server = _ask(port, token, "", {"serverName": name, "url": url})
+    server = _ask(port, token, "servers", {"serverName": name, "url": url})
     if server["status"] != "active":
         raise RuntimeError(server["errorMessage"])
     return str(server["id"])
@@ -194,7 +198,7 @@ def _register(port: int, token: str, name: str, upstream_port: int, path: str) -
 
 def _ask(port: int, token: str, path: str, body: dict[str, object] | None) -> dict[str, Any]:
     request = urllib.request.Request(
-        f"http://{HOST}:{port}/api/v1/servers{path}",
+        f"http://{HOST}:{port}/api/v1/{path}",
         None if body is None else json.dumps(body).encode(),
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
