@@ -82,7 +82,7 @@ COMPRESSED = "It sent a compressed answer unasked."
 INVALID_REQUEST, METHOD_NOT_FOUND = -32600, -32601
 CLIENT_INFO: JsonObject = {"name": "mcp-gateway-registry", "version": registry.__version__}
 NO_HEADERS: Mapping[str, str] = {}
-RESOURCE_METADATA = re.compile(r'resource_metadata="([^"]+)"')
+RESOURCE_METADATA = re.compile(r"\bresource_metadata\s?=", re.IGNORECASE)
 """How a challenge names OAuth metadata (RFC 9728, 5.1)."""
 
 FAILURES = (TimeoutError, ClientError, InvalidHttpError, OSError, ValueError)

@@ -553,9 +553,18 @@ async def test_a_server_that_names_versions_of_both_eras_is_not_asked(settings: 
     assert "initialize" not in methods
 
 
-async def test_a_server_that_names_its_oauth_metadata_is_recognised(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer resource_metadata="https://x.example/.well-known/x"',
+        "Bearer resource_metadata=https://x.example/.well-known/x",
+        'bearer scope="a", Resource_Metadata = "https://x.example/.well-known/x"',
+    ],
+)
+async def test_a_server_that_names_its_oauth_metadata_is_recognised(
+    settings: Settings, challenge: str
+) -> None:
     async def wants_oauth(_request: web.Request) -> web.StreamResponse:
-        challenge = 'Bearer resource_metadata="https://x.example/.well-known/x"'
         return web.Response(status=401, headers={"WWW-Authenticate": challenge})
 
     async with serve(wants_oauth) as url:
