@@ -6,7 +6,13 @@ from pathlib import Path
 
 from tests.clients.matrix import MATRIX, GatewayPath, Program, Upstream
 from tests.conformance.paths import DIRECT, PATHS, Findings
-from tests.conformance.suite import EXTENSION, Outcome, Requirements, requirements
+from tests.conformance.suite import (
+    EXTENSION,
+    Outcome,
+    Requirements,
+    client_requirements,
+    requirements,
+)
 from tests.npm.programs import HERE
 
 SUITE = "@modelcontextprotocol/conformance"
@@ -34,6 +40,16 @@ NAMES = {
     Program.FASTMCP: "FastMCP",
     Program.INSPECTOR: "Inspector's command line",
 }
+
+AUTHORIZATION = """\
+## Authorization
+
+The suite's scenarios for clients, with the gateway in between: someone registers the suite's
+server, calls its tool with the Python SDK's client, and opens the links that come back.
+
+* `auth/basic-cimd` warns because the suite wants the URL of its own document as client id.
+* Of the extensions, the registry supports client credentials with a secret.
+"""
 
 CLIENTS = """\
 ## Clients
@@ -65,9 +81,24 @@ def page(findings: Findings) -> str:
         if absent:
             names = ", ".join(f"`{name}`" for name in absent)
             parts.append(f"The server of the tests does not offer what these need: {names}.\n")
+    parts.append(AUTHORIZATION)
+    parts += [
+        f"### {revision}\n\n{_clients_found(revision, found)}"
+        for revision, found in findings.clients.items()
+    ]
     parts.append(CLIENTS)
     parts += [f"### `{path}`\n\n{_clients(path)}" for path in MATRIX]
     return "\n".join(parts)
+
+
+def _clients_found(revision: str, found: Mapping[str, Outcome]) -> str:
+    wanted = client_requirements(revision)
+    lines = ["| scenario | scored | found |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | yes | {_cell(found[name])} |" for name in wanted.scored]
+    lines += [
+        f"| `{name}` | no, {why} | {_cell(found[name])} |" for name, why in wanted.unscored.items()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _clients(path: GatewayPath) -> str:

@@ -6,9 +6,20 @@ from pathlib import Path
 
 import httpx
 
-from tests.conformance.suite import REVISIONS, Outcome, run, run_scenario
+from tests.conformance.authorizing_client import PROGRAM, playing
+from tests.conformance.suite import (
+    REVISIONS,
+    Outcome,
+    client_requirements,
+    run,
+    run_client,
+    run_scenario,
+)
 from tests.fakes.everything.serving import serving_everything
+from tests.fakes.oauth.serving import free_port
 from tests.fakes.registry_process import registry_in_front_of
+from tests.fakes.rest import rest_settings, running
+from tests.gateway.serving import serve
 
 SLUG = "everything"
 PLAIN = "plain"
@@ -31,10 +42,12 @@ class Findings:
     Attributes:
         by_revision: By revision, path and scenario, of the server that lists all tools.
         plain: By path, of `STATELESS` and the server that does not list all.
+        clients: By revision and scenario, of a client that authorises through the registry.
     """
 
     plain: dict[str, Outcome] = field(default_factory=dict)
     by_revision: dict[str, dict[str, dict[str, Outcome]]] = field(default_factory=dict)
+    clients: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
     def add(self, path: str, found: dict[str, dict[str, Outcome]]) -> None:
         """Add what was found on one path, by revision."""
@@ -65,6 +78,28 @@ async def find_all(
             found = folder / f"plain-{number}"
             findings.plain[path] = await run_scenario(node, url, STATELESS, found)
     return findings
+
+
+async def find_clients(
+    node: str, mongo_uri: str, key_files: tuple[Path, Path], folder: Path
+) -> dict[str, dict[str, Outcome]]:
+    """Run the scenarios for clients that authorise, of every revision."""
+    port = free_port()
+    home = folder / "home"
+    home.mkdir()
+    public_url = f"http://127.0.0.1:{port}"
+    settings = rest_settings(mongo_uri, key_files, home, public_url=public_url)
+    found = {}
+    async with running(settings) as rest, serve(rest.app, port=port) as gateway:
+        for revision in REVISIONS:
+            wanted = client_requirements(revision)
+            names = frozenset((*wanted.scored, *wanted.unscored))
+            async with playing(rest, gateway, names) as control:
+                command = f"{node} {PROGRAM} {control}"
+                output = folder / f"clients-{revision}"
+                found[revision] = await run_client(node, command, revision, output)
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+    return found
 
 
 async def _find(node: str, url: str, folder: Path) -> dict[str, dict[str, Outcome]]:

@@ -12,6 +12,8 @@ from tests.npm.programs import MODULES
 PACKAGE = MODULES / "@modelcontextprotocol" / "conformance"
 REVISIONS = ("2025-11-25", "2026-07-28")
 RUN_SECONDS = 120
+CLIENT_SECONDS = 60
+"""For one scenario; they run side by side."""
 
 EXTENSION = "extension"
 
@@ -51,13 +53,23 @@ class Outcome:
 
 def requirements(revision: str) -> Requirements:
     """Return what the suite itself says it asks of servers."""
+    return _requirements(revision, "server", "")
+
+
+def client_requirements(revision: str) -> Requirements:
+    """Return what the suite itself says it asks of clients that authorise."""
+    return _requirements(revision, "client", "auth/")
+
+
+def _requirements(revision: str, leg: str, prefix: str) -> Requirements:
     told = yaml.safe_load((PACKAGE / "requirements" / f"{revision}.yaml").read_text())
     unscored = {
         entry["scenario"]: entry["reason"]
         for entry in told["not_scored"]
-        if entry["leg"] == "server"
+        if entry["leg"] == leg and entry["scenario"].startswith(prefix)
     }
-    return Requirements(tuple(told["server"]), unscored)
+    scored = tuple(name for name in told[leg] if name.startswith(prefix))
+    return Requirements(scored, unscored)
 
 
 async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Outcome]:
@@ -69,19 +81,39 @@ async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Out
         revision: One of `REVISIONS`.
         folder: Where the suite writes its results; empty.
     """
-    output = await _run(node, url, folder, "--requirements", revision)
+    target = ("server", "--url", url)
+    output = await _run(node, target, folder, "--requirements", revision)
     wanted = requirements(revision)
+    return {
+        name: _found(f"server-{name}", folder, output)
+        for name in (*wanted.scored, *wanted.unscored)
+    }
+
+
+async def run_client(node: str, command: str, revision: str, folder: Path) -> dict[str, Outcome]:
+    """Run all scenarios for clients that authorise, and return what each found.
+
+    Args:
+        node: The Node to run it with.
+        command: The client, without spaces in its parts; gets the URL of a server.
+        revision: One of `REVISIONS`.
+        folder: Where the suite writes its results; empty.
+    """
+    target = ("client", "--timeout", str(CLIENT_SECONDS * 1000), "--command", command)
+    output = await _run(node, target, folder, "--requirements", revision)
+    wanted = client_requirements(revision)
     return {name: _found(name, folder, output) for name in (*wanted.scored, *wanted.unscored)}
 
 
 async def run_scenario(node: str, url: str, scenario: str, folder: Path) -> Outcome:
     """Run one scenario and return what it found; the rest is as with `run`."""
-    return _found(scenario, folder, await _run(node, url, folder, "--scenario", scenario))
+    output = await _run(node, ("server", "--url", url), folder, "--scenario", scenario)
+    return _found(f"server-{scenario}", folder, output)
 
 
-async def _run(node: str, url: str, folder: Path, *options: str) -> str:
+async def _run(node: str, target: tuple[str, ...], folder: Path, *options: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(node, str(PACKAGE / "dist" / "index.js"), "server", "--url", url),
+        *(node, str(PACKAGE / "dist" / "index.js"), *target),
         *(*options, "--output-dir", str(folder)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -99,7 +131,7 @@ async def _run(node: str, url: str, folder: Path, *options: str) -> str:
 
 def _found(name: str, folder: Path, output: str) -> Outcome:
     # The suite adds the time to the name; scenarios' names may begin alike.
-    files = list(folder.glob(f"server-{name}-20[0-9][0-9]-*/checks.json"))
+    files = list(folder.glob(f"{name}-20[0-9][0-9]-*/checks.json"))
     assert files, f"{name} was not run: {output[-2000:]}"
     return _outcome(json.loads(files[0].read_text()))
 

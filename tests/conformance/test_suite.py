@@ -8,8 +8,8 @@ import pytest_asyncio
 from pydantic_settings import BaseSettings
 
 from tests.conformance.page import PAGE, page
-from tests.conformance.paths import COMBINED, DIRECT, ONE_SERVER, Findings, find_all
-from tests.conformance.suite import REVISIONS, requirements
+from tests.conformance.paths import COMBINED, DIRECT, ONE_SERVER, Findings, find_all, find_clients
+from tests.conformance.suite import REVISIONS, client_requirements, requirements
 from tests.npm.programs import INSTALL_SECONDS, new_node
 
 FIRST_TEST_SECONDS = INSTALL_SECONDS + 240
@@ -38,6 +38,23 @@ NOT_TESTABLE = {
 was not reviewed, and is unknown at the gateway: docs/gateway.md."""
 
 
+CLIENT_WARNINGS = {
+    "auth/basic-cimd": {"cimd-client-id-used"},
+}
+"""What the suite warns of in clients that authorise. It demands an https URL of its own as client
+id; the registry's client id is its own metadata document, and there is none without https."""
+
+
+NOT_AS_A_CLIENT = {
+    "auth/client-credentials-jwt": "the registry signs with its own keys, none it is given",
+    "auth/enterprise-managed-authorization": "identity assertion grants are not supported",
+    "auth/wif-jwt-bearer": "JWT bearer grants of workloads are not supported",
+    "auth/dpop": "proofs of possession are not supported",
+    "auth/dpop-nonce": "proofs of possession are not supported",
+}
+"""Scenarios of extensions, none of them scored, that fail."""
+
+
 class Demand(BaseSettings):
     """What to do with the page: compare it with what was found, or write it."""
 
@@ -52,7 +69,10 @@ async def findings(
     base, question, options = mongo_uri.partition("?")
     database_uri = f"{base.rstrip('/')}/conformance{question}{options}"
     folder = tmp_path_factory.mktemp("conformance")
-    return await find_all(new_node(), database_uri, key_files, folder)
+    node = new_node()
+    found = await find_all(node, database_uri, key_files, folder)
+    found.clients.update(await find_clients(node, mongo_uri, key_files, folder))
+    return found
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -93,6 +113,38 @@ async def test_tools_that_a_server_does_not_list_are_all_that_cannot_be_tested_b
     }
 
     assert failing == {DIRECT: set(), ONE_SERVER: NOT_TESTABLE, COMBINED: NOT_TESTABLE}
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_a_client_authorises_through_the_registry_in_every_scored_scenario(
+    findings: Findings, revision: str
+) -> None:
+    found = findings.clients[revision]
+
+    problems = {
+        name: found[name].failures
+        for name in client_requirements(revision).scored
+        if found[name].failures or not found[name].passed
+    }
+    warned = {
+        name: {warning.partition(":")[0] for warning in outcome.warnings}
+        for name, outcome in found.items()
+        if outcome.warnings
+    }
+
+    assert problems == {}
+    assert warned == CLIENT_WARNINGS
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_what_fails_of_extensions_of_authorization_is_known(
+    findings: Findings, revision: str
+) -> None:
+    found = findings.clients[revision]
+
+    failing = {name for name in client_requirements(revision).unscored if found[name].failures}
+
+    assert failing == NOT_AS_A_CLIENT.keys()
 
 
 async def test_the_page_is_what_was_found(findings: Findings) -> None:
