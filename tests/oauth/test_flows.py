@@ -1,0 +1,384 @@
+"""Users authorise the registry at a server: the way through the browser, and attacks on it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
+
+import pytest
+import pytest_asyncio
+
+from registry.auth.identity import ALL_SCOPES, Role, UserContext, default_scopes
+from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
+from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
+from tests.kit.browser import Browser, browser_at
+from tests.kit.waiting import until_async
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+ALICE = UserContext("a" * 24, "alice", Role.USER, default_scopes(Role.USER))
+ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+BOB = UserContext("b" * 24, "bob", Role.USER, default_scopes(Role.USER))
+UNWANTED = "http://evil.example.com/"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A registry, a server that wants OAuth, and a browser."""
+
+    rest: Rest
+    oauth: RunningOAuth
+    browser: Browser
+    server: dict[str, Any]
+
+    async def initiate(self, user: UserContext = ALICE) -> tuple[str, str]:
+        """Return the id of a new flow and its link."""
+        path = f"/mcp/{self.server['id']}/oauth/initiate"
+        answer = await self.rest.ask(user, "GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["flowId"], answer.json()["authorizationUrl"]
+
+    async def status(self, flow_id: str, user: UserContext = ALICE) -> dict[str, Any]:
+        """Return what the registry says of a flow."""
+        answer = await self.rest.ask(user, "GET", f"/mcp/oauth/status/{flow_id}")
+        return dict(answer.json())
+
+    async def tokens(self, user: UserContext = ALICE) -> list[str]:
+        """Return the types of a user's stored tokens."""
+        answer = await self.rest.ask(user, "GET", "/tokens")
+        return sorted(token["type"] for token in answer.json()["tokens"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rest(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rest]:
+    async with running(
+        rest_settings(mongo_uri, key_files, tmp_path_factory.mktemp("home"))
+    ) as rest:
+        yield rest
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(rest: Rest) -> AsyncIterator[World]:
+    async with serving_oauth() as oauth, browser_at(rest) as browser:
+        server = await rest.register(
+            ROOT, "protected", oauth.url, requiresOAuth=True, scope="shared_app"
+        )
+        yield World(rest, oauth, browser, server)
+    await rest.forget_everything()
+
+
+def changed(url: str, **parameters: str | None) -> str:
+    """Return *url* with other query parameters; None leaves one out."""
+    parts = urlsplit(url)
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    query |= {name: value for name, value in parameters.items() if value is not None}
+    left_out = {name for name, value in parameters.items() if value is None}
+    kept = {name: value for name, value in query.items() if name not in left_out}
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+async def test_a_user_authorises_and_revokes(world: World) -> None:
+    flow_id, link = await world.initiate()
+
+    page = await world.browser.authorise(link)
+
+    assert (page.status, page.title) == (200, "protected is connected")
+    assert (await world.status(flow_id))["status"] == "completed"
+    assert await world.tokens() == ["oauth_access", "oauth_refresh"]
+    assert await world.tokens(BOB) == []
+
+    path = f"/mcp/{world.server['id']}/oauth/token"
+    revoked = await world.rest.ask(ALICE, "DELETE", path)
+
+    assert revoked.json()["revokedAtProvider"] is True
+    assert await world.tokens() == []
+    assert all(token.is_revoked for token in world.oauth.provider.tokens)
+    assert (await world.rest.ask(ALICE, "DELETE", path)).status_code == 404
+
+
+async def test_what_is_sent_to_the_authorization_server(world: World) -> None:
+    _, link = await world.initiate()
+
+    sent = parse_qs(urlsplit(await world.browser.press(link)).query)
+
+    assert sent["code_challenge_method"] == ["S256"]
+    assert len(sent["code_challenge"][0]) == 43
+    assert sent["redirect_uri"] == [f"{BASE_URL}/api/v1/mcp/oauth/callback"]
+    assert sent["resource"] == [world.oauth.url]
+    assert sent["scope"] == ["read offline_access"]
+
+
+async def test_looking_at_the_page_of_a_link_changes_nothing(world: World) -> None:
+    flow_id, link = await world.initiate()
+
+    shown = [await world.browser.show(link) for _ in range(2)]
+
+    assert {page.status for page in shown} == {200}
+    assert "alice" in shown[0].text
+    assert urlsplit(world.oauth.url).netloc in shown[0].text
+    assert (await world.status(flow_id))["status"] == "pending"
+    assert world.oauth.provider.counts["register"] == 0
+
+
+async def test_a_response_counts_once(world: World) -> None:
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    first, second = [await world.browser.show(callback) for _ in range(2)]
+
+    assert (first.status, second.status) == (200, 409)
+    assert world.oauth.provider.counts["token"] == 1
+
+
+async def test_a_response_in_another_browser_changes_nothing(world: World) -> None:
+    flow_id, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    async with browser_at(world.rest) as other:
+        page = await other.show(callback)
+
+    assert page.status == 403
+    assert (await world.status(flow_id))["status"] == "pending"
+    assert (await world.browser.show(callback)).status == 200
+
+
+async def test_a_code_of_another_flow_is_refused(world: World) -> None:
+    """An attacker's code in the victim's response: PKCE and the resource bind it to its flow."""
+    _, of_bob = await world.initiate(BOB)
+    async with browser_at(world.rest) as other:
+        stolen = await other.sign_in(await other.press(of_bob))
+    code = parse_qs(urlsplit(stolen).query)["code"][0]
+    flow_id, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    page = await world.browser.show(changed(callback, code=code))
+
+    assert page.status == 502
+    assert (await world.status(flow_id))["status"] == "failed"
+    assert await world.tokens() == []
+
+
+@pytest.mark.parametrize("state", [None, "", "x", "A" * 100])
+async def test_a_response_without_our_state_is_refused(world: World, state: str | None) -> None:
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    page = await world.browser.show(changed(callback, state=state))
+
+    assert page.status == 404
+    assert world.oauth.provider.counts["token"] == 0
+
+
+async def test_the_state_of_another_user_is_refused(world: World) -> None:
+    _, of_bob = await world.initiate(BOB)
+    async with browser_at(world.rest) as other:
+        theirs = parse_qs(urlsplit(await other.press(of_bob)).query)["state"][0]
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    page = await world.browser.show(changed(callback, state=theirs))
+
+    assert page.status == 403
+    assert await world.tokens(BOB) == []
+
+
+@pytest.mark.parametrize("issuer", ["wrong", "missing"])
+async def test_a_response_of_another_issuer_is_refused(world: World, issuer: str) -> None:
+    world.oauth.provider.switches.iss = issuer
+    flow_id, link = await world.initiate()
+
+    page = await world.browser.authorise(link)
+
+    assert page.status == 502
+    assert world.oauth.provider.counts["token"] == 0
+    assert (await world.status(flow_id))["status"] == "pending"
+
+
+async def test_a_response_without_issuer_is_taken_where_none_is_promised(world: World) -> None:
+    world.oauth.provider.switches.iss = "missing"
+    world.oauth.provider.switches.tells_iss = False
+    _, link = await world.initiate()
+
+    assert (await world.browser.authorise(link)).status == 200
+
+
+async def test_without_pkce_nothing_begins(world: World) -> None:
+    world.oauth.provider.switches.pkce = False
+    flow_id, link = await world.initiate()
+
+    page = await world.browser.post(link)
+
+    assert page.status == 502
+    assert "PKCE" in page.text
+    assert (await world.status(flow_id))["status"] == "pending"
+
+
+async def test_a_denied_authorization_says_so(world: World) -> None:
+    flow_id, link = await world.initiate()
+    authorize = await world.browser.press(link)
+    state = parse_qs(urlsplit(authorize).query)["state"][0]
+    said = {
+        "error": "access_denied",
+        "error_description": "<script>alert(1)</script>",
+        "state": state,
+        "iss": world.oauth.issuer,
+    }
+
+    page = await world.browser.show(f"{BASE_URL}/api/v1/mcp/oauth/callback?{urlencode(said)}")
+
+    assert page.status == 502
+    assert "denied" in page.text
+    assert (await world.status(flow_id))["error"] == "The authorization was denied."
+
+
+async def test_nothing_of_others_is_markup_on_a_page(world: World) -> None:
+    _, link = await world.initiate()
+    state = parse_qs(urlsplit(await world.browser.press(link)).query)["state"][0]
+    said = {
+        "error": "server_error",
+        "error_description": "<script>alert(1)</script>",
+        "state": state,
+        "iss": world.oauth.issuer,
+    }
+
+    page = await world.browser.show(f"{BASE_URL}/api/v1/mcp/oauth/callback?{urlencode(said)}")
+
+    assert "<script>" not in page.text
+    assert "&lt;script&gt;" in page.text
+
+
+async def test_a_server_that_is_changed_on_the_way_is_refused(world: World) -> None:
+    flow_id, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+    change = {"oauth": {"scope": "admin"}}
+    patched = await world.rest.call(ROOT, "PATCH", f"/{world.server['id']}", json=change)
+    assert patched.status_code == 200, patched.text
+
+    page = await world.browser.show(callback)
+
+    assert page.status == 502
+    assert "changed" in page.text
+    assert (await world.status(flow_id))["status"] == "failed"
+    assert world.oauth.provider.counts["token"] == 0
+
+
+async def test_an_authorization_server_that_changes_on_the_way_is_refused(world: World) -> None:
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+    async with serving_oauth() as another:
+        world.oauth.protected.issuers = (another.issuer,)
+
+        page = await world.browser.show(callback)
+
+        assert page.status == 502
+        assert another.provider.counts["token"] == 0
+    assert world.oauth.provider.counts["token"] == 0
+
+
+async def test_a_cancelled_flow_cannot_be_finished(world: World) -> None:
+    flow_id, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    cancelled = await world.rest.ask(ALICE, "POST", f"/mcp/oauth/cancel/{flow_id}")
+
+    assert cancelled.json()["status"] == "cancelled"
+    assert (await world.browser.show(callback)).status == 409
+    assert (await world.browser.post(link)).status == 409
+
+
+async def test_flows_are_their_users_own(world: World) -> None:
+    flow_id, _ = await world.initiate()
+
+    seen = await world.rest.ask(BOB, "GET", f"/mcp/oauth/status/{flow_id}")
+    cancelled = await world.rest.ask(BOB, "POST", f"/mcp/oauth/cancel/{flow_id}")
+
+    assert (seen.status_code, cancelled.status_code) == (404, 404)
+    assert (await world.status(flow_id))["status"] == "pending"
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "%00", quote("<script>"), "A" * 5000])
+async def test_links_that_were_not_made_here_are_refused(world: World, ticket: str) -> None:
+    url = f"{BASE_URL}/api/v1/mcp/oauth/start?ticket={ticket}"
+
+    shown, posted = await world.browser.show(url), await world.browser.post(url)
+
+    assert {shown.status, posted.status} == {422}
+    assert "<script>" not in shown.text
+
+
+async def test_nothing_redirects_to_where_a_parameter_says(world: World) -> None:
+    _, link = await world.initiate()
+    more = f"&redirect_uri={quote(UNWANTED)}&next={quote(UNWANTED)}"
+
+    leads_to = await world.browser.press(link + more)
+    callback = await world.browser.sign_in(leads_to)
+    answer = await world.browser.registry.get(callback + more)
+
+    assert urlsplit(leads_to).netloc == urlsplit(world.oauth.issuer).netloc
+    assert answer.status_code == 200
+    assert "location" not in answer.headers
+
+
+async def test_repeated_parameters_are_refused(world: World) -> None:
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    page = await world.browser.show(f"{callback}&code=another")
+
+    assert page.status == 404
+    assert world.oauth.provider.counts["token"] == 0
+
+
+async def test_a_registration_that_was_lost_is_made_again(world: World) -> None:
+    _, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+    world.oauth.provider.forget_clients()
+    assert (await world.browser.show(callback)).status == 502
+
+    _, again = await world.initiate()
+    page = await world.browser.authorise(again)
+
+    assert page.status == 200
+    assert world.oauth.provider.counts["register"] == 2
+
+
+async def test_two_users_share_one_registration(world: World) -> None:
+    for user in (ALICE, BOB):
+        _, link = await world.initiate(user)
+        async with browser_at(world.rest) as browser:
+            assert (await browser.authorise(link)).status == 200
+
+    assert world.oauth.provider.counts["register"] == 1
+    assert await world.tokens(BOB) == ["oauth_access", "oauth_refresh"]
+
+
+async def test_the_first_authorization_makes_the_tools_known(world: World) -> None:
+    _, link = await world.initiate()
+    await world.browser.authorise(link)
+
+    async def known() -> bool:
+        server = await world.rest.call(BOB, "GET", f"/{world.server['id']}")
+        return bool(server.json()["numTools"] == 3)
+
+    await until_async(known)
+
+
+async def test_a_server_without_oauth_has_nothing_to_authorise(world: World) -> None:
+    plain = await world.rest.register(ROOT, "plain", "http://127.0.0.1:9/mcp")
+
+    answer = await world.rest.ask(ROOT, "GET", f"/mcp/{plain['id']}/oauth/initiate")
+
+    assert answer.status_code == 409
+
+
+async def test_others_private_servers_cannot_be_authorised(world: World) -> None:
+    private = await world.rest.register(
+        ALICE, "mine", world.oauth.url, requiresOAuth=True, scope="private_user"
+    )
+
+    answer = await world.rest.ask(BOB, "GET", f"/mcp/{private['id']}/oauth/initiate")
+
+    assert answer.status_code == 404
