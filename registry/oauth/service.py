@@ -484,7 +484,15 @@ class AuthorizationService:
         user = await self._user(ticket)
         if user is None:
             reason = "The user no longer exists, or is disabled."
-            await self._flows.end(flow.id, FlowStatus.FAILED, reason, self._clock.now())
+            former = UserContext(
+                flow.user_id,
+                flow.username,
+                Role(flow.role),
+                frozenset(),
+                is_service_account=flow.is_service_account,
+                tenant_id=flow.tenant_id,
+            )
+            await self._failed(flow, former, reason)
             raise AuthorizationFailedError(reason)
         return user, await self._usable(flow.server_id, user)
 
