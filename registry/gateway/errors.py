@@ -462,7 +462,7 @@ class InputRefused(UpstreamFailed):
 
 
 class UserKeyNeeded(UpstreamFailed):
-    """The caller has stored no key of their own. Nothing was sent to the server."""
+    """The caller has no key or access of their own. Nothing was sent to the server."""
 
     outcome = CallOutcome.REFUSED
 

@@ -1,17 +1,19 @@
 """Servers that take each caller's own access token: what callers get who have none yet."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from registry.gateway.values import Route, tool_entry
 from registry.servers.values import Era
 from tests.conftest import ALICE, BOB
 from tests.fakes.oauth.access_tokens import FakeAccessTokens, make_oauth_server, token_of
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import modern
 from tests.gateway.fakes import Request, ScriptedUpstream, echo, make_route
+from tests.gateway.listening import hearing, listening
 from tests.gateway.serving import serve
 from tests.kit.waiting import until
 
@@ -400,28 +402,50 @@ async def test_one_server_without_authorization_leaves_the_others(
     assert called.json()["result"]
 
 
+def with_tools(gateway: Gateway, *names: str) -> Route:
+    """Return the route with these tools."""
+    route = gateway.routes.routes["demo"]
+    entries = [tool_entry(name, f'{{"name":"{name}","inputSchema":{{}}}}') for name in names]
+    return make_route(route.url, oauth=route.oauth, headers={}, tools=entries)
+
+
 async def test_a_session_learns_that_its_user_has_finished(
     gateway: Gateway, tokens: FakeAccessTokens
 ) -> None:
     session = await begin(gateway, **URLS)
-    headers = head(mcp_session_id=session, accept="text/event-stream")
-    async with gateway.http.stream("GET", "/mcp/demo", headers=headers) as stream:
-        assert stream.status_code == 200, await stream.aread()
+    async with hearing(gateway, head(mcp_session_id=session), "demo") as stream:
         asked = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
         [page] = asked.json()["error"]["data"]["elicitations"]
 
         tokens.give(ALICE.user_id, SERVER, "t-alice")
-        line = await _line_with(stream.aiter_lines(), "notifications/elicitation/complete")
+        told = await stream.next()
 
-    assert page["elicitationId"] in line
+    assert told is not None
+    assert told["method"] == "notifications/elicitation/complete"
+    assert told["params"] == {"elicitationId": page["elicitationId"]}
 
 
-async def _line_with(lines: AsyncIterator[str], wanted: str) -> str:
-    async with asyncio.timeout(10):
-        async for line in lines:
-            if wanted in line:
-                return line
-    raise AssertionError("The stream ended.")
+async def test_sessions_of_all_users_learn_of_tools_that_become_known(gateway: Gateway) -> None:
+    gateway.routes.replace(with_tools(gateway))
+    session = head("bob", mcp_session_id=await begin(gateway, user="bob"))
+    async with hearing(gateway, session, "demo") as stream:
+        gateway.routes.replace(with_tools(gateway, "whoami"))
+        told = await stream.method()
+
+    assert told == "tools/list_changed"
+
+
+async def test_streams_of_the_stateless_era_learn_of_tools_that_become_known(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    gateway.routes.replace(with_tools(gateway))
+    async with listening(gateway, {"toolsListChanged": True}, "demo") as stream:
+        acknowledged = await stream.method()
+        gateway.routes.replace(with_tools(gateway, "whoami"))
+        told = await stream.method()
+
+    assert (acknowledged, told) == ("subscriptions/acknowledged", "tools/list_changed")
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize("can", [URLS, {}])
@@ -441,3 +465,21 @@ async def test_a_session_that_is_passed_through_asks_in_the_form_that_its_client
     code = answer.get("error", {}).get("code")
     assert code == (-32042 if can else None)
     assert LINK in str(answer)
+
+
+@pytest.mark.parametrize("can", [URLS, {}])
+async def test_links_and_tokens_are_logged_nowhere(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream, can: Any
+) -> None:
+    upstream.behaviour = refusing(401, 'Bearer error="invalid_token"')
+    session = await begin(gateway, **can)
+    with capture_logs() as logs:
+        await gateway.post(request("tools/call", CALL), mcp_session_id=session)
+        tokens.give(ALICE.user_id, SERVER, "t-alice")
+        await gateway.post(request("tools/call", CALL), mcp_session_id=session)
+        message, headers = modern("tools/call", CALL, **can)
+        await gateway.post(message, **headers)
+
+    assert upstream.requests
+    assert "t-alice" not in str(logs)
+    assert "registry.test" not in str(logs)

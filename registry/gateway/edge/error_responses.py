@@ -35,10 +35,9 @@ def challenged(error: UnauthorizedError | InsufficientScopeError) -> Refusal:
 def refusal_for(error: Exception) -> Refusal:
     """Return the refusal for an error of another part of the application."""
     match error:
-        case UserKeyMissingError():
+        case UserKeyMissingError() | AuthorizationRequiredError():
+            # Not logged: a message may contain a link for the caller alone.
             return UserKeyNeeded(error.message)
-        case AuthorizationRequiredError():
-            return UpstreamFailed(error.message)
         case RegistryError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message)
         case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):
