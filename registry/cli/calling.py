@@ -1,5 +1,6 @@
-"""Calls a tool through the gateway as any MCP client does, with the SDK's client."""
+"""Requests to a running registry: a tool call with the SDK's client, or one of its API."""
 
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -41,6 +42,33 @@ async def call_tool(
         problem = f"{address} cannot be reached: is the registry running there?"
         raise CallRefusedError(problem) from None
     return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+API_SECONDS = 60
+"""As long as a connection to a server may take."""
+
+
+async def ask_api(address: str, token: str, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    """Send a request to the API of a running registry; return the status and the answer.
+
+    Raises:
+        CallRefusedError: There is no registry, or the answer is not its own.
+    """
+    headers = {"Authorization": f"Bearer {token}"}
+    body = None
+    try:
+        async with httpx2.AsyncClient(
+            headers=headers, timeout=API_SECONDS, trust_env=False
+        ) as http:
+            answer = await http.request(method, f"{address}/api/v1{path}")
+    except httpx2.TransportError:
+        problem = f"{address} cannot be reached: is the registry running there?"
+        raise CallRefusedError(problem) from None
+    with suppress(ValueError):
+        body = answer.json()
+    if not isinstance(body, dict):
+        raise CallRefusedError(f"{address} did not answer as a registry.")
+    return answer.status_code, body
 
 
 def _first(group: BaseExceptionGroup[Any]) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from registry.cli.audit import audit
 from registry.cli.clients import client_config
+from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
 from registry.cli.policies import policies
 from registry.cli.schemas import schemas
@@ -56,6 +57,9 @@ app.command(hidden=True)(worker)
 app.command()(doctor)
 app.command()(usage)
 app.command()(client_config)
+app.command()(connect)
+app.command()(connections)
+app.command()(disconnect)
 app.command()(export)
 app.command()(apply)
 app.add_typer(creds, name="creds")

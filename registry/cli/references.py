@@ -12,6 +12,7 @@ from registry.cli.output import CONTROL
 from registry.cli.running import fail
 
 if TYPE_CHECKING:
+    from registry.core.settings import Settings
     from registry.servers.files.forms import Question
 
 FROM_ENVIRONMENT = "env:"
@@ -42,6 +43,19 @@ def resolve(reference: str, what: str, *, is_secret: bool = False) -> str:
             "standard input) instead\n"
         )
     return reference
+
+
+def caller_token(settings: "Settings", reference: str | None) -> str:
+    """Return the token of `--token`, or that of local mode's administrator."""
+    if reference is not None:
+        return resolve(reference, "--token", is_secret=True).strip()
+    from registry.processes.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+
+    home = LocalHome(settings.registry_home)
+    token = home.read_admin_token() if settings.registry_local else None
+    if token is None:
+        fail("say whose call it is with --token; `registry token create` makes one")
+    return token
 
 
 def _asked(what: str) -> str:

@@ -110,6 +110,10 @@ def servers_add(  # noqa: PLR0913 - options
     user_key: Annotated[
         bool, typer.Option("--user-key", help="Each user gives a key of their own.")
     ] = False,
+    oauth: Annotated[
+        bool,
+        typer.Option("--oauth", help="Users authorise the registry there: `registry connect`."),
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE, the value as for --key; repeat for several."),
@@ -130,6 +134,7 @@ def servers_add(  # noqa: PLR0913 - options
         "path": path,
         "headers": pairs(header, "--header") or None,
         "apiKey": _api_key(key, key_type, key_header, is_users=user_key),
+        "requiresOAuth": oauth or None,
     }
 
     async def work() -> None:

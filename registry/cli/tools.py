@@ -1,7 +1,7 @@
 """Commands about registered tools."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,8 @@ from registry.cli.output import (
     text,
     validated,
 )
-from registry.cli.references import resolve
+from registry.cli.references import caller_token, resolve
 from registry.cli.running import FAILED, fail, read_settings, run, services
-
-if TYPE_CHECKING:
-    from registry.core.settings import Settings
 
 tools = typer.Typer(help="Registered tools.", no_args_is_help=True)
 
@@ -165,7 +162,7 @@ def tools_call(
         async with services() as built:
             found = await tool_of(built, tool)
             server = await server_of(built, found.owner_id)
-        bearer = _token(settings, token)
+        bearer = caller_token(settings, token)
         address = f"{(url or settings.base_url).rstrip('/')}{server.effective_path}"
         result = await call_tool(address, bearer, found.name, call_arguments)
         if as_json:
@@ -189,18 +186,6 @@ def _arguments(text: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         fail(f"{what} are no JSON object")
     return parsed
-
-
-def _token(settings: "Settings", reference: str | None) -> str:
-    if reference is not None:
-        return resolve(reference, "--token", is_secret=True).strip()
-    from registry.processes.local.home import LocalHome  # noqa: PLC0415 - heavy imports
-
-    home = LocalHome(settings.registry_home)
-    token = home.read_admin_token() if settings.registry_local else None
-    if token is None:
-        fail("say whose call it is with --token; `registry token create` makes one")
-    return token
 
 
 def spoken(result: dict[str, Any]) -> list[str]:
