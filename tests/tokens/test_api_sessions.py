@@ -67,6 +67,7 @@ PARAMETERS = {
     "owner_id": "f" * 24,
     "job_id": "f" * 24,
     "token_id": "f" * 24,
+    "flow_id": "f" * 24,
     "resource_id": "f" * 24,
     "resource_type": "mcpServer",
     "name": "MCP_API_KEY",
