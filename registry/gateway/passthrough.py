@@ -335,13 +335,13 @@ class PassThrough:
     ) -> SealSession:
         """Return a function that seals a session id in the server's answer for the client."""
         sealed = exchange.headers.get("mcp-session-id")
+        # Should the user's access end, the client is asked in the form that it knows.
+        mark = URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
 
         def seal(upstream_id: str) -> str:
             # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
-            # Should the user's access end, the client is asked in the form that it knows.
-            mark = URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
             return self._seal.seal(
                 mark + upstream_id, principal=user.principal, server_id=route.server_id
             )
