@@ -88,7 +88,7 @@ constraints: ## Pin the packages anew after a change of pyproject.toml (needs uv
 clean: ## Remove what was built, installed and cached; .registry/ stays
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .schemathesis .coverage .coverage.* \
-		tests/crossapp/releases/*/node_modules tests/npm/node_modules \
+		tests/crossapp/releases/*/node_modules tests/npm/node_modules tests/browser/node_modules \
 		tests/clients/fastmcp/.venv tests/clients/python_v1/.venv
 	find $(GENERATED) -mindepth 1 ! -name README.md -delete
 	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
