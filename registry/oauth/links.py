@@ -23,6 +23,8 @@ METADATA_PATH = "/api/v1/mcp/oauth/client.json"
 LINK_LIFETIME = timedelta(minutes=10)
 REMEMBERED = 10_000
 FLOW_ID_BYTES = 16
+MAX_SCOPES_CHARACTERS = 2_000
+"""A server names scopes in its challenge; with more, the link would be too long to be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class LinkSeal:
         self, user: UserContext, server: OAuthServer, scopes: tuple[str, ...] = ()
     ) -> AuthorizationLink:
         """Return a link for *user*; the same one for a while. No I/O."""
+        scopes = _bounded(scopes)
         # With all that a link says of the user: jobs that read for a user know less of them.
         about = (user.username, user.role, user.is_service_account, user.tenant_id)
         key = (user.user_id, server.id, about, scopes)
@@ -119,3 +122,13 @@ class LinkSeal:
         ticket = self._seal.seal(orjson.dumps(content), expires_at)
         url = f"{self._base_url}{START_PATH}?ticket={ticket}"
         return AuthorizationLink(flow_id, url, expires_at)
+
+
+def _bounded(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    left, kept = MAX_SCOPES_CHARACTERS, []
+    for scope in scopes:
+        left -= len(scope) + 1
+        if left < 0:
+            break
+        kept.append(scope)
+    return tuple(kept)

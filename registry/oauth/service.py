@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 
+from packages.database.encryption import DecryptionError
 from packages.models.states import AuditOutcome, FlowStatus
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
@@ -251,6 +252,7 @@ class AuthorizationService:
         flow = await self._flow_of(response.state)
         cookie = cookies.get(cookie_name(flow.id), "")
         if not hmac.compare_digest(_digest(cookie), flow.browser or ""):
+            self._counted.labels("refused").inc()
             raise OtherBrowserError
         user, server = await self._still_allowed(flow)
         authorization_server = server_of(flow.authorization_server)
@@ -265,7 +267,12 @@ class AuthorizationService:
             await self._failed(flow, user, reason)
             raise AuthorizationFailedError(reason)
         found = await self._unchanged(flow, server, user)
-        claimed = await self._flows.claim(flow.id, flow.nonce or "", self._clock.now())
+        try:
+            claimed = await self._flows.claim(flow.id, flow.nonce or "", self._clock.now())
+        except DecryptionError:
+            reason = "The registry's encryption key was changed. Start again."
+            await self._failed(flow, user, reason)
+            raise AuthorizationFailedError(reason) from None
         if claimed is None:
             raise FlowEndedError
         await self._exchange(claimed, response.code, user, server, found)

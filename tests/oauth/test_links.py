@@ -21,3 +21,14 @@ def test_a_job_that_reads_for_a_user_makes_no_link_that_they_get() -> None:
     assert ticket is not None
     assert (ticket.username, ticket.tenant_id) == (ALICE.username, ALICE.tenant_id)
     assert links.link(ALICE, SERVER) is link
+
+
+def test_a_server_that_names_many_scopes_gets_a_link_that_can_be_opened() -> None:
+    links = LinkSeal([bytes(32)], "https://registry.example", FakeClock())
+
+    link = links.link(ALICE, SERVER, tuple(f"scope-{number}" for number in range(5_000)))
+
+    assert len(link.url) < 8_000
+    ticket = links.open(link.url.partition("ticket=")[2])
+    assert ticket is not None
+    assert ticket.scopes[:2] == ("scope-0", "scope-1")
