@@ -16,7 +16,7 @@ from registry.auth.identity import UserContext
 from registry.core.drain import Drain
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.authorization import AuthorizationPrompts
+from registry.gateway.edge.authorization import AuthorizationPrompts, opens_urls
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
@@ -186,6 +186,11 @@ class Dispatcher:
         route = self.admit(exchange, envelope, user)
         if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
             route = self.admit(exchange, envelope, user)
+        if envelope.method == "tools/call" and (route is None or not route.tools):
+            unread = self._admission.unread(user, exchange.slug, envelope.params.get("name"))
+            if unread is not None:
+                await self._first_access(exchange, user, unread)
+                route = self.admit(exchange, envelope, user)
         if route is None:
             offering = CombinedOffering(self._admission.view(user))
             await self._aggregate.post(exchange, envelope, user, offering)
@@ -198,6 +203,19 @@ class Dispatcher:
             await self._aggregate.post(exchange, envelope, user, SingleOffering(route))
             return
         await self._passthrough.post(exchange, envelope, user, route)
+
+    async def _first_access(
+        self, exchange: GatewayRequest, user: UserContext, route: Route
+    ) -> None:
+        """Have the caller authorise the registry at an unread server, and wait for its tools."""
+        exchange.served_by(route)
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is not None and not exchange.is_modern:
+            scope_id = route.server_id if exchange.slug else COMBINED
+            if self._sessions.is_own(user, scope_id, sealed):
+                session = self._sessions.resume(user, scope_id, sealed)
+                exchange.opens_urls = opens_urls(session.capabilities)
+        await self._admission.first_access(route, user)
 
     def admit(
         self,

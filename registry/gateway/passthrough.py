@@ -51,7 +51,7 @@ from registry.gateway.transport.forwarder import (
     SealSession,
     StreamTermination,
 )
-from registry.gateway.values import Route
+from registry.gateway.values import Route, is_unread
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.servers.values import Era
@@ -355,10 +355,17 @@ def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes
     try:
         if kind == "tools":
             pieces = page_members(route.pages, cursor)
-            return list_result(pieces, exchange.request_id, is_modern=exchange.is_modern)
+            return list_result(
+                pieces,
+                exchange.request_id,
+                is_modern=exchange.is_modern,
+                is_unread=is_unread(route),
+            )
         page = SingleOffering(route).page(kind, cursor)
     except CursorError:
         raise InvalidParams("The cursor is invalid: it was not issued here.") from None
     if page is None:
         return None
-    return page_result(page, exchange.request_id, is_modern=exchange.is_modern)
+    return page_result(
+        page, exchange.request_id, is_modern=exchange.is_modern, is_unread=is_unread(route)
+    )

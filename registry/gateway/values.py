@@ -183,6 +183,11 @@ class Route:
         object.__setattr__(self, "shared", shared)
 
 
+def is_unread(route: Route) -> bool:
+    """Whether a server waits for the first user who authorises the registry to be read."""
+    return route.oauth is not None and not route.tools and not route.features_known
+
+
 def may_tell_of_resources(route: Route) -> bool:
     """Whether clients can subscribe to the server's resources, as far as is known."""
     if not route.features_known and not route.capabilities:

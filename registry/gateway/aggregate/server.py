@@ -75,7 +75,7 @@ from registry.gateway.protocol.list_pages import CursorError, marked, page_resul
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
-from registry.gateway.values import Credentials, Route, may_tell_of_resources
+from registry.gateway.values import Credentials, Route, is_unread, may_tell_of_resources
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import (
     PAGE_KINDS,
@@ -406,7 +406,13 @@ class AggregateServer:
                 return
             # What nobody has authorised the registry to read yet is an empty list, no error.
             page = nothing_of(PAGE_KINDS[envelope.method])
-        answer = page_result(page, exchange.request_id, is_modern=exchange.is_modern)
+        only = request.offering.only
+        answer = page_result(
+            page,
+            exchange.request_id,
+            is_modern=exchange.is_modern,
+            is_unread=only is not None and is_unread(only),
+        )
         if exchange.list_mark is not None:
             answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
         await exchange.answer(200, answer)

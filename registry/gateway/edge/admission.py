@@ -1,5 +1,8 @@
 """Admission: who calls, what the token allows, which servers exist, and how to reach them."""
 
+import asyncio
+from contextlib import suppress
+
 from yarl import URL
 
 from packages.models.states import AuditOutcome
@@ -23,7 +26,7 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
-from registry.gateway.values import Credentials, Route
+from registry.gateway.values import Credentials, Route, is_unread
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
 from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
 from registry.oauth.policy import grant_of
@@ -39,6 +42,9 @@ RECORDED_POLICIES = 10
 
 INSUFFICIENT_SCOPE = "insufficient_scope"
 UNAUTHORIZED = 401
+
+FIRST_READING_SECONDS = 10.0
+"""How long the first call of a server waits for its tools to be read."""
 
 GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
 
@@ -224,6 +230,41 @@ class Admission:
             return False
         metadata = challenge.resource_metadata
         return metadata is None or not _is_of_same_origin(metadata, self._base_url)
+
+    def unread(self, user: UserContext, slug: str, name: object) -> Route | None:
+        """Return the server of a tool if nobody's authorization has let it be read yet.
+
+        Args:
+            user: Who calls.
+            slug: Of the path; empty for all servers.
+            name: The client's name for the tool.
+        """
+        if slug:
+            route = self._routes.route(slug, user.tenant_id)
+        else:
+            prefix = name.partition(SEPARATOR)[0] if isinstance(name, str) else ""
+            member = self._routes.catalogue.member(prefix, user.tenant_id)
+            route = None if member is None else member.route
+        if route is None or not is_unread(route) or not self._decide(user, route).allowed:
+            return None
+        return route
+
+    async def first_access(self, route: Route, user: UserContext) -> None:
+        """Return when the tools of an unread server are known, or could not be read in time.
+
+        Raises:
+            AuthorizationRequired: The caller has not authorised the registry there.
+            RegistryError: That cannot be known now.
+        """
+        await self.credentials(route, user)
+        seen = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_READING_SECONDS):
+                while True:
+                    now = self._routes.route(route.slug, user.tenant_id)
+                    if now is None or not is_unread(now):
+                        return
+                    seen = await self._routes.changed(seen)
 
     async def is_authorized(self, route: Route, user: UserContext) -> bool:
         """Whether *user* can call a server now, as far as access tokens are concerned."""

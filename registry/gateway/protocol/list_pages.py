@@ -26,6 +26,9 @@ PAGE_SIZE = 1000
 MODERN_SUFFIX = b',"resultType":"complete","ttlMs":30000,"cacheScope":"private"'
 """Members of list results from 2026-07-28 on. Private: the list depends on the caller."""
 
+UNREAD_SUFFIX = b',"resultType":"complete","ttlMs":0,"cacheScope":"private"'
+"""The same for a list that is not known yet."""
+
 
 class CursorError(Exception):
     """A cursor that was not issued here."""
@@ -64,16 +67,22 @@ def page_members(pages: ToolPages, cursor: object) -> list[bytes]:
 
 
 def list_result(
-    members: Sequence[bytes], request_id: str | int | None, *, is_modern: bool
+    members: Sequence[bytes],
+    request_id: str | int | None,
+    *,
+    is_modern: bool,
+    is_unread: bool = False,
 ) -> bytes:
     """Return the whole JSON-RPC response to `tools/list`."""
     pieces = list(members)
     pieces[0] = b'{"jsonrpc":"2.0","id":' + orjson.dumps(request_id) + b',"result":{' + pieces[0]
-    pieces[-1] += (MODERN_SUFFIX if is_modern else b"") + b"}}"
+    pieces[-1] += _suffix(is_modern=is_modern, is_unread=is_unread) + b"}}"
     return b",".join(pieces)
 
 
-def page_result(page: bytes, request_id: str | int | None, *, is_modern: bool) -> bytes:
+def page_result(
+    page: bytes, request_id: str | int | None, *, is_modern: bool, is_unread: bool = False
+) -> bytes:
     """Return the whole JSON-RPC response to a list request from the members of its result."""
     return b"".join(
         (
@@ -81,10 +90,16 @@ def page_result(page: bytes, request_id: str | int | None, *, is_modern: bool) -
             orjson.dumps(request_id),
             b',"result":{',
             page,
-            MODERN_SUFFIX if is_modern else b"",
+            _suffix(is_modern=is_modern, is_unread=is_unread),
             b"}}",
         )
     )
+
+
+def _suffix(*, is_modern: bool, is_unread: bool) -> bytes:
+    if not is_modern:
+        return b""
+    return UNREAD_SUFFIX if is_unread else MODERN_SUFFIX
 
 
 def marked(answer: bytes, member: str, instance: Instance) -> bytes:
