@@ -89,16 +89,23 @@ NOTHING_HIDDEN: Mapping[str, ToolRule] = MappingProxyType({})
 
 
 class Credentials(NamedTuple):
-    """The headers with which one caller reaches a server; not to be modified.
+    """The headers with which one caller reaches a server.
+
+    There are some for each user who calls, so they are kept in one form.
 
     Attributes:
-        lines: The same headers in their wire format.
+        lines: The headers in their wire format.
         token: The access token in them; None without OAuth.
     """
 
-    headers: CIMultiDict[str]
     lines: HeaderLines
     token: AccessToken | None = None
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """Return the headers as a mapping."""
+        lines = (line.partition(": ") for line in self.lines.text.split("\r\n") if line)
+        return CIMultiDict((name, value) for name, _, value in lines)
 
 
 class Policies(Protocol):
@@ -179,7 +186,7 @@ class Route:
 
     def __post_init__(self) -> None:
         """Convert the headers to their wire format."""
-        shared = Credentials(self.headers, header_lines(self.headers))
+        shared = Credentials(header_lines(self.headers))
         object.__setattr__(self, "shared", shared)
 
 

@@ -148,7 +148,7 @@ class FakeRoutes:
             {**self.own_headers.get((user.user_id, route.slug), {}), **own},
             route.headers.get("Via"),
         )
-        return Credentials(headers, header_lines(headers), token)
+        return Credentials(header_lines(headers), token)
 
     async def renewed_headers(
         self, user: UserContext, route: Route, rejected: AccessToken

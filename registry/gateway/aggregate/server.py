@@ -689,12 +689,13 @@ def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:
 
 def _on_the_way(exchange: GatewayRequest, sent: Credentials, route: Route) -> CIMultiDict[str]:
     """Return the headers for a request to a server, which name the gateways on the way."""
-    exchange.client.sent = (sent.headers, route)
+    stored = sent.headers if route.per_user else route.headers
+    exchange.client.sent = (stored, route)
     via = exchange.headers.get("via")
     if via is None:
-        return sent.headers
+        return stored
     # The time limit covers everything that this request sends, including a handshake.
-    headers = sent.headers.copy()
+    headers = stored.copy()
     headers["Via"] = ", ".join(filter(None, (via, headers.get("Via"))))
     return headers
 

@@ -159,7 +159,7 @@ class UserHeaders:
             }
             headers["Authorization"] = f"Bearer {token.value}"
         sent = upstream_headers(headers, route.headers.get("Via"))
-        credentials = Credentials(sent, header_lines(sent), token)
+        credentials = Credentials(header_lines(sent), token)
         if generation == self._generation(route.server_id):
             self._remembered[_key(user, route)] = (generation, credentials)
         return credentials
