@@ -115,6 +115,19 @@ class OAuthFlowRepository:
         ordered = sorted(found, key=lambda flow: flow.created_at)
         return {flow.server_id: flow for flow in ordered if flow.server_id in wanted}
 
+    async def was_left(
+        self, user_id: str, server_id: str, client_id: str, since: datetime
+    ) -> bool:
+        """Whether a browser was sent away with *client_id* before *since* and never came back."""
+        query: Doc = {
+            "user_id": ObjectId(user_id),
+            "server_id": server_id,
+            "client_id": client_id,
+            "status": FlowStatus.PENDING.value,
+            "updated_at": {"$lt": since},
+        }
+        return await self._flows.find(query).count() > 0
+
     async def delete_of(self, server_id: str, tx: Transaction) -> None:
         """Remove all flows at a server."""
         await self._flows.find({"server_id": server_id}).delete(session=tx)

@@ -59,12 +59,15 @@ from registry.upstream.oauth.errors import (
 )
 from registry.upstream.oauth.metadata import Discovered, server_of
 from registry.upstream.oauth.token_endpoint import CODE, TokenEndpoint, is_sendable
-from registry.upstream.oauth.values import TokenRequest
+from registry.upstream.oauth.values import ClientKind, OAuthClientIdentity, TokenRequest
 
 log = structlog.get_logger()
 
 FLOW_LIFETIME = timedelta(minutes=10)
 """How long a person may take at the authorization server."""
+
+LEFT_AFTER = timedelta(minutes=1)
+"""After this long without a response, the client that was used may be unknown there."""
 
 COOKIE_BYTES = 32
 NONCE_BYTES = 24
@@ -431,7 +434,7 @@ class AuthorizationService:
             found = await self._authorization_servers.discover(server)
             granted = await self._tokens.granted(user, server) if more else ()
             scopes = asked_scopes(found, oauth, (*granted, *more))
-            client = await self._authorization_servers.client(server, found, scopes)
+            client = await self._client(user, server, found, scopes)
             url = authorization_url(
                 found.server,
                 client,
@@ -460,6 +463,27 @@ class AuthorizationService:
         self._counted.labels("started").inc()
         await self._note(user, server.id, "started")
         return BegunFlow(flow_id, url, cookie, flow.expires_at)
+
+    async def _client(
+        self,
+        user: UserContext,
+        server: OAuthServer,
+        found: Discovered,
+        scopes: tuple[str, ...] | None,
+    ) -> OAuthClientIdentity:
+        """Return the client to use; a new one if the user did not come back with a registered one.
+
+        An authorization server that has lost a registration says so on a page of its own, and
+        sends nobody back.
+        """
+        client = await self._authorization_servers.client(server, found, scopes)
+        left_before = self._clock.now() - LEFT_AFTER
+        if client.kind is not ClientKind.REGISTERED or not await self._flows.was_left(
+            user.user_id, server.id, client.client_id, left_before
+        ):
+            return client
+        await self._authorization_servers.forget(server, found.server, client.client_id)
+        return await self._authorization_servers.client(server, found, scopes)
 
     async def _flow_of(self, sealed: str | None) -> OAuthFlow:
         content = self._state_seal.open(sealed or "", self._clock.now())

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
@@ -338,6 +339,25 @@ async def test_a_registration_that_was_lost_is_made_again(world: World) -> None:
     world.oauth.provider.forget_clients()
     assert (await world.browser.show(callback)).status == 502
 
+    _, again = await world.initiate()
+    page = await world.browser.authorise(again)
+
+    assert page.status == 200
+    assert world.oauth.provider.counts["register"] == 2
+
+
+async def test_who_did_not_come_back_gets_another_registration(world: World) -> None:
+    """An authorization server that lost a registration shows that, and sends nobody back."""
+    _, link = await world.initiate()
+    await world.browser.press(link)
+    world.oauth.provider.forget_clients()
+    _, soon = await world.initiate()
+    await world.browser.press(soon)
+    assert world.oauth.provider.counts["register"] == 1
+
+    flows = world.rest.parts.database.collection("oauth_flows")
+    long_ago = world.rest.parts.clock.now() - timedelta(minutes=5)
+    await flows.update_many({}, {"$set": {"updated_at": long_ago}})
     _, again = await world.initiate()
     page = await world.browser.authorise(again)
 
