@@ -33,6 +33,7 @@ PATTERN_WORDS = {
     OBJECT_ID: "must be an id: 24 hexadecimal characters",
     r"^[0-9a-f]{64}$": "must be a SHA-256 hash: 64 lower-case hexadecimal characters",
     r"^[0-9a-f]{32}$": "must be a trace id: 32 lower-case hexadecimal characters",
+    r"^[A-Za-z0-9_-]{1,64}$": "must be the id of a flow: up to 64 letters, digits, '_' and '-'",
     ONE_LINE: "must be one line without control characters",
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "must be text without control characters",
     r"^[^\x00]*$": "must not contain a null character",

@@ -73,7 +73,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
     await hiding.forget_everything()
 
 
-ELSEWHERE = {"resource_type": "mcpServer", "version": "1", "name": "KEY"}
+ELSEWHERE = {"resource_type": "mcpServer", "version": "1", "name": "KEY", "flow_id": "f"}
 
 
 async def operations(rest: Rest) -> list[tuple[str, str, str]]:

@@ -61,6 +61,11 @@ WITH_INPUT = (
     "list_audit",
     "list_usage",
     "get_connection",
+    "reinitialize_connection",
+    "initiate_authorization",
+    "get_authorization",
+    "cancel_authorization",
+    "revoke_authorization",
     "list_tools",
     "update_tools",
     "accept_tools",
@@ -106,6 +111,7 @@ WITH_INPUT = (
 )
 WITHOUT_INPUT = (
     "list_connections",
+    "get_client_metadata",
     "get_server_stats",
     "jwks",
     "resource_metadata",

@@ -12,7 +12,14 @@ from tests.fakes.rest import Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
-OF_OTHERS = frozenset({"/api/v1/tokens/{token_id}"})
+OF_OTHERS = frozenset(
+    {
+        "/api/v1/tokens/{token_id}",
+        "/api/v1/mcp/oauth/status/{flow_id}",
+        "/api/v1/mcp/oauth/client.json",
+        "/api/v1/mcp/{server_id}/oauth/initiate",
+    }
+)
 """Routes about things that no server has anything to do with, and of which there is none here."""
 
 
