@@ -11,7 +11,7 @@ from tests.npm.programs import MODULES
 
 PACKAGE = MODULES / "@modelcontextprotocol" / "conformance"
 REVISIONS = ("2025-11-25", "2026-07-28")
-RUN_SECONDS = 120
+RUN_SECONDS = 300
 CLIENT_SECONDS = 60
 """For one scenario; they run side by side."""
 

@@ -12,7 +12,7 @@ from tests.conformance.paths import COMBINED, DIRECT, ONE_SERVER, Findings, find
 from tests.conformance.suite import REVISIONS, client_requirements, requirements
 from tests.npm.programs import INSTALL_SECONDS, new_node
 
-FIRST_TEST_SECONDS = INSTALL_SECONDS + 240
+FIRST_TEST_SECONDS = INSTALL_SECONDS + 480
 
 pytestmark = [
     pytest.mark.node,
