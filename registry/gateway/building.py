@@ -29,6 +29,7 @@ from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import AuthorizationPrompts
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.governance import CallGovernance
 from registry.gateway.edge.recorder import Recorder
 from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.edge.session_states import SessionStates
@@ -129,6 +130,11 @@ class GatewayBuilder:
         return ArgumentChecker(self.clock)
 
     @cached_property
+    def governance(self) -> CallGovernance:
+        """Checks calls of tools."""
+        return CallGovernance(self.arguments)
+
+    @cached_property
     def states(self) -> SessionStates:
         """What clients set in their sessions."""
         return SessionStates()
@@ -226,7 +232,7 @@ class GatewayBuilder:
             self.stream_guard,
             self.ended_sessions,
             self.recorder,
-            arguments=self.arguments,
+            governance=self.governance,
             retries_idempotent=self.settings.gateway_retry_idempotent,
         )
 
@@ -270,7 +276,7 @@ class GatewayBuilder:
             completions=AuthorizationCompletions(
                 self.tokens, self.notification_streams, self.background_tasks
             ),
-            arguments=self.arguments,
+            governance=self.governance,
             recorder=self.recorder,
             latency_watcher=self.latency_watcher,
         )

@@ -11,7 +11,6 @@ from registry.auth.identity import UserContext
 from registry.core.json import members
 from registry.gateway.client.connector import Connector
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import opens_urls
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.eras import (
@@ -19,9 +18,9 @@ from registry.gateway.edge.eras import (
     check_modern,
     check_param_headers,
     is_of_another_era,
-    require_arguments,
 )
 from registry.gateway.edge.error_responses import result_body
+from registry.gateway.edge.governance import CallGovernance
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_seal import SessionSeal
@@ -65,6 +64,9 @@ ENDED = frozenset({200, 202, 204, 404})
 URLS_MARK = "\x02"
 """Prefix of the sealed text in ids of servers' sessions whose clients can open URLs."""
 
+ANSWERED = b""
+"""In place of an answer that the client has already."""
+
 HANDSHAKES = frozenset({"initialize", "server/discover"})
 """Requests that begin a conversation; their answers are checked before they count."""
 
@@ -81,7 +83,7 @@ class PassThrough:
         stream_guard: Ends the long-lived streams.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
         recorder: Notified when a request goes upstream.
-        arguments: Checks arguments where the server offers another definition.
+        governance: Checks calls of tools.
         retries_idempotent: Whether idempotent requests are retried when a server breaks off.
     """
 
@@ -97,7 +99,7 @@ class PassThrough:
         ended_sessions: EndedSessions,
         recorder: Recorder,
         *,
-        arguments: ArgumentChecker,
+        governance: CallGovernance,
         retries_idempotent: bool,
     ) -> None:
         self._routes = routes
@@ -109,7 +111,7 @@ class PassThrough:
         self._streams = streams
         self._ended_sessions = ended_sessions
         self._recorder = recorder
-        self._arguments = arguments
+        self._governance = governance
         self._retries_idempotent = retries_idempotent
 
     async def post(
@@ -124,9 +126,10 @@ class PassThrough:
         if exchange.is_modern:
             check_modern(envelope, exchange.headers)
         session_id = self._session_id(exchange, user, route)
-        own = await self.own_answer(exchange, envelope, route)
+        own = await self.own_answer(exchange, envelope, user, route)
         if own is not None:
-            await exchange.answer(200, own)
+            if own is not ANSWERED:
+                await exchange.answer(200, own)
             return
         exchange.client.awaits_answer = envelope.is_request
         exchange.client.is_handshake = envelope.method in HANDSHAKES
@@ -167,16 +170,19 @@ class PassThrough:
             await self._ended_sessions.report(name)
 
     async def own_answer(
-        self, exchange: GatewayRequest, envelope: Envelope, route: Route
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
     ) -> bytes | None:
         """Return the answer to a request that the server does not get; check any other.
+
+        `ANSWERED` if the client has it already.
 
         Raises:
             Refusal: The request must not be forwarded.
         """
         method = envelope.method
         if method == "tools/call":
-            await self._check_call(exchange, envelope, route)
+            if await self._check_call(exchange, envelope, user, route):
+                return ANSWERED
         elif method in PAGE_KINDS:
             listed = _listed(exchange, envelope, route)
             if listed is not None and exchange.list_mark is not None:
@@ -242,8 +248,9 @@ class PassThrough:
         return opened.removeprefix(URLS_MARK)
 
     async def _check_call(
-        self, exchange: GatewayRequest, envelope: Envelope, route: Route
-    ) -> None:
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
+    ) -> bool:
+        """Check a call; return whether it has been answered."""
         name = envelope.params.get("name")
         if type(name) is not str:
             raise InvalidParams("tools/call needs the member params.name, a string.")
@@ -251,13 +258,14 @@ class PassThrough:
         if tool is None:
             blocked = blocked_tool(route, name)
             raise self._admission.unknown_tool(exchange, name, blocked)
-        exchange.tool = tool.name
-        exchange.may_repeat = tool.may_repeat
-        arguments = require_arguments(envelope.params, tool)
-        if tool.check is not None:
-            await self._arguments.require_fit(tool, arguments)
+        arguments, is_answered = await self._governance.admit(
+            exchange, envelope, user, route, tool
+        )
+        if is_answered:
+            return True
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
+        return False
 
     async def _forward(
         self,

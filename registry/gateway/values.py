@@ -19,6 +19,7 @@ from registry.gateway.protocol.param_headers import mirrored_part
 from registry.http.client.exchange import HeaderLines, header_lines
 from registry.oauth.values import AccessToken, OAuthServer
 from registry.servers.values import Era, Transport
+from registry.tools.call_rules import NO_CALL_RULES, CallRules
 from registry.upstream.headers import upstream_headers
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
@@ -58,7 +59,7 @@ class ToolEntry:
         may_repeat: Whether the server claims that a second call changes nothing.
         check: Argument check, if the server offers another definition than this approved one.
         facets: Its known effects, as texts `flag:value`, for policies.
-        requires_approval: Whether calls are refused because a person must approve each.
+        rules: What is demanded of its calls.
     """
 
     name: str
@@ -67,7 +68,7 @@ class ToolEntry:
     may_repeat: bool = False
     check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
     facets: tuple[str, ...] = ()
-    requires_approval: bool = False
+    rules: CallRules = NO_CALL_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ def tool_entry(
     *,
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
-    requires_approval: bool = False,
+    rules: CallRules = NO_CALL_RULES,
 ) -> ToolEntry:
     """Return the entry of one tool from the JSON text of its object.
 
@@ -225,7 +226,7 @@ def tool_entry(
         definition: As sent to clients.
         is_behind: Whether the server now offers another definition.
         facets: Its known effects, as texts `flag:value`.
-        requires_approval: Whether a person must approve each call.
+        rules: What is demanded of its calls.
 
     Raises:
         ValueError: More arguments are mirrored in headers than can be checked on each call.
@@ -235,7 +236,7 @@ def tool_entry(
     if PARAM_HEADER_MARK in wire:
         schema = mirrored_part(orjson.loads(wire).get("inputSchema"))
     check = ArgumentCheck() if is_behind else None
-    return ToolEntry(name, wire, schema, _may_repeat(wire), check, facets, requires_approval)
+    return ToolEntry(name, wire, schema, _may_repeat(wire), check, facets, rules)
 
 
 def _may_repeat(wire: bytes) -> bool:

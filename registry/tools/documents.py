@@ -26,8 +26,9 @@ from packages.database.stored import (
 )
 from packages.models.states import ExposureState, RegistrationState
 from packages.models.tools import JSON_OBJECT, RegisteredTool
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.search import searchable
+from registry.tools.call_rules import MEMBERS
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
 from registry.tools.metadata import TAG, effects_of, facet
@@ -143,7 +144,14 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
         is_served=states == SERVED,
         is_behind="pending_hash" in row or "seen_hash" in row,
         facets=facets,
+        said=_call_members(row.get("tool_metadata")),
     )
+
+
+def _call_members(stored: object) -> Mapping[str, Any]:
+    """Return what people stated that call rules are made from; most tools have none of it."""
+    said = members(stored)
+    return {name: said[name] for name in MEMBERS if name in said} if said else said
 
 
 def states_in(row: Mapping[str, Any]) -> State:

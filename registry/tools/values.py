@@ -213,6 +213,7 @@ class ToolRow:
         is_served: Whether clients get it.
         is_behind: Whether the upstream now offers another definition.
         facets: Its known effects, as texts `flag:value`.
+        said: What people stated that its call rules are made from.
     """
 
     listed: ListedTool
@@ -221,3 +222,4 @@ class ToolRow:
     is_served: bool
     is_behind: bool = False
     facets: tuple[str, ...] = ()
+    said: Mapping[str, Any] = field(default_factory=dict)

@@ -32,7 +32,6 @@ from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import opens_urls
 from registry.gateway.edge.client_sessions import (
     ClientContext,
@@ -41,8 +40,9 @@ from registry.gateway.edge.client_sessions import (
     usable_capabilities,
 )
 from registry.gateway.edge.ended_sessions import EndedSessions
-from registry.gateway.edge.eras import check_modern, check_param_headers, require_arguments
+from registry.gateway.edge.eras import check_modern, check_param_headers
 from registry.gateway.edge.error_responses import result_body
+from registry.gateway.edge.governance import CallGovernance
 from registry.gateway.edge.recorder import Recorder
 from registry.gateway.edge.reply import STREAM_HEADERS
 from registry.gateway.edge.requests import GatewayRequest
@@ -108,7 +108,7 @@ class AggregateServer:
         peers: The other workers.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
         completions: Tells sessions that their user has authorised the registry at a server.
-        arguments: Checks arguments where the server offers another definition.
+        governance: Checks calls of tools.
         recorder: Notified when a request goes upstream.
         latency_watcher: Sets the latency thresholds of waits.
     """
@@ -126,7 +126,7 @@ class AggregateServer:
         ended_sessions: EndedSessions,
         *,
         completions: AuthorizationCompletions,
-        arguments: ArgumentChecker,
+        governance: CallGovernance,
         recorder: Recorder,
         latency_watcher: LatencyWatcher,
     ) -> None:
@@ -141,7 +141,7 @@ class AggregateServer:
         self._passthrough = passthrough
         self._ended_sessions = ended_sessions
         self._completions = completions
-        self._arguments = arguments
+        self._governance = governance
         self._recorder = recorder
         peers.listen(self.receive)
         ended_sessions.listen(self.session_ended)
@@ -300,8 +300,9 @@ class AggregateServer:
         method = envelope.method
         match method:
             case "tools/call":
-                owned = await self._tool(request)
-                await self._call(request, owned, "name")
+                called = await self._tool(request)
+                if called is not None:
+                    await self._call(request, called, "name")
             case "prompts/get":
                 name = _named(envelope, "name")
                 owned_prompt = offering.prompt(name)
@@ -417,7 +418,8 @@ class AggregateServer:
             answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
         await exchange.answer(200, answer)
 
-    async def _tool(self, request: ClientRequest) -> CatalogueEntry:
+    async def _tool(self, request: ClientRequest) -> CatalogueEntry | None:
+        """Return the tool of a call that may be made; None if it has been answered."""
         exchange, envelope, offering = request.exchange, request.envelope, request.offering
         name = _named(envelope, "name")
         owned = offering.tool(name)
@@ -428,11 +430,11 @@ class AggregateServer:
         if not exchange.is_modern and "task" in envelope.params:
             # The client could never fetch the task: tasks/get is not supported here.
             raise InvalidParams(NO_TASKS)
-        exchange.tool = owned.tool.name
-        exchange.may_repeat = owned.tool.may_repeat
-        arguments = require_arguments(envelope.params, owned.tool)
-        if owned.tool.check is not None:
-            await self._arguments.require_fit(owned.tool, arguments)
+        arguments, is_answered = await self._governance.admit(
+            exchange, envelope, request.caller.user, owned.route, owned.tool
+        )
+        if is_answered:
+            return None
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
         return owned

@@ -14,7 +14,6 @@ from registry.core.json import JsonObject
 from registry.gateway.errors import (
     INVALID_REQUEST,
     UNSUPPORTED_PROTOCOL_VERSION,
-    ApprovalRequired,
     HeaderMismatch,
     InvalidParams,
     InvalidRequest,
@@ -22,7 +21,6 @@ from registry.gateway.errors import (
 )
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import Headers
-from registry.gateway.values import ToolEntry
 from registry.servers.values import Era
 from registry.upstream.sdk import (
     InboundLadderRejection,
@@ -121,18 +119,15 @@ def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
     return status in NO_SUCH_PROTOCOL and code in MISSING_SESSION_CODES
 
 
-def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str, Any]:
+def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments of a call.
 
     Raises:
-        ApprovalRequired: A person would have to approve the call.
         InvalidParams: They are not an object, or the call asks for a task.
     """
     if "task" in params:
         # A task's result is fetched by an id that does not say who may read it.
         raise InvalidParams("Tasks are not supported here; send tools/call without params.task.")
-    if tool.requires_approval:
-        raise ApprovalRequired(tool.name)
     arguments = params.get("arguments")
     if arguments is None:
         return {}

@@ -14,7 +14,7 @@ from registry.gateway.protocol.headers import Headers
 from registry.gateway.protocol.trace_context import TraceContext
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import ClientChannel, StreamTermination
-from registry.gateway.values import NO_SERVER, Route
+from registry.gateway.values import NO_SERVER, Route, ToolEntry
 from registry.upstream.loops import Instance
 
 JSON = "application/json"
@@ -50,6 +50,8 @@ class GatewayRequest:
         route: The server, once the caller is known to have access, for records.
         target: Tool, prompt or resource as the client names it, for records.
         tool: The tool, once it is known to be served; a label of metrics.
+        tool_entry: The same, with the rules for its calls.
+        permits: What limits hold for it until it ends; None for nothing.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
         request_bytes: Length of the body.
@@ -82,6 +84,7 @@ class GatewayRequest:
         "opens_urls",
         "outcome",
         "params",
+        "permits",
         "reports_errors_in_body",
         "request_bytes",
         "request_id",
@@ -93,6 +96,7 @@ class GatewayRequest:
         "target",
         "termination",
         "tool",
+        "tool_entry",
         "trace",
         "user",
     )
@@ -120,6 +124,8 @@ class GatewayRequest:
         self.route: Route | None = None
         self.target: str | None = None
         self.tool: str | None = None
+        self.tool_entry: ToolEntry | None = None
+        self.permits: object | None = None
         self.began_at = 0.0
         self.decided_at = 0.0
         self.request_bytes = 0

@@ -74,7 +74,7 @@ class SseRelay:
             Refusal: A message other than a request was refused; refused requests get a response.
         """
         try:
-            own = await self._passthrough.own_answer(exchange, envelope, route)
+            own = await self._passthrough.own_answer(exchange, envelope, user, route)
             if own is None:
                 await self._send(envelope, user, route)
                 return

@@ -16,11 +16,11 @@ from packages.database.errors import DatabaseUnavailable
 from packages.models.states import FeatureKind
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policies.values import Policy
-from registry.access.policy import Grant, Grants, ServerFacts
+from registry.access.policy import Grant, Grants, ServerFacts, ServerScope
 from registry.access.repository import AclRepository
 from registry.core.definitions import DecodeBudget
 from registry.core.errors import RegistryError
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.gateway.values import (
     NO_CAPABILITIES,
     FeatureEntry,
@@ -49,13 +49,14 @@ from registry.servers.storage.inventory import (
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport, oauth_server
 from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tools.call_rules import NO_CALL_RULES, SERVER_MEMBERS, CallRules, call_rules
 from registry.tools.documents import is_object_text
 from registry.tools.metadata import facets_of, requires_approval, said_in
 from registry.tools.metadata import known as knowledge
 from registry.tools.naming import slug_of
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
-from registry.tools.values import ListedTool, ToolDefinition, ToolTraits
+from registry.tools.values import ListedTool, ToolDefinition, ToolRow, ToolTraits
 
 log = structlog.get_logger()
 
@@ -148,6 +149,7 @@ class RouteReader:
         self._via = via
         self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._traits: dict[ToolTraits, ToolTraits] = {}
+        self._call_rules: dict[CallRules, CallRules] = {}
 
     async def ids(self) -> list[str]:
         """Return the ids of all servers.
@@ -260,6 +262,7 @@ class RouteReader:
     ) -> dict[str, _Rows]:
         ids = [server.id for server in servers]
         owners = {server.id: owner_words(server) for server in servers}
+        servers_by_id = {server.id: server for server in servers}
         rows = {server_id: _Rows(bytearray(), [], [], {}, [], []) for server_id in ids}
         known = {
             server_id: route
@@ -281,7 +284,7 @@ class RouteReader:
                 known.get(owner_id),
                 is_behind=row.is_behind,
                 facets=self._shared(row.facets),
-                requires_approval=self._enforces_approvals and requires_approval(row.facets),
+                rules=self._rules(row, servers_by_id[owner_id]),
             )
             if entry is None:
                 log.warning("tool_invalid", tool_id=row.listed.row_id.hex(), server_id=owner_id)
@@ -333,6 +336,22 @@ class RouteReader:
         if len(self._facets) > MAX_FACET_SETS:
             self._facets.clear()
         return self._facets.setdefault(facets, facets)
+
+    def _rules(self, row: ToolRow, server: ServerRecord) -> CallRules:
+        """Return the rules for a tool's calls; one shared object for equal ones."""
+        defaults = members(server.registry.get("call_rules"))
+        if not row.said and not defaults and not requires_approval(row.facets):
+            return NO_CALL_RULES
+        rules = call_rules(
+            row.said,
+            row.facets,
+            {name: defaults[name] for name in SERVER_MEMBERS if name in defaults},
+            is_shared=server.effective_scope is not ServerScope.PRIVATE_USER,
+            enforces_approvals=self._enforces_approvals,
+        )
+        if len(self._call_rules) > MAX_FACET_SETS:
+            self._call_rules.clear()
+        return self._call_rules.setdefault(rules, rules)
 
     def _shared_traits(self, traits: ToolTraits) -> ToolTraits:
         if len(self._traits) > MAX_FACET_SETS:
@@ -438,7 +457,7 @@ def _tool_entry(
     *,
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
-    requires_approval: bool = False,
+    rules: CallRules = NO_CALL_RULES,
 ) -> ToolEntry | None:
     """Return the entry of a tool; None if it cannot be served.
 
@@ -452,6 +471,7 @@ def _tool_entry(
             and is_same
             and (entry.check is not None) is is_behind
             and entry.facets == facets
+            and entry.rules == rules
         ):
             return entry
     if not is_object_text(definition):
@@ -462,7 +482,7 @@ def _tool_entry(
             definition,
             is_behind=is_behind,
             facets=facets,
-            requires_approval=requires_approval,
+            rules=rules,
         )
     except (ValueError, RecursionError):
         return None

@@ -37,7 +37,13 @@ would reload its server with all its tools in every process."""
 LEASES = frozenset({"registry.lease", "registry.lease.holder"})
 """Fields of a refresh token that are written while it is exchanged."""
 
+TABLES: tuple[Watched, ...] = ()
+"""Small collections that are held in memory as a whole, by the tables of `view.tables`."""
+
+TABLE_NAMES = frozenset(table.collection for table in TABLES)
+
 WATCHED = (
+    *TABLES,
     Watched(SERVERS, is_counted=True, ignored=IGNORED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
@@ -57,6 +63,9 @@ MAX_DELETED = 20_000
 MAX_TOKENS_AT_ONCE = 10_000
 """Maximum number of remembered users whose tokens were written, and of tokens that were deleted;
 with more, all users' tokens are read again."""
+
+MAX_ROWS_AT_ONCE = 1_000
+"""Maximum number of remembered documents of a table; with more, all of it is reloaded."""
 
 MAX_ENDED_AT_ONCE = 1_000
 """Maximum number of remembered ended sessions; with more, the latest are read again."""
@@ -105,6 +114,7 @@ class ChangeBatch:
         users: Whether users or groups changed.
         user_keys: Whether users' own keys changed.
         tokens: Users' stored tokens that changed.
+        tables: Documents of small collections that changed, by collection; None for all.
         is_too_much: Whether to reload everything.
         position: Where the feed resumes after this work; None if it reported no position.
         received_at: When the last of it was received; monotonic seconds.
@@ -118,6 +128,7 @@ class ChangeBatch:
     users: bool = False
     user_keys: bool = False
     tokens: TokenChanges = field(default_factory=TokenChanges)
+    tables: dict[str, set[str] | None] = field(default_factory=dict)
     is_too_much: bool = False
     position: Position | None = None
     received_at: float = 0.0
@@ -134,6 +145,7 @@ class ChangeBatch:
             or self.users
             or self.user_keys
             or self.tokens
+            or self.tables
             or self.is_too_much
         )
 
@@ -153,7 +165,8 @@ class PendingChanges:
             pending.position = item.position
         pending.received_at = now
         if item.change is not None:
-            _note(pending, item.change)
+            note = _note_row if item.change.collection in TABLE_NAMES else _note
+            note(pending, item.change)
         self._arrived.set()
 
     def finish(self) -> None:
@@ -181,11 +194,22 @@ class PendingChanges:
             ended_sessions=pending.ended_sessions,
             users=pending.users,
             tokens=pending.tokens,
+            tables=pending.tables,
         )
         pending.policies, pending.ended_sessions = set(), set()
         pending.revocations = pending.users = False
         pending.tokens = TokenChanges()
+        pending.tables = {}
         return taken
+
+
+def _note_row(pending: ChangeBatch, change: ChangeEvent) -> None:
+    ids = pending.tables.setdefault(change.collection, set())
+    if ids is None:
+        return
+    ids.add(change.document_id)
+    if len(ids) > MAX_ROWS_AT_ONCE or not change.document_id:
+        pending.tables[change.collection] = None
 
 
 def _note(pending: ChangeBatch, change: ChangeEvent) -> None:

@@ -33,8 +33,14 @@ from registry.gateway.view.loading import (
     SnapshotSources,
     about_deleted,
 )
-from registry.gateway.view.pending import ChangeBatch, PendingChanges, TokenChanges
+from registry.gateway.view.pending import (
+    TABLE_NAMES,
+    ChangeBatch,
+    PendingChanges,
+    TokenChanges,
+)
 from registry.gateway.view.policy_filter import RoutePolicies
+from registry.gateway.view.tables import FollowedTable
 from registry.gateway.view.user_headers import UserHeaders
 from registry.oauth.values import AccessToken
 from registry.servers.credentials import CredentialVault
@@ -131,6 +137,7 @@ class Snapshot:
         freed: Called with the bytes of definitions that were read or released.
         servers_described: Called with servers that were reloaded and whose tools only the other
             application has described.
+        tables: Small collections that are held in memory as a whole.
         via: Sent to every server in a header, which identifies requests that come back.
     """
 
@@ -151,9 +158,11 @@ class Snapshot:
         servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
         freed: Callable[[int], None] = lambda _: None,
         servers_described: Callable[[Iterable[str]], None] = lambda _: None,
+        tables: Iterable[FollowedTable] = (),
         via: str | None = None,
     ) -> None:
         self._feed = feed
+        self._tables = tuple(tables)
         self._inventory = sources.inventory
         self._reader = RouteReader(
             sources,
@@ -427,8 +436,16 @@ class Snapshot:
             await self._sessions_ended(taken.ended_sessions)
         if taken.users:
             self._users_changed()
-        if taken.revocations or taken.users:
+        if taken.tables:
+            await self._reload_tables(taken.tables)
+        if taken.revocations or taken.users or taken.tables:
             self._notify()
+
+    async def _reload_tables(self, changed: Mapping[str, Collection[str] | None]) -> None:
+        for table in self._tables:
+            if table.collection in changed:
+                ids = changed[table.collection]
+                await table.reload(None if ids is None else frozenset(ids))
 
     async def _reload_policies(self, policy_ids: set[str]) -> None:
         """Reload a few policies. The caller holds the lock."""
@@ -556,6 +573,7 @@ def _all_of_callers() -> ChangeBatch:
         ended_sessions={""},
         users=True,
         tokens=TokenChanges(are_unknown=True),
+        tables=dict.fromkeys(TABLE_NAMES),
     )
 
 

@@ -1,0 +1,61 @@
+"""Governance of a call: what must hold before it goes upstream, in one place for all paths.
+
+The tool is one that the caller may use; its call rules say what else is demanded. The order is
+from the cheapest check to the one that needs a person.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from registry.auth.identity import UserContext
+from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.eras import require_arguments
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.errors import ApprovalRequired
+from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.values import Route, ToolEntry
+
+
+class CallGovernance:
+    """Checks calls of tools.
+
+    Args:
+        arguments: Checks arguments against definitions.
+    """
+
+    def __init__(self, arguments: ArgumentChecker) -> None:
+        self._arguments = arguments
+
+    async def admit(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,  # noqa: ARG002 - whom limits, confirmations and approvals are about
+        route: Route,  # noqa: ARG002
+        tool: ToolEntry,
+    ) -> tuple[Mapping[str, Any], bool]:
+        """Check a call, in the order that `docs/governance.md` lists.
+
+        Args:
+            exchange: The request.
+            envelope: Its message.
+            user: Who calls.
+            route: The server, as the caller may use it.
+            tool: The tool, as the server calls it.
+
+        Returns:
+            The arguments, and whether the request has been answered: nothing is to be sent then.
+
+        Raises:
+            Refusal: The call may not be made.
+            ClientGone: The client disconnected.
+        """
+        exchange.tool = tool.name
+        exchange.tool_entry = tool
+        exchange.may_repeat = tool.may_repeat
+        arguments = require_arguments(envelope.params)
+        if tool.check is not None:
+            await self._arguments.require_fit(tool, arguments)
+        if tool.rules.approvals:
+            raise ApprovalRequired(tool.name)
+        return arguments, False

@@ -1,0 +1,175 @@
+"""Call rules: what a tool's metadata and its server demand of each call. Pure.
+
+Only people state them: members of a tool's `tool_metadata`, and defaults of its server. Upstreams
+claim effects, which are shown and never demand anything here. A stored value that is not as it
+should be counts as the stricter one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from registry.tools.metadata import (
+    COST_TIER,
+    DESTRUCTIVE,
+    HUMAN_APPROVAL_REQUIRED,
+    facet,
+    requires_approval,
+)
+
+VALIDATE = "validate"
+VALIDATE_OUTPUT = "validate_output"
+CONFIRM = "confirm"
+APPROVALS_REQUIRED = "approvals_required"
+BILLING_TAGS = "billing_tags"
+PRICE_PER_CALL = "price_per_call"
+PRICE_PER_KIB = "price_per_kib"
+
+MEMBERS = (
+    *(DESTRUCTIVE, HUMAN_APPROVAL_REQUIRED, COST_TIER),
+    *(VALIDATE, VALIDATE_OUTPUT, CONFIRM, APPROVALS_REQUIRED),
+    *(BILLING_TAGS, PRICE_PER_CALL, PRICE_PER_KIB),
+)
+"""The members of `tool_metadata` that call rules are made from."""
+
+SERVER_MEMBERS = (VALIDATE, VALIDATE_OUTPUT, CONFIRM)
+"""Those that a server has defaults for, in `registry.call_rules`."""
+
+MAX_APPROVALS = 2
+MAX_BILLING_TAGS = 20
+MAX_BILLING_TAG_CHARACTERS = 64
+MILLION = 1_000_000
+MAX_PRICE = 1_000_000
+
+
+class ArgumentValidation(StrEnum):
+    """What happens to arguments that do not match the served definition."""
+
+    ON = "on"
+    REPORT = "report"
+    OFF = "off"
+
+
+class OutputValidation(StrEnum):
+    """What happens to a result that does not match the served output schema."""
+
+    ENFORCE = "enforce"
+    REPORT = "report"
+    OFF = "off"
+
+
+class Confirmation(StrEnum):
+    """Which calls their user must confirm."""
+
+    ALWAYS = "always"
+    WHEN_DESTRUCTIVE = "when_destructive"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What is done about each call of a tool besides forwarding it.
+
+    Attributes:
+        is_confirmed: Whether the caller's user must confirm each call.
+        approvals: How many people must approve each call; 0 for none.
+        price_per_call: Millionths of the currency unit, as is the next.
+        price_per_kib: For each KiB of request and response.
+    """
+
+    validate: ArgumentValidation = ArgumentValidation.ON
+    validate_output: OutputValidation = OutputValidation.OFF
+    is_confirmed: bool = False
+    approvals: int = 0
+    cost_tier: str | None = None
+    billing_tags: tuple[str, ...] = ()
+    price_per_call: int = 0
+    price_per_kib: int = 0
+
+
+NO_CALL_RULES = CallRules()
+
+
+def call_rules(
+    said: Mapping[str, Any],
+    facets: Iterable[str],
+    defaults: Mapping[str, Any],
+    *,
+    is_shared: bool,
+    enforces_approvals: bool,
+) -> CallRules:
+    """Return the rules for calls of one tool.
+
+    Args:
+        said: The tool's `tool_metadata`: what people stated.
+        facets: Its known effects, as texts `flag:value`.
+        defaults: Of its server.
+        is_shared: Whether the server is used by others than its author.
+        enforces_approvals: Whether `human_approval_required` has an effect.
+    """
+    facets = tuple(facets)
+    approvals = 0
+    if enforces_approvals and requires_approval(facets):
+        asked = said.get(APPROVALS_REQUIRED, 1)
+        approvals = 1 if asked == 1 and asked is not True else MAX_APPROVALS
+    tags = said.get(BILLING_TAGS)
+    tier = said.get(COST_TIER)
+    return CallRules(
+        validate=_choice(ArgumentValidation, VALIDATE, said, defaults) or ArgumentValidation.ON,
+        validate_output=_choice(OutputValidation, VALIDATE_OUTPUT, said, defaults)
+        or OutputValidation.OFF,
+        is_confirmed=_is_confirmed(said, facets, defaults, is_shared=is_shared),
+        approvals=approvals,
+        cost_tier=tier if isinstance(tier, str) else None,
+        billing_tags=_tags(tags),
+        price_per_call=_price(said.get(PRICE_PER_CALL)),
+        price_per_kib=_price(said.get(PRICE_PER_KIB)),
+    )
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _choice(
+    kind: type[Choice], name: str, said: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Choice | None:
+    """Return the tool's own choice, else its server's; the strictest for an unreadable one."""
+    for source in (said, defaults):
+        value = source.get(name)
+        if value is not None:
+            try:
+                return kind(value)
+            except ValueError:
+                return next(iter(kind))
+    return None
+
+
+def _is_confirmed(
+    said: Mapping[str, Any],
+    facets: tuple[str, ...],
+    defaults: Mapping[str, Any],
+    *,
+    is_shared: bool,
+) -> bool:
+    chosen = _choice(Confirmation, CONFIRM, said, defaults)
+    if chosen is None:
+        return is_shared and said.get(DESTRUCTIVE) is True
+    if chosen is Confirmation.WHEN_DESTRUCTIVE:
+        return facet(DESTRUCTIVE, value=True) in facets
+    return chosen is Confirmation.ALWAYS
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    tags = {tag for tag in value if isinstance(tag, str) and tag}
+    return tuple(sorted(tags)[:MAX_BILLING_TAGS])
+
+
+def _price(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    if not 0 <= value <= MAX_PRICE:
+        return 0
+    return round(value * MILLION)
