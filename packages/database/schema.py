@@ -19,7 +19,7 @@ from packages.models.features import ServerFeature
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import ServerVersion
-from packages.models.sessions import EndedSession, RevokedToken, TokenFamily
+from packages.models.sessions import EndedSession, RevokedToken, SpentState, TokenFamily
 from packages.models.syncing import (
     SyncDelivery,
     SyncJob,
@@ -47,6 +47,7 @@ OWN_DOCUMENTS = (
     TokenFamily,
     RevokedToken,
     EndedSession,
+    SpentState,
     UsageLog,
     OAuthFlowDocument,
     OAuthClientDocument,

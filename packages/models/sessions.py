@@ -1,4 +1,4 @@
-"""Documents of `token_families`, `revoked_tokens` and `ended_sessions`, which are ours alone.
+"""Documents of tokens and sessions, which are ours alone.
 
 They hold ids of tokens and sessions, never a token.
 """
@@ -125,6 +125,26 @@ class EndedSession(Document):
         """Where it is stored."""
 
         name = "ended_sessions"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+        ]
+
+
+class SpentState(Document):
+    """A sealed `requestState` that counts once, and has. Its `_id` is the nonce inside.
+
+    Attributes:
+        expires_at: When the state has expired anyway.
+    """
+
+    id: NonEmptyText  # type: ignore[assignment]  # the only thing known of it
+    expires_at: datetime
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "spent_states"
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),

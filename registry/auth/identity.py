@@ -32,6 +32,7 @@ class Scope(StrEnum):
     READ_AUDIT = "read:audit"
     WRITE_ACCESS = "write:access"
     INVOKE_TOOLS = "invoke:tools"
+    CONFIRM_TOOLS = "confirm:tools"
 
 
 ALL_SCOPES = frozenset(Scope)

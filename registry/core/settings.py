@@ -251,6 +251,11 @@ class Settings(BaseSettings):
     gateway_session_hours: float = Field(
         default=24.0, gt=0, description="How long a sealed session id stays valid."
     )
+    gateway_question_timeout_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long a call waits for its user's answer to a question of the gateway.",
+    )
     gateway_upstream_sessions: int = Field(
         default=10_000, gt=0, description="Most sessions with servers that one worker holds."
     )

@@ -28,16 +28,20 @@ from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import AuthorizationPrompts
 from registry.gateway.edge.client_sessions import ClientSessions
+from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.governance import CallGovernance
+from registry.gateway.edge.questions import ClientQuestions
 from registry.gateway.edge.recorder import Recorder
+from registry.gateway.edge.request_states import RequestStates
 from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.edge.session_states import SessionStates
+from registry.gateway.edge.spent_states import SpentStates
+from registry.gateway.edge.stream_guard import StreamGuard
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.notifications.feeds import Feeds
 from registry.gateway.notifications.stream_limits import (
     ClientStreamLimit,
-    StreamGuard,
     StreamLimits,
 )
 from registry.gateway.notifications.streams import NotificationStreams
@@ -77,7 +81,7 @@ class GatewayBuilder:
         instance: Identifies requests that come back to this deployment.
         sealing_keys: 32 bytes each, used for nothing else. The first key seals session ids, all
             keys open them.
-        authorization_keys: The same for the states of requests that wait for an authorization.
+        authorization_keys: The same for what clients repeat requests with (`requestState`).
         tokens: Users' access tokens for servers.
         links: Makes links under which users authorise the registry at servers.
         clock: Limits sessions and waits.
@@ -92,6 +96,7 @@ class GatewayBuilder:
     bulkheads: Bulkheads
     peers: Peers
     ended_sessions: EndedSessions
+    spent_states: SpentStates
     requires_sync: Callable[[str], None]
     drain: Drain
     background_tasks: BackgroundTasks
@@ -132,7 +137,32 @@ class GatewayBuilder:
     @cached_property
     def governance(self) -> CallGovernance:
         """Checks calls of tools."""
-        return CallGovernance(self.arguments)
+        return CallGovernance(
+            self.arguments,
+            Confirmations(
+                self.questions,
+                self.request_states,
+                self.spent_states,
+                self.admission,
+                max_event_bytes=self.settings.gateway_max_response_bytes,
+            ),
+        )
+
+    @cached_property
+    def questions(self) -> ClientQuestions:
+        """Asks clients during their calls."""
+        return ClientQuestions(
+            self.stream_guard,
+            self.peers,
+            self.latency_watcher,
+            timeout_seconds=self.settings.gateway_question_timeout_seconds,
+        )
+
+    @cached_property
+    def request_states(self) -> RequestStates:
+        """What repeated requests of the stateless era bring back."""
+        seal = Seal(self.authorization_keys, "gateway-request-state/1")
+        return RequestStates(seal, self.clock)
 
     @cached_property
     def states(self) -> SessionStates:
@@ -276,6 +306,7 @@ class GatewayBuilder:
             completions=AuthorizationCompletions(
                 self.tokens, self.notification_streams, self.background_tasks
             ),
+            questions=self.questions,
             governance=self.governance,
             recorder=self.recorder,
             latency_watcher=self.latency_watcher,
@@ -293,12 +324,13 @@ class GatewayBuilder:
             self.drain,
             self.instance,
             self.sessions,
-            AuthorizationPrompts(
+            prompts=AuthorizationPrompts(
                 self.tokens,
-                Seal(self.authorization_keys, "gateway-authorization/1"),
+                self.request_states,
                 self.latency_watcher,
-                self.clock,
             ),
+            states=self.request_states,
+            questions=self.questions,
         )
 
     @cached_property

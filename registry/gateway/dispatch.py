@@ -15,13 +15,16 @@ from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.drain import Drain
 from registry.gateway.aggregate.server import AggregateServer
+from registry.gateway.client.answers import CANCELLED
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.authorization import AuthorizationPrompts, opens_urls
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
+from registry.gateway.edge.questions import ClientQuestions
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.reply import Reply
+from registry.gateway.edge.request_states import RequestStates
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import (
     AuthorizationRequired,
@@ -52,6 +55,9 @@ SLOW_SECONDS = 10.0
 
 ALLOWED_POST = "POST"
 
+ABOUT_CALLS = frozenset({"", CANCELLED})
+"""Messages that may be about a call which waits for its user: responses and cancellations."""
+
 ANSWERED_FOR_ALL = frozenset({"server/discover", "subscriptions/listen", *PAGE_KINDS})
 """Requests of the stateless era that the gateway answers for callers whom a server does not know
 yet."""
@@ -69,9 +75,11 @@ class Dispatcher:
         instance: Identifies requests that come back to this deployment.
         sessions: Tells the gateway's own sessions from those with servers.
         prompts: Asks callers to authorise the registry at a server.
+        states: What repeated requests of the stateless era bring back.
+        questions: Takes clients' answers to questions of the gateway itself.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         admission: Admission,
         announced_lists: AnnouncedLists,
@@ -81,7 +89,10 @@ class Dispatcher:
         drain: Drain,
         instance: Instance,
         sessions: ClientSessions,
+        *,
         prompts: AuthorizationPrompts,
+        states: RequestStates,
+        questions: ClientQuestions,
     ) -> None:
         self._admission = admission
         self._announced_lists = announced_lists
@@ -92,6 +103,8 @@ class Dispatcher:
         self._instance = instance
         self._sessions = sessions
         self._prompts = prompts
+        self._states = states
+        self._questions = questions
 
     async def run(self, exchange: GatewayRequest, steps: Awaitable[None]) -> None:
         """Record a request, and answer it with an error if *steps* fail. Nothing is raised."""
@@ -146,6 +159,7 @@ class Dispatcher:
         exchange.method = envelope.method or "response"
         self._recorder.understood(exchange, envelope.params)
         exchange.params = envelope.params
+        exchange.envelope = envelope
         exchange.is_modern = message_era(exchange.headers, envelope.params) is Era.MODERN
         exchange.reports_errors_in_body = (
             envelope.is_request and not is_for_stream and not exchange.is_modern
@@ -181,8 +195,13 @@ class Dispatcher:
         if envelope.method not in METHODS:
             await self._unknown_method(exchange, envelope, user)
             return
-        if exchange.is_modern and "requestState" in envelope.params:
-            envelope = await self._prompts.resumed(exchange, envelope, user)
+        if exchange.is_modern:
+            if "requestState" in envelope.params:
+                envelope = self._states.resumed(exchange, envelope, user)
+                await self._prompts.wait(exchange, user)
+        elif envelope.method in ABOUT_CALLS and await self.take(exchange, envelope, user):
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+            return
         route = self.admit(exchange, envelope, user)
         if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
             route = self.admit(exchange, envelope, user)
@@ -203,6 +222,16 @@ class Dispatcher:
             await self._aggregate.post(exchange, envelope, user, SingleOffering(route))
             return
         await self._passthrough.post(exchange, envelope, user, route)
+
+    async def take(self, exchange: GatewayRequest, envelope: Envelope, user: UserContext) -> bool:
+        """Take a message about a call that waits for its user; return whether it is only that.
+
+        Raises:
+            AnswerUnwanted: It answers a question of a worker that is not here.
+        """
+        if envelope.method == CANCELLED:
+            return await self._questions.cancel(exchange, user)
+        return not envelope.method and await self._questions.take(envelope, user)
 
     async def _first_access(
         self, exchange: GatewayRequest, user: UserContext, route: Route

@@ -33,6 +33,7 @@ class CallOutcome(StrEnum):
     """How a request ended, as metrics count it.
 
     `DENIED`: refused by policies; callers get the same answer as for what does not exist.
+    `UNCONFIRMED`: the caller's user did not confirm the call, or could not be asked.
     `TOOL_ERROR` and `RPC_ERROR` are answers of the upstream that were relayed whole: a result
     with `isError`, and a JSON-RPC error. The time of requests is counted as `OK` for both.
     """
@@ -48,6 +49,7 @@ class CallOutcome(StrEnum):
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     DISCONNECTED = "disconnected"
+    UNCONFIRMED = "unconfirmed"
 
 
 class Wait(StrEnum):
@@ -604,3 +606,75 @@ class UrlElicitationRequired(Refusal):
 
     def __init__(self, required: AuthorizationRequired) -> None:
         super().__init__(required.message, facts={"elicitations": [required.elicitation]})
+
+
+class StateMismatch(Refusal):
+    """The requestState was issued for another caller, tool or arguments, or was used before."""
+
+    code = INVALID_PARAMS
+    error = "state_mismatch"
+    outcome = CallOutcome.UNCONFIRMED
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"The requestState {problem}: nothing was sent. "
+            "Send the request again without requestState and inputResponses."
+        )
+
+
+class ConfirmationNeeded(Refusal):
+    """The caller's user must confirm the call, and cannot be asked."""
+
+    status = 403
+    code = 403
+    error = "confirmation_required"
+    outcome = CallOutcome.UNCONFIRMED
+    is_for_model = True
+
+    def __init__(self, tool: str, server: str, why_not: str, how: str) -> None:
+        super().__init__(
+            f"The tool {tool} of {server} needs its user's confirmation for each call, and "
+            f"nothing was sent: {why_not}. {how}",
+            facts={"tool": tool},
+        )
+
+
+class NotConfirmed(Refusal):
+    """The caller's user did not confirm the call."""
+
+    status = 403
+    code = 403
+    error = "not_confirmed"
+    outcome = CallOutcome.UNCONFIRMED
+    is_for_model = True
+
+    def __init__(self, tool: str, answer: str, said: str) -> None:
+        super().__init__(
+            f"The call of {tool} was not made, and nothing was sent: {said}.",
+            facts={"tool": tool, "answer": answer},
+        )
+
+
+class ToolChanged(Refusal):
+    """The tool is not any more what the caller's user, or an approver, was shown."""
+
+    status = 409
+    code = 409
+    error = "conflict"
+    outcome = CallOutcome.UNCONFIRMED
+    is_for_model = True
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(
+            f"The tool {tool} changed while its call waited, and nothing was sent; call it again.",
+            facts={"tool": tool},
+        )
+
+
+class TooManyQuestions(NotServing):
+    """Too many calls wait for their users."""
+
+    error = "too_many_questions"
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are waiting for an answer of their users; answer some.")

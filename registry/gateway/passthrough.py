@@ -11,7 +11,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import members
 from registry.gateway.client.connector import Connector
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.authorization import opens_urls
+from registry.gateway.edge.authorization import fills_forms, opens_urls
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.eras import (
     NO_SUCH_PROTOCOL,
@@ -24,6 +24,7 @@ from registry.gateway.edge.governance import CallGovernance
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_seal import SessionSeal
+from registry.gateway.edge.stream_guard import StreamGuard
 from registry.gateway.errors import (
     CredentialsRejected,
     InvalidParams,
@@ -31,7 +32,7 @@ from registry.gateway.errors import (
     UpstreamAnswered,
     UpstreamFailed,
 )
-from registry.gateway.notifications.stream_limits import StreamGuard, StreamLimits
+from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.ports import RouteTable
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import forwarded_lines
@@ -63,6 +64,11 @@ ENDED = frozenset({200, 202, 204, 404})
 
 URLS_MARK = "\x02"
 """Prefix of the sealed text in ids of servers' sessions whose clients can open URLs."""
+
+FORMS_MARK = "\x03"
+"""The same for clients that can show their users forms; the first of both marks."""
+
+MARKS = URLS_MARK + FORMS_MARK
 
 ANSWERED = b""
 """In place of an answer that the client has already."""
@@ -134,7 +140,9 @@ class PassThrough:
         exchange.client.awaits_answer = envelope.is_request
         exchange.client.is_handshake = envelope.method in HANDSHAKES
         if envelope.method == "initialize":
-            exchange.opens_urls = opens_urls(members(envelope.params.get("capabilities")))
+            capabilities = members(envelope.params.get("capabilities"))
+            exchange.opens_urls = opens_urls(capabilities)
+            exchange.fills_forms = fills_forms(capabilities)
         try:
             await self._forward(exchange, route, user, session_id, envelope.raw)
             if exchange.client.status in NO_SUCH_PROTOCOL:
@@ -218,8 +226,9 @@ class PassThrough:
         """
         headers = (await self._admission.credentials(route, user)).headers.copy()
         opened = self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
-        headers["Mcp-Session-Id"] = opened.removeprefix(URLS_MARK)
-        await self._connector.terminate(route, headers)
+        headers["Mcp-Session-Id"] = session_id = opened.lstrip(MARKS)
+        if session_id:
+            await self._connector.terminate(route, headers)
 
     async def _stand_in(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route, reason: str
@@ -244,8 +253,12 @@ class PassThrough:
         if sealed is None or exchange.is_modern:
             return None
         opened = self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
-        exchange.opens_urls = opened.startswith(URLS_MARK)
-        return opened.removeprefix(URLS_MARK)
+        if opened[:1] > FORMS_MARK:
+            return opened
+        exchange.opens_urls = URLS_MARK in opened[:2]
+        exchange.fills_forms = FORMS_MARK in opened[:2]
+        # Empty if the gateway began the session, because the server keeps none.
+        return opened.lstrip(MARKS) or None
 
     async def _check_call(
         self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
@@ -344,17 +357,25 @@ class PassThrough:
         """Return a function that seals a session id in the server's answer for the client."""
         sealed = exchange.headers.get("mcp-session-id")
         # Should the user's access end, the client is asked in the form that it knows.
-        mark = URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
+        marks = FORMS_MARK if exchange.fills_forms else ""
+        marks += URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
 
         def seal(upstream_id: str) -> str:
             # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
+            if not upstream_id and not (exchange.fills_forms and _asks_clients(route)):
+                return ""
             return self._seal.seal(
-                mark + upstream_id, principal=user.principal, server_id=route.server_id
+                marks + upstream_id, principal=user.principal, server_id=route.server_id
             )
 
         return seal
+
+
+def _asks_clients(route: Route) -> bool:
+    """Whether the gateway may ask clients something during calls of the server's tools."""
+    return any(tool.rules.is_confirmed or tool.rules.approvals for tool in route.tools.values())
 
 
 def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes | None:

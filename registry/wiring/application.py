@@ -19,6 +19,7 @@ from registry.core.metrics import Metrics, watch_loop
 from registry.core.settings import Settings
 from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
+from registry.gateway.edge.spent_states import SpentStateRepository, SpentStates
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.servers.adapters import VisibleServerDirectory
@@ -165,6 +166,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             bulkheads=Bulkheads(bulkhead_limits(settings), clock, metrics, tracker),
             peers=peers,
             ended_sessions=ended_sessions,
+            spent_states=SpentStates(SpentStateRepository(database), clock),
             requires_sync=sync.announcements.add,
             drain=drain,
             background_tasks=background_tasks,

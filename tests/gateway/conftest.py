@@ -23,6 +23,7 @@ from registry.core.settings import Settings
 from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
+from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
@@ -152,6 +153,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         drain: Drain | None = None,
         peers: Peers | None = None,
         ended_sessions: EndedSessions | None = None,
+        spent_states: SpentStates | None = None,
         clock: Clock | None = None,
         connections: ConnectionTracker | None = None,
         **changes: Any,
@@ -178,6 +180,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             recorder=recorder,
             bulkheads=Bulkheads(bulkhead_limits(settings), SystemClock(), metrics, connections),
             requires_sync=lambda _: None,
+            spent_states=spent_states or SpentStates(None, clock),
             peers=peers,
             ended_sessions=ended_sessions
             or EndedSessions(peers, None, lifetime=timedelta(hours=1), clock=clock),

@@ -14,7 +14,7 @@ import pytest
 
 from registry.auth.errors import UnauthorizedError
 from registry.core.clock import SystemClock
-from registry.gateway.notifications import stream_limits as streams
+from registry.gateway.edge import stream_guard as streams
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route

@@ -174,11 +174,10 @@ async def test_a_state_is_of_no_use_to_another_caller(
     again = {**CALL, "requestState": asked["requestState"], "inputResponses": {}}
     message, headers = modern("tools/call", again, **URLS)
 
-    await gateway.post(message, user="bob", **headers)
+    answer = await gateway.post(message, user="bob", **headers)
 
-    # It is a state of the server, as far as the gateway knows.
-    [sent] = upstream.requests
-    assert sent.message["params"]["requestState"] == asked["requestState"]
+    assert answer.json()["error"]["data"]["error"] == "state_mismatch"
+    assert upstream.requests == []
 
 
 async def test_a_user_who_declines_is_not_asked_again(gateway: Gateway) -> None:

@@ -32,7 +32,7 @@ from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.authorization import opens_urls
+from registry.gateway.edge.authorization import fills_forms, opens_urls
 from registry.gateway.edge.client_sessions import (
     ClientContext,
     ClientSession,
@@ -43,8 +43,8 @@ from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.eras import check_modern, check_param_headers
 from registry.gateway.edge.error_responses import result_body
 from registry.gateway.edge.governance import CallGovernance
+from registry.gateway.edge.questions import ClientQuestions
 from registry.gateway.edge.recorder import Recorder
-from registry.gateway.edge.reply import STREAM_HEADERS
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_states import (
     MAX_SUBSCRIPTIONS,
@@ -73,6 +73,7 @@ from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.protocol.list_pages import CursorError, marked, page_result
 from registry.gateway.transport.call_watch import CallWatch
+from registry.gateway.transport.early_stream import STREAM_HEADERS
 from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
 from registry.gateway.values import Credentials, Route, is_unread, may_tell_of_resources
@@ -108,6 +109,7 @@ class AggregateServer:
         peers: The other workers.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
         completions: Tells sessions that their user has authorised the registry at a server.
+        questions: Takes other workers' messages about questions to clients.
         governance: Checks calls of tools.
         recorder: Notified when a request goes upstream.
         latency_watcher: Sets the latency thresholds of waits.
@@ -126,6 +128,7 @@ class AggregateServer:
         ended_sessions: EndedSessions,
         *,
         completions: AuthorizationCompletions,
+        questions: ClientQuestions,
         governance: CallGovernance,
         recorder: Recorder,
         latency_watcher: LatencyWatcher,
@@ -141,6 +144,7 @@ class AggregateServer:
         self._passthrough = passthrough
         self._ended_sessions = ended_sessions
         self._completions = completions
+        self._questions = questions
         self._governance = governance
         self._recorder = recorder
         peers.listen(self.receive)
@@ -272,6 +276,8 @@ class AggregateServer:
         match received["kind"]:
             case "answer" | "claim" | "cancel":
                 return self._bridge.receive(received)
+            case "question" | "question_cancelled":
+                self._questions.receive(received)
             case "ended":
                 self.session_ended(received["name"], received["session"])
             case "standing":
@@ -626,6 +632,7 @@ class AggregateServer:
             session = self._session(exchange, user, offering)
         if session is not None:
             exchange.opens_urls = opens_urls(session.capabilities)
+            exchange.fills_forms = fills_forms(session.capabilities)
         return ClientContext(
             user=user,
             era=Era.LEGACY,

@@ -352,6 +352,36 @@ class Admission:
         )
         return ToolDenied(name)
 
+    def note_answer(
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        route: Route,
+        tool: str,
+        answer: str,
+        *,
+        is_yes: bool,
+    ) -> None:
+        """Record how the confirmation of a call ended.
+
+        Args:
+            exchange: The call.
+            user: Who calls.
+            route: The server.
+            tool: The tool, as the server calls it.
+            answer: The user's answer, or why there is none.
+            is_yes: Whether it lets the call pass.
+        """
+        tool = tool[:RECORDED_CHARACTERS]
+        self._note(
+            exchange,
+            user,
+            route.server_id,
+            f"tool {tool}: confirmation {answer}",
+            AuditOutcome.SUCCESS if is_yes else AuditOutcome.DENIED,
+            {"tool": tool, "confirmation": answer},
+        )
+
     def _note(
         self,
         exchange: GatewayRequest,

@@ -21,7 +21,10 @@ from registry.gateway.protocol.envelope import RequestId
 from registry.oauth.errors import AuthorizationRequiredError
 from registry.servers.errors import UserKeyMissingError
 
-ERROR_META_KEY = "mcp-gateway-registry/error"
+META_PREFIX = "mcp-gateway-registry/"
+"""Prefix of the gateway's own members of `_meta`."""
+
+ERROR_META_KEY = f"{META_PREFIX}error"
 """Member of `_meta` of a failed result that the gateway created: an error's `data`."""
 
 

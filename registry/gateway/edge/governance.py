@@ -9,6 +9,7 @@ from typing import Any
 
 from registry.auth.identity import UserContext
 from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.eras import require_arguments
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import ApprovalRequired
@@ -21,17 +22,19 @@ class CallGovernance:
 
     Args:
         arguments: Checks arguments against definitions.
+        confirmations: Asks callers' users.
     """
 
-    def __init__(self, arguments: ArgumentChecker) -> None:
+    def __init__(self, arguments: ArgumentChecker, confirmations: Confirmations) -> None:
         self._arguments = arguments
+        self._confirmations = confirmations
 
     async def admit(
         self,
         exchange: GatewayRequest,
         envelope: Envelope,
-        user: UserContext,  # noqa: ARG002 - whom limits, confirmations and approvals are about
-        route: Route,  # noqa: ARG002
+        user: UserContext,
+        route: Route,
         tool: ToolEntry,
     ) -> tuple[Mapping[str, Any], bool]:
         """Check a call, in the order that `docs/governance.md` lists.
@@ -56,6 +59,10 @@ class CallGovernance:
         arguments = require_arguments(envelope.params)
         if tool.check is not None:
             await self._arguments.require_fit(tool, arguments)
+        if tool.rules.is_confirmed and await self._confirmations.require(
+            exchange, envelope, user, route, tool
+        ):
+            return arguments, True
         if tool.rules.approvals:
             raise ApprovalRequired(tool.name)
         return arguments, False

@@ -4,12 +4,7 @@ import asyncio
 
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.protocol.messages import event_text
-
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
+from registry.gateway.transport.early_stream import STREAM_HEADERS
 
 
 class Reply:

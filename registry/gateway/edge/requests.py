@@ -1,6 +1,7 @@
 """One request in progress, and the reading of its body."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -9,7 +10,7 @@ from registry.auth.identity import UserContext
 from registry.core.asgi import body_of, declares_more
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, CallOutcome, NotAcceptable, NotJson
-from registry.gateway.protocol.envelope import RequestId
+from registry.gateway.protocol.envelope import Envelope, RequestId
 from registry.gateway.protocol.headers import Headers
 from registry.gateway.protocol.trace_context import TraceContext
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
@@ -18,6 +19,7 @@ from registry.gateway.values import NO_SERVER, Route, ToolEntry
 from registry.upstream.loops import Instance
 
 JSON = "application/json"
+NO_STATES: Mapping[str, Any] = MappingProxyType({})
 
 
 class CallSpans(Protocol):
@@ -65,6 +67,10 @@ class GatewayRequest:
         is_relayed: Whether it carries a message of an HTTP+SSE client, whose stream is in this
             worker, so that no other worker can answer it.
         opens_urls: Whether the client of a session of the handshake's era can open URLs.
+        fills_forms: Whether it can show its user a form.
+        envelope: The message; None until it is understood.
+        states: What the gateway sealed for the request that this one repeats, by kind.
+        responses: The client's responses to what the gateway asked with it.
         may_repeat: Whether the called tool claims that a second call changes nothing.
     """
 
@@ -72,7 +78,9 @@ class GatewayRequest:
         "began_at",
         "client",
         "decided_at",
+        "envelope",
         "error_code",
+        "fills_forms",
         "headers",
         "http_method",
         "is_modern",
@@ -88,11 +96,13 @@ class GatewayRequest:
         "reports_errors_in_body",
         "request_bytes",
         "request_id",
+        "responses",
         "route",
         "scope",
         "server",
         "slug",
         "spans",
+        "states",
         "target",
         "termination",
         "tool",
@@ -115,6 +125,10 @@ class GatewayRequest:
         self.reports_errors_in_body = False
         self.is_relayed = False
         self.opens_urls = False
+        self.fills_forms = False
+        self.envelope: Envelope | None = None
+        self.states: Mapping[str, Sequence[Any]] = NO_STATES
+        self.responses: Mapping[str, Any] = NO_STATES
         self.may_repeat = False
         self.list_mark: Instance | None = None
         self.outcome = CallOutcome.OK

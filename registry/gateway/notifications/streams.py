@@ -32,7 +32,6 @@ from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.client_sessions import ClientContext
-from registry.gateway.edge.reply import STREAM_HEADERS
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_states import (
     MAX_SUBSCRIPTIONS,
@@ -55,6 +54,7 @@ from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
+from registry.gateway.transport.early_stream import STREAM_HEADERS
 from registry.gateway.transport.forwarder import EVENT_STREAM
 from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resources
 from registry.gateway.view.catalogue import Catalogue

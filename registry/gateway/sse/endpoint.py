@@ -22,11 +22,11 @@ from registry.gateway.client.answers import FAILURES, failed
 from registry.gateway.client.connector import Connector
 from registry.gateway.dispatch import Dispatcher
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.reply import STREAM_HEADERS
 from registry.gateway.edge.requests import JSON, GatewayRequest
 from registry.gateway.edge.session_seal import SessionSeal
+from registry.gateway.edge.stream_guard import StreamGuard
 from registry.gateway.errors import NotServing, Refusal, SessionUnknown
-from registry.gateway.notifications.stream_limits import StreamGuard, StreamLimits
+from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.passthrough import PassThrough
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.protocol.envelope import Envelope
@@ -36,6 +36,7 @@ from registry.gateway.sse.send_queue import SendQueue
 from registry.gateway.sse.session import SseSession
 from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
+from registry.gateway.transport.early_stream import STREAM_HEADERS
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED
 from registry.servers.values import Transport

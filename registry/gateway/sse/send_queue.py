@@ -2,10 +2,10 @@
 
 import asyncio
 
+from registry.gateway.transport.early_stream import KEEP_ALIVE
+
 MAX_WAITING_BYTES = 256 * 1024
 """Senders wait while more than this is queued."""
-
-KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class SendQueue:

@@ -49,6 +49,7 @@ from registry.gateway.protocol.response_classification import (
 from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads
 from registry.gateway.transport.call_watch import CallWatch
+from registry.gateway.transport.early_stream import EarlyStream
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.replay import Replay
 from registry.gateway.values import Route
@@ -107,7 +108,8 @@ Edit = Callable[[bytes], bytes]
 """From a message of the upstream to what the client gets."""
 
 SealSession = Callable[[str], str]
-"""From the upstream's session id to the client's."""
+"""From the upstream's session id to the client's; from none, when a session begins, to none or to
+one of the gateway's own."""
 
 
 class ClientChannel:
@@ -131,11 +133,13 @@ class ClientChannel:
         sent: The stored headers that went upstream and the server's address, once they are known;
             an answer that tells of an error is given without them.
         replay: Keeps the events of the answer for a client that lost its connection.
+        early: The event stream that began before the answer; None if none did.
     """
 
     __slots__ = (
         "_send",
         "awaits_answer",
+        "early",
         "edit",
         "extra_headers",
         "has_started",
@@ -162,6 +166,7 @@ class ClientChannel:
         self.tail = b""
         self.sent: Sent | None = None
         self.replay: Replay | None = None
+        self.early: EarlyStream | None = None
         self.seal: SealSession | None = None
         self.edit: Edit | None = None
         self.awaits_answer = False
@@ -177,6 +182,18 @@ class ClientChannel:
         diverted = through(self._send)
         self._send = diverted
         return diverted
+
+    async def begin_early(self, request_id: RequestId | None) -> EarlyStream:
+        """Return the event stream that begins before the answer; begin it unless it has begun.
+
+        The answer is sent as it would be without, also with another status or content type, and
+        becomes the rest of the stream: `has_started` is about the answer.
+        """
+        early = self.early
+        if early is None:
+            early = self.early = self.divert(lambda send: EarlyStream(send, request_id))
+            await early.begin(self.extra_headers)
+        return early
 
     def answered(self) -> None:
         """Note that the head of the upstream's answer is there."""
@@ -364,8 +381,10 @@ class Forwarder:
             _refuse_foreign(status, content_type, route)
         headers = returned_headers(answer.headers, is_stream=is_stream)
         session_id = answer.headers.get(SESSION_HEADER)
-        if session_id is not None and client.seal is not None:
-            headers.append((b"mcp-session-id", client.seal(session_id).encode()))
+        if client.seal is not None and (session_id is not None or client.is_handshake):
+            sealed = client.seal(session_id or "")
+            if sealed:
+                headers.append((b"mcp-session-id", sealed.encode()))
         longest = WHOLE_BODY_BYTES if client.edit is None else MAX_EDITED_BYTES
         is_short = length is not None and length <= longest
         # What has another status of success is looked into whatever its length.
