@@ -82,6 +82,12 @@ class Metrics:
             ("server", "tool", "outcome"),
         )
         self.registry.register(self.gateway_tool_calls)
+        self.gateway_mismatches = Counts(
+            "mcp_gateway_mismatches",
+            "Arguments and results that did not match the tool's definition.",
+            ("server", "part", "action"),
+        )
+        self.registry.register(self.gateway_mismatches)
         self.usage_records_written = Counter(
             "usage_records_written",
             "Records of calls that were written.",

@@ -132,7 +132,7 @@ class GatewayBuilder:
     @cached_property
     def arguments(self) -> ArgumentChecker:
         """Checks arguments of calls."""
-        return ArgumentChecker(self.clock)
+        return ArgumentChecker(self.clock, self.metrics)
 
     @cached_property
     def governance(self) -> CallGovernance:

@@ -42,6 +42,7 @@ class CallOutcome(StrEnum):
     TOOL_ERROR = "tool_error"
     RPC_ERROR = "rpc_error"
     INVALID = "invalid"
+    INVALID_ARGUMENTS = "invalid_arguments"
     UNAUTHORIZED = "unauthorized"
     REFUSED = "refused"
     DENIED = "denied"
@@ -81,6 +82,7 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
         is_for_model: Whether the model that called a tool can act on it: by other arguments,
             another tool, or a message to the user. In the handshake's era it becomes a result of
             the call.
+        is_always_result: Whether it becomes one in the stateless era too.
     """
 
     status: ClassVar[int] = 400
@@ -89,6 +91,7 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
     outcome: ClassVar[CallOutcome] = CallOutcome.INVALID
     is_of_http: ClassVar[bool] = False
     is_for_model: ClassVar[bool] = False
+    is_always_result: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -194,9 +197,15 @@ class InvalidParams(Refusal):
 
 
 class ArgumentsRefused(InvalidParams):
-    """The arguments of a call do not match the tool's definition."""
+    """The arguments of a call do not match the tool's definition.
 
+    In both eras a result of the call: its model can correct them (MCP, SEP-1303).
+    """
+
+    error = "invalid_arguments"
+    outcome = CallOutcome.INVALID_ARGUMENTS
     is_for_model = True
+    is_always_result = True
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"The arguments do not match the tool's definition: {problem}.")
@@ -678,3 +687,21 @@ class TooManyQuestions(NotServing):
 
     def __init__(self) -> None:
         super().__init__("Too many calls are waiting for an answer of their users; answer some.")
+
+
+class OutputUncheckable(Refusal):
+    """The tool's results must be checked, and cannot be."""
+
+    status = 403
+    code = 403
+    error = "output_uncheckable"
+    outcome = CallOutcome.REFUSED
+    is_for_model = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The results of the tool {name} must match its outputSchema (validate_output), which "
+            "cannot be checked: it is invalid, refers elsewhere or takes too long. The call was "
+            "not made.",
+            facts={"tool": name},
+        )

@@ -47,6 +47,8 @@ from registry.gateway.protocol.messages import renamed
 from registry.gateway.transport.failures import is_away, is_optional_notification, stand_in_result
 from registry.gateway.transport.forwarder import (
     REPEATABLE,
+    ClientChannel,
+    Edit,
     Forwarder,
     SealSession,
     StreamTermination,
@@ -313,6 +315,8 @@ class PassThrough:
         standing_until: Callable[[], Awaitable[Exception]] | None = None,
     ) -> None:
         """Forward a request; once more with a renewed token if the server refuses the first."""
+        if exchange.output_check is not None:
+            _edit_with(exchange.client, exchange.output_check)
         sent, is_renewed = route.shared, False
         if route.per_user or route.credential_problem is not None:
             sent = await self._admission.credentials(route, user)
@@ -376,6 +380,13 @@ class PassThrough:
 def _asks_clients(route: Route) -> bool:
     """Whether the gateway may ask clients something during calls of the server's tools."""
     return any(tool.rules.is_confirmed or tool.rules.approvals for tool in route.tools.values())
+
+
+def _edit_with(client: ClientChannel, check: Edit) -> None:
+    """Have the answer checked as a whole, and then edited as before."""
+    edit = client.edit
+    client.edit = check if edit is None else lambda raw: edit(check(raw))
+    client.reads_whole = True
 
 
 def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes | None:

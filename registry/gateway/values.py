@@ -35,19 +35,6 @@ NOT_PUBLIC = "(not public)"
 """Server label, in metrics, of all servers whose names are not public."""
 
 
-class ArgumentCheck:
-    """The argument check of a tool.
-
-    Attributes:
-        paused_until: Monotonic seconds; before that time no check is tried.
-    """
-
-    __slots__ = ("paused_until",)
-
-    def __init__(self) -> None:
-        self.paused_until = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class ToolEntry:
     """One exposed tool.
@@ -57,7 +44,7 @@ class ToolEntry:
         param_header_schema: The arguments in the input schema that are mirrored in `Mcp-Param-*`
             headers, and nothing else; None if there are none.
         may_repeat: Whether the server claims that a second call changes nothing.
-        check: Argument check, if the server offers another definition than this approved one.
+        is_behind: Whether the server offers another definition than this approved one.
         facets: Its known effects, as texts `flag:value`, for policies.
         rules: What is demanded of its calls.
     """
@@ -66,7 +53,7 @@ class ToolEntry:
     wire: bytes
     param_header_schema: JsonObject | None = field(default=None, repr=False)
     may_repeat: bool = False
-    check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
+    is_behind: bool = False
     facets: tuple[str, ...] = ()
     rules: CallRules = NO_CALL_RULES
 
@@ -235,8 +222,7 @@ def tool_entry(
     schema = None
     if PARAM_HEADER_MARK in wire:
         schema = mirrored_part(orjson.loads(wire).get("inputSchema"))
-    check = ArgumentCheck() if is_behind else None
-    return ToolEntry(name, wire, schema, _may_repeat(wire), check, facets, rules)
+    return ToolEntry(name, wire, schema, _may_repeat(wire), is_behind, facets, rules)
 
 
 def _may_repeat(wire: bytes) -> bool:

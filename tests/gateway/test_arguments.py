@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from registry.core.metrics import Metrics
 from registry.gateway.edge.argument_process import Validators, problem
 from registry.gateway.edge.arguments import PAUSE_SECONDS, ArgumentChecker
+from registry.gateway.edge.compiled_schemas import compile_cheap
+from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import InvalidParams
 from registry.gateway.values import ToolEntry, tool_entry
 from tests.fakes.clock import FakeClock
@@ -57,14 +61,30 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def checker(clock: FakeClock) -> AsyncIterator[ArgumentChecker]:
-    checker = ArgumentChecker(clock)
+    checker = ArgumentChecker(clock, Metrics())
     yield checker
     await checker.close()
 
 
+async def check(checker: ArgumentChecker, entry: ToolEntry, arguments: dict[str, Any]) -> None:
+    """Do what the gateway does with each call."""
+    size = len(json.dumps(arguments)) if "next" not in arguments else 1_000
+    if not checker.fits(entry, arguments, size):
+        request = GatewayRequest({"path": "/mcp/a", "method": "POST"}, nothing, nobody)
+        await checker.require_fit(request, entry, arguments, size)
+
+
+async def nothing() -> Message:
+    raise AssertionError
+
+
+async def nobody(_: Message) -> None:
+    raise AssertionError
+
+
 async def refusal(checker: ArgumentChecker, entry: ToolEntry, arguments: dict[str, Any]) -> str:
     with pytest.raises(InvalidParams) as refused:
-        await checker.require_fit(entry, arguments)
+        await check(checker, entry, arguments)
     return refused.value.message
 
 
@@ -72,11 +92,11 @@ async def refusal(checker: ArgumentChecker, entry: ToolEntry, arguments: dict[st
 async def test_arguments_that_fit_pass_and_others_are_told_where(
     checker: ArgumentChecker,
 ) -> None:
-    await checker.require_fit(NUMBERS, {"a": 1})
+    await check(checker, NUMBERS, {"a": 1})
 
     told = await refusal(checker, NUMBERS, {"a": "secret"})
 
-    assert "/a violates properties/a/type" in told
+    assert "/a violates properties/a/type (it is a string)" in told
     assert "secret" not in told
 
 
@@ -98,7 +118,7 @@ async def test_a_definition_that_cannot_be_checked_refuses_and_stops_nobody(
 
     assert "cannot be checked" in told
     assert lag.longest_seconds < 0.5
-    await checker.require_fit(NUMBERS, {"a": 1})
+    await check(checker, NUMBERS, {"a": 1})
 
 
 async def test_a_definition_that_took_too_long_is_left_alone_for_a_while(
@@ -123,19 +143,101 @@ async def test_a_definition_that_took_too_long_is_left_alone_for_a_while(
 async def test_a_caller_that_leaves_during_a_check_spoils_no_other(
     checker: ArgumentChecker,
 ) -> None:
-    await checker.require_fit(NUMBERS, {"a": 1})
+    await check(checker, NUMBERS, {"a": 1})
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await checker.require_fit(tool(doubling(60)), {"a": 1})
+            await check(checker, tool(doubling(60)), {"a": 1})
 
     assert "/a violates" in await refusal(checker, NUMBERS, {"a": "x"})
-    await checker.require_fit(NUMBERS, {"a": 1})
+    await check(checker, NUMBERS, {"a": 1})
 
 
 def test_numbers_and_depths_that_no_checker_takes_do_not_pass() -> None:
-    definition = b'{"inputSchema":{"type":"object"}}'
+    definition = b'{"type":"object"}'
 
     told = problem(Validators(), definition, b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}")
 
     assert told is not None
     assert "cannot be checked" in told
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param({"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}}, id="a reference"),
+        pytest.param({"allOf": [{"$ref": "#/a~1b"}], "a/b": {}}, id="a pointer with an escape"),
+        pytest.param({"properties": {"id": {"type": "string"}}}, id="a member called id"),
+        pytest.param({"properties": {"a": {"pattern": "^a+$"}}}, id="a linear pattern"),
+        pytest.param({"$schema": "https://example.com/own"}, id="an unknown draft"),
+        pytest.param(
+            {
+                "$schema": "http://json-schema.org/draft-04/schema#",
+                "properties": {"n": {"minimum": 3, "exclusiveMinimum": True}},
+            },
+            id="draft 4",
+        ),
+    ],
+)
+def test_usual_schemas_are_checked_at_once(schema: dict[str, Any]) -> None:
+    assert compile_cheap({"type": "object", **schema}) is not None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param(doubling(60), id="references that double"),
+        pytest.param({"properties": {"next": {"$ref": "#"}}}, id="recursion"),
+        pytest.param(
+            {"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"},
+            id="recursion in a definition",
+        ),
+        pytest.param({"properties": {"a": {"pattern": "(?=a)b"}}}, id="looking around"),
+        pytest.param(
+            {"properties": {"a": {"pattern": "(\\w{1,90}){1,90}"}}}, id="a pattern of megabytes"
+        ),
+        pytest.param({"patternProperties": {"(?!a)": {}}}, id="a pattern of names"),
+        pytest.param({"unevaluatedProperties": False}, id="unevaluated members"),
+        pytest.param({"properties": {"a": {"$id": "https://a/b"}}}, id="another base"),
+        pytest.param({"$ref": "https://example.com/s"}, id="a reference elsewhere"),
+        pytest.param({"$ref": "#anchor", "$defs": {"a": {"$anchor": "anchor"}}}, id="an anchor"),
+        pytest.param({"enum": list(range(6_000))}, id="too many values"),
+        pytest.param({"type": "strng"}, id="no schema"),
+    ],
+)
+def test_schemas_that_may_take_long_are_not_checked_at_once(schema: dict[str, Any]) -> None:
+    assert compile_cheap({"type": "object", **schema}) is None
+
+
+async def test_long_arguments_are_checked_elsewhere(checker: ArgumentChecker) -> None:
+    many = tool({"items": {}, "properties": {f"m{n}": {"enum": [n]} for n in range(400)}})
+
+    assert checker.fits(many, {"m1": 1}, 10)
+    assert not checker.fits(many, {"m1": 1}, 100_000)
+    await check(checker, many, {"m1": 1})
+
+
+@pytest.mark.parametrize(
+    "value", [10**40, 1e308, "\ud800", [[]] * 50_000, {"a": {"a": {"a": None}}}]
+)
+async def test_odd_values_are_refused_without_an_error(
+    checker: ArgumentChecker, value: Any
+) -> None:
+    assert not checker.fits(tool({"properties": {"a": {"type": "null"}}}), {"a": value}, 100)
+
+
+async def test_names_are_told_and_values_are_not(checker: ArgumentChecker) -> None:
+    strict = tool(
+        {
+            "type": "object",
+            "required": ["to"],
+            "additionalProperties": False,
+            "properties": {"to": {}, "a/b~c": {"type": "array", "items": {"enum": ["x"]}}},
+        }
+    )
+
+    told = await refusal(checker, strict, {"a/b~c": ["x", "secret"], "password": "secret"})
+
+    assert "/a~1b~0c/1 violates properties/a/b~c/items/enum (it is a string)" in told
+    assert "/ violates required (to is missing)" in told
+    assert "/ violates additionalProperties (password is not known)" in told
+    assert "secret" not in told

@@ -446,7 +446,7 @@ class ClientBridge:
             status = (
                 era_translation.status_of(members(body.get("error"))) if "error" in body else 200
             )
-            await call.reply.finish(raw, status)
+            await call.reply.finish(_checked(call, raw), status)
             return True
         body = message.editable()
         if not isinstance(body.get("result"), dict) and not isinstance(body.get("error"), dict):
@@ -461,7 +461,7 @@ class ClientBridge:
                     notification_text(ELICITATION_COMPLETE, {"elicitationId": page})
                 )
             answer = _legacy_answer(ask.method, body)
-            await call.reply.finish(self._text(call, answer))
+            await call.reply.finish(_checked(call, self._text(call, answer)))
             return True
         elicitations = era_translation.url_elicitations(body.get("error"))
         if elicitations and "url" in members(caller.capabilities.get("elicitation")):
@@ -469,7 +469,7 @@ class ClientBridge:
         else:
             answer = _modern_answer(ask.method, body)
         status = era_translation.status_of(members(answer["error"])) if "error" in answer else 200
-        await call.reply.finish(self._text(call, answer), status)
+        await call.reply.finish(_checked(call, self._text(call, answer)), status)
         return True
 
     def _public(self, call: _Call, message: Message) -> bytes:
@@ -654,6 +654,11 @@ async def _notice(call: _Call, message: Message) -> None:
     ):
         return
     await call.reply.notice(message.raw)
+
+
+def _checked(call: _Call, raw: bytes) -> bytes:
+    check = call.exchange.output_check
+    return raw if check is None else check(raw)
 
 
 def _legacy_answer(method: str, body: JsonObject) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Child process that checks arguments against tool definitions, with limits on time and memory.
+"""Child process that checks values against JSON Schemas, with limits on time and memory.
 
 Executed as a script by `registry.gateway.edge.arguments`. Below it are the JSON Schema library
 and the system's limits: a schema can take any time and memory (references that double at each
@@ -14,13 +14,14 @@ import resource
 import signal
 import struct
 import sys
+from itertools import islice
 from typing import Any, BinaryIO
 
 import jsonschema_rs
 import orjson
 
 HEAD = struct.Struct(">II")
-"""Lengths of definition and arguments; for a reply, its length and whether it is the last one."""
+"""Lengths of schema and value; for a reply, its length and whether it is the last one."""
 
 CPU_SECONDS = 0.5
 """Processor time of one check. Checks of real definitions take microseconds."""
@@ -35,53 +36,116 @@ NICENESS = 10
 KEPT_VALIDATORS = 64
 KEPT_BYTES = 4 * 1024 * 1024
 PLACE_CHARACTERS = 200
-UNCHECKABLE = "the approved definition cannot be checked; its server's operators must decide"
+MAX_TOLD = 5
+MAX_NAMES_TOLD = 5
+NAME_CHARACTERS = 64
+UNCHECKABLE = (
+    "they cannot be checked against the tool's definition, which is invalid, refers elsewhere or "
+    "takes too long; its server's operators must decide"
+)
 
 PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=1024 * 1024)
 
 
 class Validators:
-    """Compiled schemas by the text of the definition; cleared when there are many."""
+    """Compiled schemas by their text; cleared when there are many."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
         self._bytes = 0
 
-    def of(self, definition: bytes) -> Any:
-        """Return the validator of a tool's `inputSchema`.
+    def of(self, schema: bytes) -> Any:
+        """Return the validator of a schema.
 
         Raises:
             ValueError: It cannot be compiled.
         """
-        validator = self._known.get(definition)
+        validator = self._known.get(schema)
         if validator is None:
-            schema = orjson.loads(definition).get("inputSchema")
-            validator = jsonschema_rs.validator_for(
-                schema if isinstance(schema, dict) else {},
-                retriever=_nothing,
-                pattern_options=PATTERNS,
-            )
-            self._bytes += len(definition)
+            validator = compiled(orjson.loads(schema), PATTERNS)
+            self._bytes += len(schema)
             if len(self._known) >= KEPT_VALIDATORS or self._bytes > KEPT_BYTES:
                 self._known.clear()
-                self._bytes = len(definition)
-            self._known[definition] = validator
+                self._bytes = len(schema)
+            self._known[schema] = validator
         return validator
 
 
-def problem(validators: Validators, definition: bytes, arguments: bytes) -> str | None:
-    """Return the first problem of *arguments*, without their values; None if they are valid."""
+def compiled(schema: Any, patterns: Any) -> Any:
+    """Return the validator of a schema, by the draft that it names.
+
+    Formats are annotations, as in the current draft: servers differ in what they take for one.
+
+    Args:
+        schema: An object, true or false.
+        patterns: Options for regular expressions.
+
+    Raises:
+        ValueError: It cannot be compiled.
+    """
+    options = {"retriever": _nothing, "pattern_options": patterns, "validate_formats": False}
+    if isinstance(schema, dict) and not _is_known_draft(schema.get("$schema")):
+        # MCP: a schema is of the current draft unless it says otherwise in known words.
+        schema = {name: part for name, part in schema.items() if name != "$schema"}
+    return jsonschema_rs.validator_for(schema, **options)
+
+
+def _is_known_draft(named: object) -> bool:
+    return isinstance(named, str) and named.partition("#")[0].endswith(
+        (
+            *("/draft-04/schema", "/draft-06/schema", "/draft-07/schema"),
+            *("/draft/2019-09/schema", "/draft/2020-12/schema"),
+        )
+    )
+
+
+def problem(validators: Validators, schema: bytes, value: bytes) -> str | None:
+    """Return the problems of *value*, without the values in it; None if it is valid."""
     try:
-        validator = validators.of(definition)
-        error = next(validator.iter_errors(orjson.loads(arguments)), None)
+        return told(validators.of(schema), orjson.loads(value))
     except (ValueError, RecursionError, OverflowError):
         # What cannot be checked is refused. A ValidationError is a ValueError, too.
         return UNCHECKABLE
-    if error is None:
-        return None
-    place = "".join(f"/{part}" for part in error.instance_path) or "/"
-    broken = "/".join(map(str, error.schema_path))
-    return f"{place[:PLACE_CHARACTERS]} violates {broken[:PLACE_CHARACTERS]}"
+
+
+def told(validator: Any, value: Any) -> str | None:
+    """Return the first problems of *value* as text: where, which rule, and the type there.
+
+    Raises:
+        ValueError: It cannot be checked.
+    """
+    problems = [_told(error) for error in islice(validator.iter_errors(value), MAX_TOLD)]
+    return "; ".join(problems) or None
+
+
+def _told(error: Any) -> str:
+    place = "".join(
+        "/" + str(part).replace("~", "~0").replace("/", "~1") for part in error.instance_path
+    )
+    rule = "/".join(map(str, error.schema_path))[:PLACE_CHARACTERS]
+    kind = error.kind
+    if kind.name == "required":
+        details = f"{_named([kind.property])} is missing"
+    elif kind.name == "additionalProperties":
+        details = f"{_named(kind.unexpected)} is not known"
+    else:
+        details = f"it is {TYPES.get(type(error.instance), 'a number')}"
+    return f"{place[:PLACE_CHARACTERS] or '/'} violates {rule} ({details})"
+
+
+TYPES = {
+    type(None): "null",
+    bool: "a boolean",
+    str: "a string",
+    dict: "an object",
+    list: "an array",
+}
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(str(name)[:NAME_CHARACTERS] for name in names[:MAX_NAMES_TOLD])
+    more = len(names) - MAX_NAMES_TOLD
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _nothing(uri: str) -> Any:
@@ -101,11 +165,11 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until the input ends."""
     validators = Validators()
     while len(head := questions.read(HEAD.size)) == HEAD.size:
-        definition_bytes, argument_bytes = HEAD.unpack(head)
-        definition, arguments = questions.read(definition_bytes), questions.read(argument_bytes)
+        schema_bytes, value_bytes = HEAD.unpack(head)
+        schema, value = questions.read(schema_bytes), questions.read(value_bytes)
         # Ends the process whatever it is doing, also if its parent has gone.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        answer = orjson.dumps(problem(validators, definition, arguments))
+        answer = orjson.dumps(problem(validators, schema, value))
         signal.setitimer(signal.ITIMER_PROF, 0)
         is_last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > RETIRING_KIBIBYTES
         answers.write(HEAD.pack(len(answer), is_last) + answer)

@@ -57,16 +57,18 @@ def status_of(exchange: GatewayRequest, refusal: Refusal) -> int:
     The Python SDK 1.x ends the whole session on an HTTP error. So requests of the handshake's era
     that were understood get status 200 and a JSON-RPC error; docs/decisions/0029-errors-inside.md.
     """
-    return (
-        200 if exchange.reports_errors_in_body and not refusal.is_of_http else refusal.http_status
-    )
+    is_inside = exchange.reports_errors_in_body and not refusal.is_of_http
+    if is_inside or (refusal.is_always_result and exchange.request_id is not None):
+        return 200
+    return refusal.http_status
 
 
 def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
     """Return the answer to a refused request: an error, or a tool's failed result."""
     request_id = exchange.request_id
     is_result = refusal.is_for_model and exchange.method == "tools/call"
-    if not exchange.reports_errors_in_body or not is_result or request_id is None:
+    is_result = is_result and (exchange.reports_errors_in_body or refusal.is_always_result)
+    if not is_result or request_id is None:
         return error_body(refusal, request_id, exchange.trace_id)
     error = {"code": refusal.rpc_code, **_facts(refusal, exchange.trace_id)}
     result = {
@@ -74,6 +76,8 @@ def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
         "isError": True,
         "_meta": {ERROR_META_KEY: error},
     }
+    if exchange.is_modern:
+        result["resultType"] = "complete"
     return result_body(result, request_id)
 
 

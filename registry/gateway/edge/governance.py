@@ -15,6 +15,7 @@ from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import ApprovalRequired
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.values import Route, ToolEntry
+from registry.tools.call_rules import ArgumentValidation, OutputValidation
 
 
 class CallGovernance:
@@ -57,12 +58,17 @@ class CallGovernance:
         exchange.tool_entry = tool
         exchange.may_repeat = tool.may_repeat
         arguments = require_arguments(envelope.params)
-        if tool.check is not None:
-            await self._arguments.require_fit(tool, arguments)
-        if tool.rules.is_confirmed and await self._confirmations.require(
+        rules = tool.rules
+        if rules.validate is not ArgumentValidation.OFF or tool.is_behind:
+            size = len(envelope.raw)
+            if not self._arguments.fits(tool, arguments, size):
+                await self._arguments.require_fit(exchange, tool, arguments, size)
+        if rules.is_confirmed and await self._confirmations.require(
             exchange, envelope, user, route, tool
         ):
             return arguments, True
-        if tool.rules.approvals:
+        if rules.validate_output is not OutputValidation.OFF:
+            self._arguments.checks_output(exchange, tool)
+        if rules.approvals:
             raise ApprovalRequired(tool.name)
         return arguments, False

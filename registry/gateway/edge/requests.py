@@ -1,6 +1,6 @@
 """One request in progress, and the reading of its body."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class GatewayRequest:
         target: Tool, prompt or resource as the client names it, for records.
         tool: The tool, once it is known to be served; a label of metrics.
         tool_entry: The same, with the rules for its calls.
+        output_check: Checks the message with the result of a call, and returns what the client
+            gets.
         permits: What limits hold for it until it ends; None for nothing.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
@@ -91,6 +93,7 @@ class GatewayRequest:
         "method",
         "opens_urls",
         "outcome",
+        "output_check",
         "params",
         "permits",
         "reports_errors_in_body",
@@ -140,6 +143,7 @@ class GatewayRequest:
         self.tool: str | None = None
         self.tool_entry: ToolEntry | None = None
         self.permits: object | None = None
+        self.output_check: Callable[[bytes], bytes] | None = None
         self.began_at = 0.0
         self.decided_at = 0.0
         self.request_bytes = 0

@@ -121,6 +121,7 @@ class ClientChannel:
         awaits_answer: Whether it sent a request, so that a JSON-RPC answer is due.
         is_handshake: Whether that is the first of a session: its answer is read as a whole, and
             parsed, before it counts.
+        reads_whole: Whether the answer is edited whatever its length.
         has_started: Whether the status line was sent, so that no error can be sent any more.
         status: The one that was sent; 0 until then.
         is_event_stream: Whether the body may end after any event.
@@ -147,6 +148,7 @@ class ClientChannel:
         "is_event_stream",
         "is_handshake",
         "monotonic",
+        "reads_whole",
         "receive",
         "replay",
         "seal",
@@ -171,6 +173,7 @@ class ClientChannel:
         self.edit: Edit | None = None
         self.awaits_answer = False
         self.is_handshake = False
+        self.reads_whole = False
         self.has_started = False
         self.status = 0
         self.is_event_stream = False
@@ -389,7 +392,7 @@ class Forwarder:
         is_short = length is not None and length <= longest
         # What has another status of success is looked into whatever its length.
         is_odd = client.awaits_answer and status != OK and status in SUCCESS
-        if not is_stream and (is_short or client.is_handshake or is_odd):
+        if not is_stream and (is_short or client.is_handshake or is_odd or client.reads_whole):
             whole = await answer.body.read() if is_short else await whole_body(answer, route)
             found = _checked(whole, status, route, client)
             if client.edit is not None:

@@ -469,7 +469,7 @@ def _tool_entry(
         if (
             entry is not None
             and is_same
-            and (entry.check is not None) is is_behind
+            and entry.is_behind is is_behind
             and entry.facets == facets
             and entry.rules == rules
         ):
