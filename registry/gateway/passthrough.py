@@ -53,7 +53,7 @@ from registry.gateway.transport.forwarder import (
     SealSession,
     StreamTermination,
 )
-from registry.gateway.values import Route, is_unread
+from registry.gateway.values import Route, asks_clients, is_unread
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.servers.values import Era
@@ -368,18 +368,13 @@ class PassThrough:
             # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
-            if not upstream_id and not (exchange.fills_forms and _asks_clients(route)):
+            if not upstream_id and not (exchange.fills_forms and asks_clients(route)):
                 return ""
             return self._seal.seal(
                 marks + upstream_id, principal=user.principal, server_id=route.server_id
             )
 
         return seal
-
-
-def _asks_clients(route: Route) -> bool:
-    """Whether the gateway may ask clients something during calls of the server's tools."""
-    return any(tool.rules.is_confirmed or tool.rules.approvals for tool in route.tools.values())
 
 
 def _edit_with(client: ClientChannel, check: Edit) -> None:

@@ -183,6 +183,11 @@ def is_unread(route: Route) -> bool:
     return route.oauth is not None and not route.tools and not route.features_known
 
 
+def asks_clients(route: Route) -> bool:
+    """Whether the gateway itself may have something to say during calls of the server's tools."""
+    return any(tool.rules.is_confirmed or tool.rules.approvals for tool in route.tools.values())
+
+
 def may_tell_of_resources(route: Route) -> bool:
     """Whether clients can subscribe to the server's resources, as far as is known."""
     if not route.features_known and not route.capabilities:

@@ -1,18 +1,29 @@
 """Calls that their user must confirm, with the official clients at real servers."""
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult
 
-from tests.gateway.confirming import agreeing, confirming
+from registry.gateway.edge.confirmation import CONFIRM_META_KEY
+from tests.gateway.confirming import User, agreeing, confirming
 from tests.gateway.conftest import StartGateway
-from tests.gateway.meeting import Kind, Speech, connected
+from tests.gateway.meeting import Kind, Speech, connected, text
 
 SPEECHES = pytest.mark.parametrize("speech", [*Speech])
 PATHS = pytest.mark.parametrize("path", ["/mcp/demo", "/mcp"])
-KINDS = pytest.mark.parametrize("kind", [Kind.LEGACY, Kind.MODERN])
+KINDS = pytest.mark.parametrize("kind", [*Kind])
 
 TOOL = "test_simple_text"
+BY_REQUEST: Any = {CONFIRM_META_KEY: True}
+ANSWERS = (
+    ElicitResult(action="decline"),
+    ElicitResult(action="cancel"),
+    ElicitResult(action="accept", content={"confirm": False}),
+)
+REASONS = ("declined", "dismissed the question", "did not tick")
 
 
 def named(path: str, tool: str = TOOL) -> str:
@@ -42,3 +53,87 @@ async def test_a_call_is_sent_once_its_user_has_agreed(
     assert TOOL in question.message
     assert "demo" in question.message
     assert '"path": "a.txt"' in question.message
+
+
+@SPEECHES
+@PATHS
+async def test_without_agreement_nothing_is_sent(
+    stack: AsyncExitStack, start_gateway: StartGateway, speech: Speech, path: str
+) -> None:
+    place = await stack.enter_async_context(confirming(Kind.LEGACY, start_gateway))
+    user = User(ElicitResult(action="decline"))
+    said = []
+    url = place.gateway.url
+
+    async with connected(url, speech, path, elicitation_callback=user) as client:
+        for answer in ANSWERS:
+            user.result = answer
+            said.append(await refusal(client, named(path)))
+
+    assert [reason in text for reason, text in zip(REASONS, said, strict=True)] == [True] * 3
+    assert place.server.calls == []
+    recorded = [event.changes for _, event in place.gateway.refusals.events]
+    assert [one["confirmation"] for one in recorded] == ["decline", "cancel", "accept"]
+    assert {one["tool"] for one in recorded} == {TOOL}
+    assert {call.outcome for call in place.gateway.notes.calls} <= {"ok", "unconfirmed"}
+    ended = [call for call in place.gateway.notes.calls if call.decided_at]
+    assert ended == []
+
+
+@SPEECHES
+@PATHS
+async def test_a_client_that_cannot_be_asked_is_told_how_else(
+    stack: AsyncExitStack, start_gateway: StartGateway, speech: Speech, path: str
+) -> None:
+    place = await stack.enter_async_context(confirming(Kind.MODERN, start_gateway))
+
+    async with connected(place.gateway.url, speech, path) as client:
+        said = await refusal(client, named(path))
+        mine = await refusal(client, named(path), meta=BY_REQUEST)
+    async with connected(place.gateway.url, speech, path, "root") as client:
+        result = await client.call_tool(named(path), {}, meta=BY_REQUEST)
+
+    assert "elicitation" in said
+    assert CONFIRM_META_KEY in said
+    assert "confirm:tools (this one lacks it)" in said
+    assert "needs a token with confirm:tools" in mine
+    assert not result.is_error
+    assert len(place.server.calls) == 1
+    assert [event.changes["confirmation"] for _, event in place.gateway.refusals.events] == [
+        "unasked",
+        "unasked",
+        "request",
+    ]
+
+
+@pytest.mark.parametrize("kind", [Kind.LEGACY, Kind.MODERN])
+@SPEECHES
+@PATHS
+async def test_a_server_that_asks_something_itself_does_so_after_the_confirmation(
+    stack: AsyncExitStack, start_gateway: StartGateway, kind: Kind, speech: Speech, path: str
+) -> None:
+    place = await stack.enter_async_context(confirming(kind, start_gateway))
+    asked: list[str] = []
+
+    async def answer(_: Any, params: Any) -> ElicitResult:
+        asked.append(params.message)
+        said: Any = {"name": "Ada"} if len(asked) > 1 else {"confirm": True}
+        return ElicitResult(action="accept", content=said)
+
+    url = place.gateway.url
+    async with connected(url, speech, path, elicitation_callback=answer) as client:
+        tool = "test_input_required_result_elicitation"
+        result = await client.call_tool(named(path, tool), {})
+
+    assert text(result) == "Hello, Ada!"
+    assert [message.startswith("Confirm a call") for message in asked] == [True, False]
+
+
+async def refusal(client: Any, tool: str, **options: Any) -> str:
+    """Return what a client is told of a call that is not made."""
+    try:
+        result = await client.call_tool(tool, {}, **options)
+    except MCPError as error:
+        return str(error)
+    assert result.is_error
+    return text(result)

@@ -174,7 +174,8 @@ class AggregateServer:
         try:
             await self._answer(ClientRequest(exchange, envelope, caller, offering))
         except Elsewhere as elsewhere:
-            if not await self._forwarded(exchange, elsewhere.worker, envelope.raw):
+            raw = self._governance.handed_on(exchange, envelope)
+            if not await self._forwarded(exchange, elsewhere.worker, raw):
                 raise StateUnknown from None
         except AuthorizationRequired as required:
             if caller.session is not None and exchange.opens_urls:

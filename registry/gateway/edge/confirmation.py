@@ -21,7 +21,7 @@ from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.authorization import client_capabilities, fills_forms
 from registry.gateway.edge.error_responses import META_PREFIX, result_body
 from registry.gateway.edge.questions import ELICIT, ClientQuestions, streams
-from registry.gateway.edge.request_states import PassedState, RequestStates
+from registry.gateway.edge.request_states import PassedState, RequestStates, with_state
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.errors import (
@@ -137,6 +137,17 @@ class Confirmations:
         why_not = _why_not(exchange, by_request=by_request)
         raise ConfirmationNeeded(tool.name, _named(route), why_not, _how(user))
 
+    def handed_on(self, exchange: GatewayRequest, envelope: Envelope) -> bytes | bytearray:
+        """Return the text of a request for the worker that continues it.
+
+        It is as confirmed there as it is here, where its state has been spent.
+        """
+        state = exchange.states.get(CONFIRMED)
+        if state is None:
+            return envelope.raw
+        before = str(envelope.params.get("requestState", ""))
+        return with_state(envelope, self._passed(exchange, [*state[1:]], before)).raw
+
     async def _ask(self, call: _Call) -> None:
         """Ask during the call, and check again what may have changed while the user took time."""
         route, tool = call.route, call.tool
@@ -235,6 +246,8 @@ def _why_not(exchange: GatewayRequest, *, by_request: bool) -> str:
         return f"its _meta member {CONFIRM_META_KEY} needs a token with {Scope.CONFIRM_TOOLS}"
     if exchange.is_modern:
         return "its client declares no capability elicitation (form mode) in its _meta"
+    if not exchange.reports_errors_in_body:
+        return "its stream began before the tool needed that"
     if not streams(exchange):
         return "its client does not accept text/event-stream"
     return "its client declared no capability elicitation (form mode) when its session began"
@@ -243,7 +256,7 @@ def _why_not(exchange: GatewayRequest, *, by_request: bool) -> str:
 def _how(user: UserContext) -> str:
     has_scope = Scope.CONFIRM_TOOLS in user.scopes
     return (
-        "Use a client that supports elicitation, in a new session; or confirm the call in the "
-        f'request itself, by params._meta["{CONFIRM_META_KEY}"] = true with a token that has the '
-        f"scope {Scope.CONFIRM_TOOLS} (this one {'has' if has_scope else 'lacks'} it)."
+        "Use a client that supports elicitation, and begin a new session; or confirm the call in "
+        f'the request itself, by params._meta["{CONFIRM_META_KEY}"] = true with a token that has '
+        f"the scope {Scope.CONFIRM_TOOLS} (this one {'has' if has_scope else 'lacks'} it)."
     )

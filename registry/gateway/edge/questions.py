@@ -35,7 +35,7 @@ PREFIX = "mcpgw-question/"
 
 ELICIT = "elicitation/create"
 KEEP_ALIVE_SECONDS = 15.0
-"""How long the stream of a call that waits may be silent; proxies end those that are for 60 s."""
+"""Proxies end streams that are silent for 60 s."""
 
 MAX_HELD = 1_000
 MAX_HELD_PER_CALLER = 50
@@ -60,6 +60,7 @@ class ClientQuestions:
         guard: Knows until when a caller may use a path.
         peers: The other workers.
         timeout_seconds: How long a question waits for its response.
+        keep_alive_seconds: How long the stream of a call that waits may be silent.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class ClientQuestions:
         latency_watcher: LatencyWatcher,
         *,
         timeout_seconds: float,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self._guard = guard
         self._peers = peers
         self._latency_watcher = latency_watcher
         self._timeout_seconds = timeout_seconds
+        self._keep_alive_seconds = keep_alive_seconds
         self._questions: dict[str, _Question] = {}
         self._held: dict[HeldKey, CallWatch] = {}
         self._held_of: Counter[str] = Counter()
@@ -150,7 +153,7 @@ class ClientQuestions:
                 stream = await self.stream(exchange)
                 await stream.message(request_text(ELICIT, params, name, is_exact=False))
                 while not response.done():
-                    await asyncio.wait({response}, timeout=KEEP_ALIVE_SECONDS)
+                    await asyncio.wait({response}, timeout=self._keep_alive_seconds)
                     if not response.done():
                         await stream.keep_alive()
                 return response.result()
@@ -226,7 +229,12 @@ class ClientQuestions:
 
 
 def streams(exchange: GatewayRequest) -> bool:
-    """Whether the client takes an event stream as the answer."""
+    """Whether a call of the handshake's era can be answered by an event stream.
+
+    Not if its answer goes to the stream that an HTTP+SSE client has with the server itself.
+    """
+    if not exchange.reports_errors_in_body:
+        return False
     accept = exchange.headers.get("accept")
     return not accept or "text/event-stream" in accept or "*/*" in accept
 

@@ -86,17 +86,19 @@ class RequestStates:
         exchange.envelope = envelope
         states: dict[str, Sequence[Any]] = {}
         rest: str | None = state
+        number = 0
         while rest is not None and rest.startswith(MARK):
+            number += 1
+            if number > MAX_STATES:
+                raise StateUnknown
             part, separator, rest_text = rest.partition(SEPARATOR)
             rest = rest_text if separator else None
             kind, content = self._opened(exchange, part, rest, user)
             states[kind] = content
-            if len(states) > MAX_STATES:
-                raise StateUnknown
         exchange.states = states
         if rest is None:
             exchange.responses = members(envelope.params.get("inputResponses"))
-        envelope = _with_state(envelope, rest)
+        envelope = with_state(envelope, rest)
         exchange.envelope, exchange.params = envelope, envelope.params
         return envelope
 
@@ -201,7 +203,7 @@ def _text_digest(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _with_state(envelope: Envelope, rest: str | None) -> Envelope:
+def with_state(envelope: Envelope, rest: str | None) -> Envelope:
     """Return the request with a server's state instead of the gateway's."""
     dropped = OWN_MEMBERS if rest is None else () if rest else ("requestState",)
     changed = {"requestState": rest} if rest else {}

@@ -37,7 +37,7 @@ from registry.gateway.sse.session import SseSession
 from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.early_stream import STREAM_HEADERS
-from registry.gateway.values import Route
+from registry.gateway.values import Route, asks_clients
 from registry.gateway.view.offering import COMBINED
 from registry.servers.values import Transport
 
@@ -257,6 +257,7 @@ class SseEndpoint:
         if (
             route is None
             or route.transport is not Transport.SSE
+            or asks_clients(route)
             or not await self._admission.is_authorized(route, user)
         ):
             session = stream.session = SseSession(
