@@ -28,6 +28,7 @@ MIN_UNREADABLE = 3
 
 HEADERS = "config.headers"
 VERIFIER = "code_verifier"
+APPROVAL_SECRETS = ("arguments", "result")
 WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
 
 
@@ -111,6 +112,8 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
         yield _secret("server_versions", document, SEALED, document.get(SEALED), StoredForm.GCM)
     async for found in _of_flows(database):
         yield found
+    async for found in _of_approvals(database):
+        yield found
 
 
 async def _of_servers(database: Database) -> AsyncGenerator[StoredSecret, None]:
@@ -143,6 +146,15 @@ async def _of_flows(database: Database) -> AsyncGenerator[StoredSecret, None]:
     clients = database.collection("oauth_clients")
     async for document in clients.find({}, {"client": 1}):
         yield _secret("oauth_clients", document, "client", document.get("client"), StoredForm.GCM)
+
+
+async def _of_approvals(database: Database) -> AsyncGenerator[StoredSecret, None]:
+    approvals = database.collection("approvals")
+    async for document in approvals.find({}, dict.fromkeys(APPROVAL_SECRETS, 1)):
+        for name in APPROVAL_SECRETS:
+            if name in document:
+                value = document.get(name)
+                yield _secret("approvals", document, name, value, StoredForm.GCM)
 
 
 async def replace_secrets(database: Database, replacements: Sequence[Replacement]) -> Replaced:

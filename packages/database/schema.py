@@ -11,6 +11,7 @@ from pymongo import IndexModel
 from packages.database.client import Database, IndexConflict
 from packages.database.documents import validator_of
 from packages.models import DOCUMENTS
+from packages.models.approvals import ApprovalDocument
 from packages.models.audit import (
     AuditLog,
     AuditSeal,
@@ -51,6 +52,7 @@ OWN_DOCUMENTS = (
     UsageLog,
     OAuthFlowDocument,
     OAuthClientDocument,
+    ApprovalDocument,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

@@ -138,3 +138,28 @@ class FlowStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class ApprovalState(StrEnum):
+    """State of a request for approval of one call.
+
+    From `pending` to `approved`, `denied`, `expired`, `cancelled` or `void`; from `approved` to
+    `executing`, `expired` or `void`; from `executing` to `executed` or `unknown`.
+    """
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    EXECUTING = "executing"
+    EXECUTED = "executed"
+    UNKNOWN = "unknown"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    VOID = "void"
+
+
+class Verdict(StrEnum):
+    """What an approver decided."""
+
+    APPROVE = "approve"
+    DENY = "deny"

@@ -4,7 +4,6 @@ Due times and leases are compared with the database's clock, so that replicas wh
 agree on them.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from packages.database.errors import (
     is_unreachable,
     translates_driver_errors,
 )
+from packages.database.server_time import ServerTime
 from packages.database.stored import Projection, RequiredTime, moment_of, text_of, whole_of
 from packages.models.states import JobState, RunOutcome, SourceType, Trigger
 from packages.models.syncing import SyncDelivery, SyncJob, SyncJobRun
@@ -54,12 +54,6 @@ UNREADABLE = "The stored job cannot be read; another program wrote or changed it
 
 MAX_RUNS_SHOWN = 50
 
-TIME_SECONDS = 60.0
-"""How long the measured difference between the clocks is used."""
-
-PROMPT_SECONDS = 1.0
-"""An answer within this time is taken as of the moment of the request."""
-
 NOW = "$$NOW"
 
 
@@ -72,10 +66,8 @@ class JobRepository:
     """
 
     def __init__(self, database: Database, *, retention: timedelta, clock: Clock) -> None:
-        self._command = database.db.command
         self._clock = clock
-        self._time = clock.now()
-        self._time_asked_at = -math.inf
+        self._time = ServerTime(database, now=clock.now, monotonic=clock.monotonic)
         self._jobs = database.document(SyncJob)
         self._runs = database.document(SyncJobRun)
         self._deliveries = database.document(SyncDelivery)
@@ -213,7 +205,7 @@ class JobRepository:
         Returns:
             The jobs, by server; none for a server that already has an open job.
         """
-        now = await self._database_time()
+        now = await self._time.now()
         jobs = [
             self._new(ObjectId(owner), name, asked, now).model_copy(
                 update={
@@ -253,25 +245,7 @@ class JobRepository:
         The time is a constant in the query: with `$$NOW`, MongoDB-compatible servers scan every
         job that was ever stored.
         """
-        return {"due_at": {"$lte": await self._database_time()}}
-
-    async def _database_time(self) -> datetime:
-        """Return the database's time, read periodically and extrapolated in between.
-
-        It is ahead by at most the latency of the request and never behind, so that no due job is
-        missed. After a slow answer it may be behind.
-        """
-        since = self._clock.monotonic() - self._time_asked_at
-        if since > TIME_SECONDS:
-            asked_at = self._clock.monotonic()
-            answer = await self._command("hello")
-            since = self._clock.monotonic() - asked_at
-            if since > PROMPT_SECONDS:
-                asked_at, since = asked_at + since, 0.0
-            self._time_asked_at = asked_at
-            local_time = answer.get("localTime")
-            self._time = local_time if isinstance(local_time, datetime) else self._clock.now()
-        return self._time + timedelta(seconds=since)
+        return {"due_at": {"$lte": await self._time.now()}}
 
     async def _claim(self, row: Doc, worker: str, lease_seconds: float) -> SyncJobRecord | None:
         """Take a job; None when others did, or when it cannot be read and is set aside."""

@@ -1,0 +1,1 @@
+"""Approvals: calls of tools that people must approve, and what became of them."""

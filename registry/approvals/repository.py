@@ -1,0 +1,401 @@
+"""Repository of `approvals`. The only module that writes them.
+
+Each step is one guarded update: it names the state that the request must still have, so that of
+any number of people, processes and replicas one takes it. What hangs on the time is compared with
+the database's clock.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from beanie import SortDirection
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import as_stored, parsed, read_all, read_one
+from packages.database.encryption import Cipher, FieldRef
+from packages.database.errors import translates_driver_errors
+from packages.database.server_time import ServerTime
+from packages.models.approvals import ApprovalDocument
+from packages.models.states import ApprovalState, Verdict
+from registry.approvals.values import (
+    Approval,
+    ApprovalFilter,
+    Decision,
+    RequestedCall,
+    Requester,
+)
+from registry.core.clock import Clock
+
+COLLECTION = "approvals"
+ATTEMPTS = 5
+"""How often a request is opened while others of the same call end."""
+
+MAX_SWEPT = 200
+
+
+@translates_driver_errors
+class ApprovalRepository:
+    """Stores requests for approval.
+
+    Args:
+        lifetime: How long a request may wait for people, and for its execution.
+        retention: How long a request is kept after that.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        cipher: Cipher,
+        clock: Clock,
+        *,
+        lifetime: timedelta,
+        retention: timedelta,
+    ) -> None:
+        self._documents = database.document(ApprovalDocument)
+        # Beanie has no update that returns a projection.
+        self._rows = self._documents.get_pymongo_collection()
+        self._cipher = cipher
+        self._time = ServerTime(database, now=clock.now, monotonic=clock.monotonic)
+        self._lifetime = lifetime
+        self._retention = retention
+
+    async def now(self) -> datetime:
+        """Return the database's time, which requests expire by."""
+        return await self._time.now()
+
+    async def open(self, call: RequestedCall, requester: Requester) -> tuple[Approval, bool]:
+        """Return the live request for a call, and whether it is a new one."""
+        binding = call.binding(requester.user_id)
+        for _ in range(ATTEMPTS):
+            found = await self.find_live(binding)
+            if found is not None:
+                return found, False
+            document = await self._new(call, requester, binding)
+            try:
+                await document.insert()
+            except DuplicateKeyError:
+                await self._end_expired(binding)
+                continue
+            stored = parsed(Approval, as_stored(document), COLLECTION)
+            assert stored is not None  # noqa: S101 - it was just made
+            return stored, True
+        raise DuplicateKeyError("The request for approval is being changed by others.")
+
+    async def find_live(self, binding: str) -> Approval | None:
+        """Return the request with that binding that is not over, or has an unfetched result."""
+        now = await self._time.now()
+        found = await read_one(
+            self._documents.find({"live_binding": binding}, projection_model=Approval)
+        )
+        if found is None or found.state_at(now) is ApprovalState.EXPIRED:
+            return None
+        return found
+
+    async def get(self, approval_id: str) -> Approval | None:
+        """Return a request; None if there is none, or it cannot be read."""
+        return await read_one(
+            self._documents.find({"_id": ObjectId(approval_id)}, projection_model=Approval)
+        )
+
+    async def page(
+        self, wanted: ApprovalFilter, before: tuple[datetime, str] | None, limit: int
+    ) -> list[Approval]:
+        """Return up to *limit* requests, newest first, older than the position *before*."""
+        query: Doc = {}
+        if wanted.state is not None:
+            query["state"] = wanted.state.value
+        if wanted.requester_id is not None:
+            query["requester.user_id"] = wanted.requester_id
+        if wanted.server_ids is not None:
+            query["server_id"] = {"$in": [ObjectId(one) for one in wanted.server_ids]}
+        if wanted.tool is not None:
+            query["tool"] = wanted.tool
+        if wanted.tenant_id is not None:
+            query["tenant_id"] = wanted.tenant_id
+        if before is not None:
+            query["created_at"] = {"$lte": before[0]}
+        found = self._documents.find(
+            query,
+            projection_model=Approval,
+            sort=[("created_at", SortDirection.DESCENDING), ("_id", SortDirection.DESCENDING)],
+            # Others of the same millisecond may come first.
+            limit=limit + (0 if before is None else 100),
+        )
+        rows = await read_all(found)
+        if before is not None:
+            rows = [row for row in rows if (row.created_at, row.id) < before]
+        return rows[:limit]
+
+    async def some(self, ids: Sequence[str]) -> list[Approval]:
+        """Return the existing requests among these ids."""
+        query = {"_id": {"$in": [ObjectId(one) for one in ids]}}
+        return await read_all(self._documents.find(query, projection_model=Approval))
+
+    async def in_state(self, state: ApprovalState, limit: int = MAX_SWEPT) -> list[Approval]:
+        """Return requests in a state, the oldest first."""
+        query = self._documents.find(
+            {"state": state.value},
+            projection_model=Approval,
+            sort=[("created_at", SortDirection.ASCENDING)],
+        )
+        return await read_all(query.limit(limit))
+
+    async def decide(self, approval: Approval, decision: Decision) -> Approval | None:
+        """Add a decision to a pending request; enough approvals approve it, one denial denies it.
+
+        Returns:
+            None if it changed since it was read, or has expired; then nothing changed.
+        """
+        changes: Doc = {"revision": approval.revision + 1}
+        gone: Doc = {}
+        if decision.verdict is Verdict.DENY:
+            changes["state"] = ApprovalState.DENIED.value
+            gone["live_binding"] = ""
+            if decision.comment:
+                changes["reason"] = decision.comment
+        elif approval.approvals + 1 >= approval.needed:
+            changes["state"] = ApprovalState.APPROVED.value
+        return await self._update(
+            approval.id,
+            ApprovalState.PENDING,
+            changes,
+            gone,
+            where={
+                "revision": approval.revision,
+                "decisions.user_id": {"$ne": decision.user_id},
+                "expires_at": {"$gt": await self._time.now()},
+            },
+            pushed={"decisions": _stored_decision(decision)},
+        )
+
+    async def withdraw(self, approval: Approval, kept: Sequence[Decision]) -> Approval | None:
+        """Keep only some decisions of a request that was not executed; it is pending again."""
+        changes: Doc = {
+            "state": ApprovalState.PENDING.value,
+            "decisions": [_stored_decision(one) for one in kept],
+            "revision": approval.revision + 1,
+        }
+        return await self._update(
+            approval.id, approval.state, changes, where={"revision": approval.revision}
+        )
+
+    async def end(
+        self,
+        approval: Approval,
+        state: ApprovalState,
+        reason: str | None = None,
+        *,
+        tx: Transaction | None = None,
+    ) -> Approval | None:
+        """End a request that is not being executed: cancelled, void or expired.
+
+        Returns:
+            None if it is in another state by now; then nothing changed.
+        """
+        changes: Doc = {"state": state.value}
+        if reason is not None:
+            changes["reason"] = reason
+        return await self._update(
+            approval.id, approval.state, changes, {"live_binding": ""}, tx=tx
+        )
+
+    async def claim(self, approval_id: str, worker: str) -> Approval | None:
+        """Begin the execution of an approved request.
+
+        Returns:
+            None if it is not approved any more, or has expired: nothing may be sent then.
+        """
+        now = await self._time.now()
+        changes: Doc = {
+            "state": ApprovalState.EXECUTING.value,
+            "worker": worker,
+            "started_at": now,
+        }
+        return await self._update(
+            approval_id, ApprovalState.APPROVED, changes, where={"expires_at": {"$gt": now}}
+        )
+
+    async def release(self, approval_id: str, worker: str) -> Approval | None:
+        """Take a claim back of which nothing was sent: the request is approved again."""
+        return await self._update(
+            approval_id,
+            ApprovalState.EXECUTING,
+            {"state": ApprovalState.APPROVED.value},
+            {"worker": "", "started_at": ""},
+            where={"worker": worker},
+        )
+
+    async def store_result(
+        self, approval_id: str, worker: str, result: str, *, is_error: bool
+    ) -> Approval | None:
+        """Store the answer to an executed call, sealed.
+
+        Returns:
+            None if the claim is gone: the request was declared `unknown` meanwhile.
+        """
+        changes: Doc = {
+            "state": ApprovalState.EXECUTED.value,
+            "result": self._cipher.seal(result, _result_of(approval_id)),
+            "is_error": is_error,
+            "ended_at": await self._time.now(),
+        }
+        return await self._update(
+            approval_id, ApprovalState.EXECUTING, changes, where={"worker": worker}
+        )
+
+    async def mark_unknown(self, approval_id: str, worker: str, reason: str) -> Approval | None:
+        """Declare that nobody knows whether a claimed call was made. It is never sent again."""
+        changes: Doc = {"state": ApprovalState.UNKNOWN.value, "reason": reason}
+        return await self._update(
+            approval_id,
+            ApprovalState.EXECUTING,
+            changes,
+            {"live_binding": ""},
+            where={"worker": worker},
+        )
+
+    async def take_result(self, approval_id: str, user_id: str) -> str | None:
+        """Hand the answer of an executed call over to its requester, once.
+
+        Raises:
+            DecryptionError: It cannot be read with the current keys.
+        """
+        row = await self._rows.find_one_and_update(
+            {
+                "_id": ObjectId(approval_id),
+                "requester.user_id": user_id,
+                "state": ApprovalState.EXECUTED.value,
+                "fetched_at": {"$exists": False},
+            },
+            {
+                "$set": {"fetched_at": await self._time.now()},
+                "$unset": {"result": "", "live_binding": ""},
+                "$inc": {"revision": 1},
+            },
+            projection={"result": 1},
+        )
+        sealed = None if row is None else row.get("result")
+        if not isinstance(sealed, str):
+            return None
+        return self._cipher.unseal(sealed, _result_of(approval_id))
+
+    def arguments_of(self, approval: Approval) -> str:
+        """Return the JSON text of the arguments.
+
+        Raises:
+            DecryptionError: It cannot be read with the current keys.
+        """
+        return self._cipher.unseal(approval.arguments, _arguments_of(approval.id))
+
+    async def _new(
+        self, call: RequestedCall, requester: Requester, binding: str
+    ) -> ApprovalDocument:
+        now = await self._time.now()
+        # As exact as it is stored, so that what is returned is what will be read.
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        approval_id = ObjectId()
+        expires_at = now + self._lifetime
+        document: ApprovalDocument = self._documents.model_validate(
+            {
+                "_id": approval_id,
+                "state": ApprovalState.PENDING,
+                "binding": binding,
+                "live_binding": binding,
+                "tenant_id": call.tenant_id,
+                "requester": _stored_requester(requester),
+                "server_id": ObjectId(call.server_id),
+                "server_name": call.server_name,
+                "tool": call.tool,
+                "called_as": call.called_as,
+                "path": call.path,
+                "definition_hash": call.definition_hash,
+                "arguments": self._cipher.seal(
+                    call.arguments_text, _arguments_of(str(approval_id))
+                ),
+                "arguments_digest": call.arguments_digest,
+                "policy_version": call.policy_version,
+                "needed": call.needed,
+                "decisions": [],
+                "revision": 0,
+                "created_at": now,
+                "updated_at": now,
+                "expires_at": expires_at,
+                "delete_at": expires_at + self._retention,
+            }
+        )
+        return document
+
+    async def _end_expired(self, binding: str) -> None:
+        waiting = [ApprovalState.PENDING.value, ApprovalState.APPROVED.value]
+        await self._rows.update_one(
+            {
+                "live_binding": binding,
+                "state": {"$in": waiting},
+                "expires_at": {"$lte": await self._time.now()},
+            },
+            {"$set": {"state": ApprovalState.EXPIRED.value}, "$unset": {"live_binding": ""}},
+        )
+
+    async def _update(
+        self,
+        approval_id: str,
+        state: ApprovalState,
+        changes: Doc,
+        gone: Doc | None = None,
+        *,
+        where: Doc | None = None,
+        pushed: Doc | None = None,
+        tx: Transaction | None = None,
+    ) -> Approval | None:
+        """Change a request that is in *state*, and return it."""
+        update: Doc = {"$set": {**changes, "updated_at": await self._time.now()}}
+        if gone:
+            update["$unset"] = gone
+        if pushed:
+            update["$push"] = pushed
+        if "revision" not in changes:
+            update["$inc"] = {"revision": 1}
+        row: Any = await self._rows.find_one_and_update(
+            {"_id": ObjectId(approval_id), "state": state.value, **(where or {})},
+            update,
+            projection=Approval.Settings.projection,
+            return_document=ReturnDocument.AFTER,
+            session=tx,
+        )
+        return None if row is None else parsed(Approval, row, COLLECTION)
+
+
+def _arguments_of(approval_id: str) -> FieldRef:
+    return FieldRef(COLLECTION, approval_id, "arguments")
+
+
+def _result_of(approval_id: str) -> FieldRef:
+    return FieldRef(COLLECTION, approval_id, "result")
+
+
+def _stored_requester(requester: Requester) -> Doc:
+    stored: Doc = {
+        "user_id": requester.user_id,
+        "username": requester.username,
+        "role": requester.role.value,
+        "scopes": list(requester.scopes),
+    }
+    if requester.token_id is not None:
+        stored["token_id"] = requester.token_id
+    return stored
+
+
+def _stored_decision(decision: Decision) -> Doc:
+    stored: Doc = {
+        "user_id": decision.user_id,
+        "username": decision.username,
+        "verdict": decision.verdict.value,
+        "at": decision.at,
+    }
+    if decision.comment:
+        stored["comment"] = decision.comment
+    return stored
