@@ -209,6 +209,7 @@ def test_a_command_that_is_interrupted_while_it_loads_ends_quietly(tmp_path: Pat
             Role.USER,
             {Scope.READ_SERVERS, Scope.INVOKE_TOOLS},
         ),
+        (["--scope", "confirm:tools"], Role.USER, {Scope.CONFIRM_TOOLS}),
     ],
 )
 def test_a_created_token_verifies(

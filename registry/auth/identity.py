@@ -50,6 +50,9 @@ USER_SCOPES = frozenset(
 )
 """Scopes of a plain user whose token names none (jarvis-api's tokens)."""
 
+GRANTED_SCOPES = frozenset({Scope.CONFIRM_TOOLS})
+"""Scopes that plain users do not have by default, and that their tokens may be given."""
+
 RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog", "approve:tools"})
 """Reserved names of scopes that guard nothing yet: no token is issued with them, and custom scopes
 cannot use them. Earlier releases issued them: such tokens stay valid, and policies that name these
@@ -168,6 +171,11 @@ def tenant_of(stored: object) -> str | None:
 def default_scopes(role: Role) -> frozenset[Scope]:
     """Return the scopes of a user of *role* whose token names none."""
     return ALL_SCOPES if role is Role.ADMIN else USER_SCOPES
+
+
+def grantable_scopes(role: Role) -> frozenset[Scope]:
+    """Return the scopes that a token of *role* may be given."""
+    return default_scopes(role) | GRANTED_SCOPES
 
 
 OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)

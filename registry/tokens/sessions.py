@@ -26,6 +26,7 @@ from registry.auth.identity import (
     Scope,
     UserContext,
     default_scopes,
+    grantable_scopes,
 )
 from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier
 from registry.auth.revocation import Revocation, RevocationList
@@ -259,7 +260,7 @@ class SessionService:
         longest = self._lifetimes.max_hours
         if order.lifetime > timedelta(hours=longest):
             raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
-        beyond = sorted((order.scopes & frozenset(Scope)) - default_scopes(order.role))
+        beyond = sorted((order.scopes & frozenset(Scope)) - grantable_scopes(order.role))
         if beyond:
             problem = f"{', '.join(beyond)}: beyond the role {order.role.value}"
             raise ValidationFailedError("requested_scopes", problem)

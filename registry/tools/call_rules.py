@@ -128,6 +128,79 @@ def call_rules(
     )
 
 
+def problem_of(name: str, value: object) -> str | None:
+    """Say what is wrong with a member of `tool_metadata` that somebody states; None if nothing.
+
+    Members that call rules are not made from are no problem, and neither is null, which removes
+    one.
+    """
+    if value is None:
+        return None
+    if name in CHOICES:
+        kinds = [kind.value for kind in CHOICES[name]]
+        return None if value in kinds else f"must be one of {', '.join(kinds)}, or null"
+    if name == APPROVALS_REQUIRED:
+        is_number = type(value) is int and 1 <= value <= MAX_APPROVALS
+        return None if is_number else f"must be a whole number from 1 to {MAX_APPROVALS}, or null"
+    if name in {PRICE_PER_CALL, PRICE_PER_KIB}:
+        is_price = type(value) in {int, float} and 0 <= value <= MAX_PRICE  # type: ignore[operator]  # a number
+        return None if is_price else f"must be a number from 0 to {MAX_PRICE}, or null"
+    if name == BILLING_TAGS and not _are_tags(value):
+        return (
+            f"must be a list of at most {MAX_BILLING_TAGS} different tags of one line and at most "
+            f"{MAX_BILLING_TAG_CHARACTERS} characters each, or null"
+        )
+    return None
+
+
+def warnings_of(
+    rules: CallRules,
+    said: Mapping[str, Any],
+    facets: Iterable[str],
+    defaults: Mapping[str, Any],
+) -> list[str]:
+    """Return where a tool looks more protected than its calls are; one sentence each."""
+    found = []
+    is_destructive = facet(DESTRUCTIVE, value=True) in facets
+    if not rules.is_confirmed and said.get(CONFIRM) is None and defaults.get(CONFIRM) is None:
+        if said.get(DESTRUCTIVE) is True:
+            found.append(
+                "The tool is destructive, and its calls are not confirmed, because its server is "
+                "its author's alone. Set confirm to have them confirmed."
+            )
+        elif is_destructive:
+            found.append(
+                "Only the server or the tool's name claims that the tool is destructive, which "
+                "demands no confirmation. Set destructive or confirm to have its calls confirmed."
+            )
+    if said.get(CONFIRM) == Confirmation.WHEN_DESTRUCTIVE and not is_destructive:
+        found.append("Calls are confirmed when the tool is destructive, which nobody says of it.")
+    if said.get(APPROVALS_REQUIRED) is not None and not rules.approvals:
+        found.append("approvals_required has no effect without human_approval_required.")
+    return found
+
+
+CHOICES: Mapping[str, type[StrEnum]] = {
+    VALIDATE: ArgumentValidation,
+    VALIDATE_OUTPUT: OutputValidation,
+    CONFIRM: Confirmation,
+}
+
+
+def _are_tags(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_BILLING_TAGS
+        and all(
+            isinstance(tag, str)
+            and 0 < len(tag.strip()) == len(tag) <= MAX_BILLING_TAG_CHARACTERS
+            and tag.isprintable()
+            for tag in value
+        )
+        and len(set(value)) == len(value)
+    )
+
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 

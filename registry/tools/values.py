@@ -77,6 +77,8 @@ class StoredTool:
         sync_error: The problem of the upstream's definition at the last sync, if there was one.
         owner_name: Its server's name; None if the server was not read, or is gone.
         owner_slug: The last part of its server's gateway path; None in the same cases.
+        owner_call_rules: Its server's defaults for call rules.
+        is_owner_shared: Whether its server is used by others than its author.
     """
 
     name: str
@@ -110,6 +112,8 @@ class StoredTool:
     owner_id: str = ""
     owner_name: str | None = None
     owner_slug: str | None = None
+    owner_call_rules: Mapping[str, Any] = field(default_factory=dict)
+    is_owner_shared: bool = False
     last_discovered_at: datetime | None = None
     last_synced_at: datetime | None = None
     created_at: datetime | None = None

@@ -31,6 +31,7 @@ def named(path: str, tool: str = TOOL) -> str:
     return tool if path == "/mcp/demo" else f"demo__{tool}"
 
 
+@pytest.mark.requirement("R-224")
 @KINDS
 @SPEECHES
 @PATHS

@@ -10,6 +10,8 @@ from registry.tools.call_rules import (
     CallRules,
     OutputValidation,
     call_rules,
+    problem_of,
+    warnings_of,
 )
 
 DESTRUCTIVE = ("destructive:true",)
@@ -94,3 +96,76 @@ def test_prices_are_exact_millionths_and_odd_ones_are_none() -> None:
 
 def test_billing_tags_are_a_set_of_texts() -> None:
     assert rules({"billing_tags": ["b", "a", "b", 3, ""]}).billing_tags == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("validate", "report"),
+        ("validate_output", "enforce"),
+        ("confirm", "when_destructive"),
+        ("confirm", None),
+        ("approvals_required", 2),
+        ("billing_tags", []),
+        ("billing_tags", ["crm", "team a"]),
+        ("price_per_call", 0.25),
+        ("price_per_kib", 0),
+        ("anything_else", {"of": "theirs"}),
+    ],
+)
+def test_what_people_may_state_is_no_problem(name: str, value: object) -> None:
+    assert problem_of(name, value) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("validate", "maybe", "must be one of on, report, off, or null"),
+        ("validate_output", True, "must be one of enforce, report, off, or null"),
+        ("confirm", ["always"], "must be one of always, when_destructive, never, or null"),
+        ("approvals_required", 3, "must be a whole number from 1 to 2, or null"),
+        ("approvals_required", True, "must be a whole number from 1 to 2, or null"),
+        ("price_per_call", -1, "must be a number from 0 to 1000000, or null"),
+        ("price_per_kib", "1", "must be a number from 0 to 1000000, or null"),
+        ("price_per_kib", float("nan"), "must be a number from 0 to 1000000, or null"),
+    ],
+)
+def test_a_member_of_another_form_is_a_problem(name: str, value: object, problem: str) -> None:
+    assert problem_of(name, value) == problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["crm", ["a"] * 2, [""], [" a"], ["x" * 65], [1], ["a\n"], [str(n) for n in range(21)]],
+)
+def test_billing_tags_are_different_short_lines(value: object) -> None:
+    assert "different tags" in (problem_of("billing_tags", value) or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "facets", "defaults", "is_shared", "warned"),
+    [
+        ({}, DESTRUCTIVE, {}, True, ["Only the server or the tool's name claims"]),
+        ({}, DESTRUCTIVE, {"confirm": "never"}, True, []),
+        ({"destructive": True}, DESTRUCTIVE, {}, True, []),
+        ({"destructive": True}, DESTRUCTIVE, {}, False, ["its author's alone"]),
+        ({"confirm": "never"}, DESTRUCTIVE, {}, True, []),
+        ({"confirm": "when_destructive"}, (), {}, True, ["which nobody says"]),
+        ({"approvals_required": 2}, (), {}, True, ["has no effect"]),
+        ({}, (), {}, True, []),
+    ],
+)
+def test_a_tool_that_looks_more_protected_than_it_is_has_warnings(
+    said: dict[str, Any],
+    facets: tuple[str, ...],
+    defaults: dict[str, Any],
+    is_shared: bool,  # noqa: FBT001 - a column of the table
+    warned: list[str],
+) -> None:
+    counts = rules(said, facets, defaults, is_shared=is_shared)
+
+    warnings = warnings_of(counts, said, facets, defaults)
+
+    assert [part in warning for part, warning in zip(warned, warnings, strict=True)] == [
+        True for _ in warned
+    ]

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
+from registry.tools.call_rules import MILLION, call_rules, warnings_of
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
 from registry.tools.governance.errors import (
@@ -74,12 +75,37 @@ def present_detail(tool: StoredTool) -> JsonObject:
         **present_summary(tool),
         "upstream_description": tool.description,
         "tool_metadata": cast("JsonObject", dict(tool.overrides.metadata)),
+        **_present_rules(tool),
         "input_schema": _parsed(tool.input_schema),
         "output_schema": _parsed(tool.output_schema),
         "annotations": _parsed(tool.annotations),
         "definition": _parsed(tool.definition),
         "pending_definition": _parsed(tool.pending_definition),
         "offered_definition": _parsed(tool.seen_definition),
+    }
+
+
+def _present_rules(tool: StoredTool) -> JsonObject:
+    said, facets = tool.overrides.metadata, tool.effects
+    rules = call_rules(
+        said,
+        facets,
+        tool.owner_call_rules,
+        is_shared=tool.is_owner_shared,
+        enforces_approvals=True,
+    )
+    return {
+        "call_rules": {
+            "validate": rules.validate.value,
+            "validate_output": rules.validate_output.value,
+            "is_confirmed": rules.is_confirmed,
+            "approvals": rules.approvals,
+            "cost_tier": rules.cost_tier,
+            "billing_tags": list(rules.billing_tags),
+            "price_per_call": rules.price_per_call / MILLION,
+            "price_per_kib": rules.price_per_kib / MILLION,
+        },
+        "warnings": [*warnings_of(rules, said, facets, tool.owner_call_rules)],
     }
 
 

@@ -28,8 +28,9 @@ from packages.models import MCPServer
 from packages.models.states import RegistrationState
 from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.core.json import members
+from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
+from registry.tools.call_rules import SERVER_MEMBERS
 from registry.tools.documents import stored_tool
 from registry.tools.exposure import review_of
 from registry.tools.governance.decisions import ToolDecisionEffects
@@ -47,6 +48,8 @@ from registry.tools.values import StoredTool
 
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
+SHARED_SCOPES = frozenset({"shared_app", "shared_user"})
+"""Stored scopes of servers that others than their author use."""
 
 
 def _names(stored: object) -> tuple[str, ...]:
@@ -81,6 +84,12 @@ class ToolServer(Projection):
         str, PlainValidator(lambda stored: str(stored or "")), Field(alias="serverName")
     ] = ""
     path: StoredText = None
+    scope: StoredText = None
+    call_rules: Annotated[
+        JsonObject,
+        PlainValidator(members),
+        Field(default_factory=dict, validation_alias=AliasPath("registry", "call_rules")),
+    ]
 
     @property
     def slug(self) -> str | None:
@@ -292,6 +301,10 @@ def with_server(tool: StoredTool, server: ToolServer, read_at: datetime | None) 
         tool,
         owner_name=server.name,
         owner_slug=server.slug,
+        owner_call_rules={
+            name: server.call_rules[name] for name in SERVER_MEMBERS if name in server.call_rules
+        },
+        is_owner_shared=server.scope in SHARED_SCOPES,
         last_discovered_at=_latest(tool.last_discovered_at, None if is_stale else read_at),
         last_synced_at=_latest(tool.last_synced_at, None if is_broken else read_at),
     )

@@ -16,6 +16,7 @@ from packages.models.states import ExposureState, RegistrationState
 from packages.models.tools import MAX_TAGS
 from registry.core import search
 from registry.core.text import ONE_LINE, ObjectIdText, Tag
+from registry.tools.call_rules import problem_of
 from registry.tools.exposure import REVIEWS
 from registry.tools.governance.values import ToolFilter, ToolPatch
 from registry.tools.metadata import COST_TIER, FLAGS
@@ -134,8 +135,11 @@ class _Patch(BaseModel):
         max_length=MAX_METADATA,
         description=(
             "Members to set, null to remove one: `read_only`, `destructive`, `idempotent`, "
-            "`sensitive`, `human_approval_required` (true or false), `cost_tier` (text), and "
-            "others, which are kept. `metadata` is taken as the same member."
+            "`sensitive`, `human_approval_required` (true or false), `cost_tier` (text), "
+            "`validate` (on, report, off), `validate_output` (off, report, enforce), `confirm` "
+            "(never, when_destructive, always), `approvals_required` (1 or 2), `billing_tags` "
+            "(texts), `price_per_call`, `price_per_kib` (numbers), and others, which are kept. "
+            "`metadata` is taken as the same member."
         ),
     )
     tags: Tags | None = Field(
@@ -178,7 +182,7 @@ class _Patch(BaseModel):
                 raise ValueError(f"tool_metadata.{name}: must be true, false or null")
             if name == COST_TIER and not _is_tier(value):
                 raise ValueError(f"tool_metadata.{name}: must be a short line of text, or null")
-            problem = _unstorable(value, MAX_DEPTH)
+            problem = problem_of(name, value) or _unstorable(value, MAX_DEPTH)
             if problem is not None:
                 raise ValueError(f"tool_metadata.{name}: {problem}")
         if len(json.dumps(self.tool_metadata or {})) > MAX_METADATA_CHARACTERS:
@@ -334,11 +338,28 @@ class ToolSummary(BaseModel):
     updated_at: str | None
 
 
+class CallRulesAnswer(BaseModel):
+    """What is done about each call of a tool."""
+
+    validate_: str = Field(alias="validate", description="`on`, `report` or `off`.")
+    validate_output: str = Field(description="`off`, `report` or `enforce`.")
+    is_confirmed: bool = Field(description="Whether the caller's user must confirm each call.")
+    approvals: int = Field(description="How many people must approve each call.")
+    cost_tier: str | None
+    billing_tags: list[str]
+    price_per_call: float
+    price_per_kib: float
+
+
 class ToolDetail(ToolSummary):
     """One tool with all that is known of it."""
 
     upstream_description: str | None
     tool_metadata: dict[str, Any]
+    call_rules: CallRulesAnswer
+    warnings: list[str] = Field(
+        description="Where the tool looks more protected than its calls are."
+    )
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
     annotations: dict[str, Any] | None

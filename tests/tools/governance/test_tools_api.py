@@ -618,6 +618,17 @@ async def test_what_people_say_of_a_tool_survives_every_sync(
     whole = (await rest.ask(OWNER, "GET", f"{TOOLS}/{tool['id']}")).json()
     assert whole["tool_metadata"]["billing"] == {"unit": "call"}
     assert whole["upstream_description"] == "Newer."
+    assert whole["call_rules"] == {
+        "validate": "on",
+        "validate_output": "off",
+        "is_confirmed": False,
+        "approvals": 0,
+        "cost_tier": "high",
+        "billing_tags": [],
+        "price_per_call": 0,
+        "price_per_kib": 0,
+    }
+    assert ["author's alone" in warning for warning in whole["warnings"]] == [True]
 
     await patch(
         rest, tool, OWNER, display_name=None, description=None, tool_metadata={"destructive": None}
@@ -892,6 +903,9 @@ async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
         ("PATCH", "/{id}", {"tool_metadata": {"b": {"x.y": 1}}}),
         ("PATCH", "/{id}", {"tool_metadata": {"b": "x" * 20_000}}),
         ("PATCH", "/{id}", {"tool_metadata": {"b": json.loads("[" * 900 + "]" * 900)}}),
+        ("PATCH", "/{id}", {"tool_metadata": {"confirm": "sometimes"}}),
+        ("PATCH", "/{id}", {"tool_metadata": {"billing_tags": "crm"}}),
+        ("PATCH", "/{id}", {"tool_metadata": {"price_per_kib": -1}}),
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x\x00"}}),
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x" * 65}}),
         ("PATCH", "/{id}", {"display_name": "a\nb"}),
