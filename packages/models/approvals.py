@@ -18,8 +18,10 @@ class ApprovalDocument(Document):
     Attributes:
         binding: SHA-256 over requester, tool, arguments, definition and policies. While a request
             is live, the same call again is the same request.
-        live_binding: The same while it is live; absent once it is over. Unique.
-        requester: `user_id`, `username`, `role`, `scopes` and `token_id` of the caller.
+        live_binding: The same while it is live, or its end is still to be reported to its
+            requester; absent after that. Unique.
+        requester: `user_id`, `username`, `role`, `scopes` and `token_id` of the caller; further
+            `session_id`, `ancestors` and `is_service_account` as their token says.
         tool: The tool's own name on its server.
         called_as: The name that the caller used, at *path*.
         definition_hash: SHA-256 of the served definition that the arguments match.
@@ -29,10 +31,13 @@ class ApprovalDocument(Document):
         needed: How many people must approve: 1 or 2.
         decisions: `user_id`, `username`, `verdict`, `comment` and `at` of each.
         worker: Which process executes it, or did.
+        alive_at: When that process was last known to run.
+        ended_at: When the execution ended. One that is approved all the same was put off: nothing
+            was sent, and it is tried again when its requester asks.
         result: The JSON text of the answer, sealed; until it was handed over.
         is_error: Whether that is an error.
-        fetched_at: When the requester got it.
-        reason: Why it is void, unknown, denied or cancelled.
+        fetched_at: When the requester got it, or was told how the request ended.
+        reason: Why it is void, unknown, denied, cancelled or put off.
         expires_at: When a request that is not decided, or not executed, ends.
         delete_at: When the database removes the document.
     """
@@ -56,6 +61,7 @@ class ApprovalDocument(Document):
     revision: int
     worker: str | None = None
     started_at: datetime | None = None
+    alive_at: datetime | None = None
     ended_at: datetime | None = None
     result: str | None = None
     is_error: bool | None = None

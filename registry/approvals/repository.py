@@ -5,7 +5,7 @@ any number of people, processes and replicas one takes it. What hangs on the tim
 the database's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from packages.database.server_time import ServerTime
 from packages.models.approvals import ApprovalDocument
 from packages.models.states import ApprovalState, Verdict
 from registry.approvals.values import (
+    LIVE,
     Approval,
     ApprovalFilter,
     Decision,
@@ -86,7 +87,7 @@ class ApprovalRepository:
         raise DuplicateKeyError("The request for approval is being changed by others.")
 
     async def find_live(self, binding: str) -> Approval | None:
-        """Return the request with that binding that is not over, or has an unfetched result."""
+        """Return the request with that binding that goes on, or whose end is to be reported."""
         now = await self._time.now()
         found = await read_one(
             self._documents.find({"live_binding": binding}, projection_model=Approval)
@@ -97,6 +98,8 @@ class ApprovalRepository:
 
     async def get(self, approval_id: str) -> Approval | None:
         """Return a request; None if there is none, or it cannot be read."""
+        if not ObjectId.is_valid(approval_id):
+            return None
         return await read_one(
             self._documents.find({"_id": ObjectId(approval_id)}, projection_model=Approval)
         )
@@ -154,7 +157,6 @@ class ApprovalRepository:
         gone: Doc = {}
         if decision.verdict is Verdict.DENY:
             changes["state"] = ApprovalState.DENIED.value
-            gone["live_binding"] = ""
             if decision.comment:
                 changes["reason"] = decision.comment
         elif approval.approvals + 1 >= approval.needed:
@@ -214,19 +216,81 @@ class ApprovalRepository:
             "state": ApprovalState.EXECUTING.value,
             "worker": worker,
             "started_at": now,
+            "alive_at": now,
         }
         return await self._update(
-            approval_id, ApprovalState.APPROVED, changes, where={"expires_at": {"$gt": now}}
+            approval_id,
+            ApprovalState.APPROVED,
+            changes,
+            {"ended_at": "", "reason": ""},
+            where={"expires_at": {"$gt": now}},
         )
 
-    async def release(self, approval_id: str, worker: str) -> Approval | None:
-        """Take a claim back of which nothing was sent: the request is approved again."""
+    async def release(
+        self, approval_id: str, worker: str, reason: str | None = None
+    ) -> Approval | None:
+        """Take a claim back of which nothing was sent: the request is approved again.
+
+        Args:
+            approval_id: The request.
+            worker: Whose claim it is.
+            reason: Why nothing could be sent. The execution is put off until `try_again`; without
+                one, any process may claim it at once.
+        """
+        changes: Doc = {"state": ApprovalState.APPROVED.value}
+        gone: Doc = {"started_at": "", "alive_at": ""}
+        if reason is None:
+            gone["worker"] = ""
+        else:
+            changes |= {"reason": reason, "ended_at": await self._time.now()}
+        return await self._update(
+            approval_id, ApprovalState.EXECUTING, changes, gone, where={"worker": worker}
+        )
+
+    async def try_again(self, approval_id: str) -> Approval | None:
+        """Let an approved request be executed whose execution was put off."""
         return await self._update(
             approval_id,
-            ApprovalState.EXECUTING,
-            {"state": ApprovalState.APPROVED.value},
-            {"worker": "", "started_at": ""},
-            where={"worker": worker},
+            ApprovalState.APPROVED,
+            {},
+            {"ended_at": "", "reason": "", "worker": ""},
+            where={"ended_at": {"$exists": True}},
+        )
+
+    async def due(self, ids: Iterable[str] | None) -> list[Approval]:
+        """Return requests that are to be executed, the oldest first.
+
+        Args:
+            ids: Only those among these; None for all.
+        """
+        query: Doc = {
+            "state": ApprovalState.APPROVED.value,
+            "ended_at": {"$exists": False},
+            "expires_at": {"$gt": await self._time.now()},
+        }
+        if ids is not None:
+            query["_id"] = {"$in": [ObjectId(one) for one in ids if ObjectId.is_valid(one)]}
+        return await self._oldest(query)
+
+    async def expired(self) -> list[Approval]:
+        """Return requests that were not executed in time and are not ended, the oldest first."""
+        waiting = [ApprovalState.PENDING.value, ApprovalState.APPROVED.value]
+        query = {"state": {"$in": waiting}, "expires_at": {"$lte": await self._time.now()}}
+        return await self._oldest(query)
+
+    async def abandoned(self, silence: timedelta) -> list[Approval]:
+        """Return executions whose process was not known to run for that long, the oldest first."""
+        query = {
+            "state": ApprovalState.EXECUTING.value,
+            "alive_at": {"$lt": await self._time.now() - silence},
+        }
+        return await self._oldest(query)
+
+    async def keep_alive(self, worker: str) -> None:
+        """Note that a process runs: its executions are not abandoned."""
+        await self._rows.update_many(
+            {"state": ApprovalState.EXECUTING.value, "worker": worker},
+            {"$set": {"alive_at": await self._time.now()}},
         )
 
     async def store_result(
@@ -234,8 +298,10 @@ class ApprovalRepository:
     ) -> Approval | None:
         """Store the answer to an executed call, sealed.
 
+        Also one that comes after the request was declared `unknown`, until that was reported.
+
         Returns:
-            None if the claim is gone: the request was declared `unknown` meanwhile.
+            None if the claim is gone, or the end was reported.
         """
         changes: Doc = {
             "state": ApprovalState.EXECUTED.value,
@@ -244,18 +310,40 @@ class ApprovalRepository:
             "ended_at": await self._time.now(),
         }
         return await self._update(
-            approval_id, ApprovalState.EXECUTING, changes, where={"worker": worker}
+            approval_id,
+            (ApprovalState.EXECUTING, ApprovalState.UNKNOWN),
+            changes,
+            {"reason": "", "alive_at": ""},
+            where={"worker": worker, "fetched_at": {"$exists": False}},
         )
 
     async def mark_unknown(self, approval_id: str, worker: str, reason: str) -> Approval | None:
         """Declare that nobody knows whether a claimed call was made. It is never sent again."""
-        changes: Doc = {"state": ApprovalState.UNKNOWN.value, "reason": reason}
+        changes: Doc = {
+            "state": ApprovalState.UNKNOWN.value,
+            "reason": reason,
+            "ended_at": await self._time.now(),
+        }
         return await self._update(
             approval_id,
             ApprovalState.EXECUTING,
             changes,
-            {"live_binding": ""},
+            {"alive_at": ""},
             where={"worker": worker},
+        )
+
+    async def tell(self, approval_id: str, user_id: str) -> Approval | None:
+        """Note that the requester was told the end of a request that has no result.
+
+        The same call is another request from then on.
+        """
+        ends = (state for state in ApprovalState if state not in {*LIVE, ApprovalState.EXECUTED})
+        return await self._update(
+            approval_id,
+            tuple(ends),
+            {"fetched_at": await self._time.now()},
+            {"live_binding": ""},
+            where={"requester.user_id": user_id, "fetched_at": {"$exists": False}},
         )
 
     async def take_result(self, approval_id: str, user_id: str) -> str | None:
@@ -290,6 +378,11 @@ class ApprovalRepository:
             DecryptionError: It cannot be read with the current keys.
         """
         return self._cipher.unseal(approval.arguments, _arguments_of(approval.id))
+
+    async def _oldest(self, query: Doc) -> list[Approval]:
+        oldest = [("created_at", SortDirection.ASCENDING)]
+        found = self._documents.find(query, projection_model=Approval, sort=oldest)
+        return await read_all(found.limit(MAX_SWEPT))
 
     async def _new(
         self, call: RequestedCall, requester: Requester, binding: str
@@ -343,7 +436,7 @@ class ApprovalRepository:
     async def _update(
         self,
         approval_id: str,
-        state: ApprovalState,
+        state: ApprovalState | tuple[ApprovalState, ...],
         changes: Doc,
         gone: Doc | None = None,
         *,
@@ -359,8 +452,10 @@ class ApprovalRepository:
             update["$push"] = pushed
         if "revision" not in changes:
             update["$inc"] = {"revision": 1}
+        states = state if isinstance(state, tuple) else (state,)
+        is_in: Doc = {"state": {"$in": [one.value for one in states]}}
         row: Any = await self._rows.find_one_and_update(
-            {"_id": ObjectId(approval_id), "state": state.value, **(where or {})},
+            {"_id": ObjectId(approval_id), **is_in, **(where or {})},
             update,
             projection=Approval.Settings.projection,
             return_document=ReturnDocument.AFTER,
@@ -384,8 +479,13 @@ def _stored_requester(requester: Requester) -> Doc:
         "role": requester.role.value,
         "scopes": list(requester.scopes),
     }
-    if requester.token_id is not None:
-        stored["token_id"] = requester.token_id
+    for name in ("token_id", "session_id"):
+        if (value := getattr(requester, name)) is not None:
+            stored[name] = value
+    if requester.ancestors:
+        stored["ancestors"] = list(requester.ancestors)
+    if requester.is_service_account:
+        stored["is_service_account"] = True
     return stored
 
 

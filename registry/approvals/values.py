@@ -25,8 +25,8 @@ from registry.core.json import choice_of, dump_text, members
 LIVE = frozenset({ApprovalState.PENDING, ApprovalState.APPROVED, ApprovalState.EXECUTING})
 """States from which a request goes on by itself, or by a person."""
 
-UNFETCHED = frozenset({*LIVE, ApprovalState.EXECUTED})
-"""States in which the same call again is the same request, until its result was handed over."""
+UNFETCHED = LIVE | {ApprovalState.EXECUTED, ApprovalState.DENIED, ApprovalState.UNKNOWN}
+"""States in which the same call again is the same request, until its requester knows the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ class Requester:
 
     Attributes:
         scopes: Of their token, those of their own included.
+        session_id: Family of tokens that it belongs to, if any.
+        ancestors: Tokens and families that it was generated with.
+        is_service_account: Whether the account may exist in the token alone.
     """
 
     user_id: str
@@ -42,6 +45,9 @@ class Requester:
     role: Role
     scopes: tuple[str, ...] = ()
     token_id: str | None = None
+    session_id: str | None = None
+    ancestors: tuple[str, ...] = ()
+    is_service_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,9 @@ def _requester(stored: object) -> Requester:
         Role.parse(text_of(said.get("role"))),
         tuple(texts_of(said.get("scopes"))),
         text_of(said.get("token_id")),
+        text_of(said.get("session_id")),
+        tuple(texts_of(said.get("ancestors"))),
+        said.get("is_service_account") is True,
     )
 
 
@@ -194,6 +203,11 @@ class Approval(Projection):
     created_at: RequiredTime
     updated_at: RequiredTime
     expires_at: RequiredTime
+
+    @property
+    def is_put_off(self) -> bool:
+        """Whether the approved call could not be sent, and is tried when its requester asks."""
+        return self.state is ApprovalState.APPROVED and self.ended_at is not None
 
     @property
     def etag(self) -> str:

@@ -162,7 +162,25 @@ async def test_what_is_unknown_is_never_claimed_again(approvals: ApprovalReposit
     unknown = await approvals.mark_unknown(approval.id, "worker", "The process ended.")
     assert unknown is not None
     assert await approvals.claim(approval.id, "worker") is None
+    assert (await opened(approvals)).id == approval.id
+    assert await approvals.tell(approval.id, ANNA.user_id)
     assert await approvals.store_result(approval.id, "worker", "{}", is_error=False) is None
+    assert (await opened(approvals)).id != approval.id
+
+
+async def test_the_result_of_a_process_that_was_given_up_counts_until_that_was_reported(
+    approvals: ApprovalRepository,
+) -> None:
+    approval = await approved(approvals)
+    assert await approvals.claim(approval.id, "slow")
+    assert await approvals.abandoned(timedelta(minutes=1)) == []
+    (abandoned,) = await approvals.abandoned(timedelta(seconds=-1))
+    assert abandoned.id == approval.id
+    assert await approvals.mark_unknown(approval.id, "slow", "The process ended.")
+    assert await approvals.store_result(approval.id, "other", "{}", is_error=False) is None
+    stored = await approvals.store_result(approval.id, "slow", "{}", is_error=False)
+    assert stored is not None
+    assert (stored.state, stored.reason) == (ApprovalState.EXECUTED, None)
 
 
 async def test_a_claim_of_which_nothing_was_sent_can_be_taken_back(
@@ -173,6 +191,24 @@ async def test_a_claim_of_which_nothing_was_sent_can_be_taken_back(
     assert await approvals.release(approval.id, "two") is None
     assert await approvals.release(approval.id, "one")
     assert await approvals.claim(approval.id, "two")
+
+
+async def test_a_call_that_could_not_be_sent_is_due_again_when_its_requester_asks(
+    approvals: ApprovalRepository,
+) -> None:
+    approval = await approved(approvals)
+    assert [one.id for one in await approvals.due(None)] == [approval.id]
+    assert await approvals.due([]) == []
+    assert await approvals.claim(approval.id, "one")
+    put_off = await approvals.release(approval.id, "one", "The server is away.")
+    assert put_off is not None
+    assert put_off.is_put_off
+    assert await approvals.due([approval.id]) == []
+    again = await approvals.try_again(approval.id)
+    assert again is not None
+    assert not again.is_put_off
+    assert [one.id for one in await approvals.due([approval.id])] == [approval.id]
+    assert await approvals.try_again(approval.id) is None
 
 
 @pytest.mark.parametrize("state", [ApprovalState.CANCELLED, ApprovalState.VOID])
