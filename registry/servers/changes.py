@@ -154,6 +154,7 @@ def update_of(
     config = current.config
     if given.get("title") != config.get("title"):
         _require_title(given.get("title"))
+    _put_call_rules(request, given, changes, removed)
     _put_connection(request, given, config, vault, changes, removed)
     return FieldChanges(
         changes={
@@ -194,6 +195,14 @@ def _with_stored_url(request: ServerUpdate, config: JsonObject) -> ServerUpdate:
         return request.model_copy(update={"url": stored})
     require_no_secret(request.url, "url")
     return request
+
+
+def _put_call_rules(
+    request: ServerUpdate, given: Collection[str], changes: dict[str, object], removed: list[str]
+) -> None:
+    if "call_rules" in given:
+        rules = None if request.call_rules is None else request.call_rules.stored()
+        _put(changes, removed, "registry.call_rules", rules or None)
 
 
 def _put_connection(

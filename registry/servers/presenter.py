@@ -11,7 +11,7 @@ from registry.connections.policy import is_recently_active
 from registry.connections.values import ConnectionView
 from registry.core import text
 from registry.core.definitions import Rejection
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.oauth.policy import grant_of
 from registry.oauth.values import Grant
@@ -22,6 +22,7 @@ from registry.servers.credentials import (
     needs_user_key,
 )
 from registry.servers.values import ServerRecord, SyncMode
+from registry.tools.call_rules import CONFIRM, VALIDATE, VALIDATE_OUTPUT
 
 LISTED_PROBLEMS = 100
 """Maximum number of reported tool problems; an upstream may offer thousands of broken tools."""
@@ -89,6 +90,12 @@ def present_detail(server: ServerRecord) -> JsonObject:
         policy = server.registry.get(stored)
         if isinstance(policy, str):
             answer[name] = policy
+    rules = members(server.registry.get("call_rules"))
+    if rules:
+        spelt = {VALIDATE: VALIDATE, VALIDATE_OUTPUT: "validateOutput", CONFIRM: CONFIRM}
+        answer["callRules"] = {
+            name: rules[stored] for stored, name in spelt.items() if stored in rules
+        }
     answer |= _sync_facts(server)
     notice = _notice(server)
     if notice is not None:

@@ -28,6 +28,14 @@ from registry.servers.values import (
     SyncMode,
     Transport,
 )
+from registry.tools.call_rules import (
+    CONFIRM,
+    VALIDATE,
+    VALIDATE_OUTPUT,
+    ArgumentValidation,
+    Confirmation,
+    OutputValidation,
+)
 from registry.tools.exposure import AutoExpose
 from registry.tools.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.tools.reconcile import OnChange
@@ -270,6 +278,33 @@ TransportInput = Annotated[
 ]
 
 
+class CallRulesInput(BaseModel):
+    """What is demanded of calls of a server's tools that say nothing else themselves."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    validate_arguments: ArgumentValidation | None = Field(
+        default=None,
+        alias="validate",
+        description="What happens to arguments that do not match the served definition.",
+    )
+    validate_output: OutputValidation | None = Field(
+        default=None, description="The same for results and the `outputSchema`."
+    )
+    confirm: Confirmation | None = Field(
+        default=None, description="Which calls their user must confirm."
+    )
+
+    def stored(self) -> JsonObject:
+        """Return them as they are stored."""
+        chosen = {
+            VALIDATE: self.validate_arguments,
+            VALIDATE_OUTPUT: self.validate_output,
+            CONFIRM: self.confirm,
+        }
+        return {name: choice.value for name, choice in chosen.items() if choice is not None}
+
+
 class _Registration(_ConfigInput):
     """What a registration says of a server beside its name."""
 
@@ -280,6 +315,7 @@ class _Registration(_ConfigInput):
     path: Path | None = None
     auto_expose: AutoExpose = AutoExpose.ALL
     on_change: OnChangePolicy = None
+    call_rules: CallRulesInput | None = None
     sync_mode: SyncMode = Field(
         default=SyncMode.MANUAL,
         description="What has its tools read anew: people alone, a schedule, or calls of its "
@@ -359,6 +395,9 @@ class ServerUpdate(_ConfigInput):
         default=None, description="For tools that turn up from now on."
     )
     on_change: OnChangePolicy = None
+    call_rules: CallRulesInput | None = Field(
+        default=None, description="Replaced as a whole; null for none."
+    )
     sync_mode: SyncMode | None = None
     sync_interval_seconds: SyncInterval = None
     tags: Tags | None = None
@@ -493,6 +532,7 @@ class ServerDetail(ServerSummary):
     next_sync_at: datetime | None = None
     webhook: bool | None = Field(default=None, description="Whether its webhook has a secret.")
     on_change: str | None = None
+    call_rules: JsonObject | None = None
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblemAnswer] | None = None
     document_problems: list[str] | None = Field(

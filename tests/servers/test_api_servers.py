@@ -981,6 +981,26 @@ async def test_a_refresh_without_the_callers_own_key_does_not_claim_success(
     )
 
 
+async def test_rules_for_calls_can_be_set_replaced_and_taken_back(
+    rest: Rest, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    rules = {"validate": "report", "validateOutput": "enforce", "confirm": "never"}
+    server = await rest.register(alice, "sums", upstream.url, callRules=rules)
+    path = f"/{server['id']}"
+
+    changed = await rest.call(alice, "PATCH", path, json={"callRules": {"confirm": "always"}})
+    same = await rest.call(alice, "PATCH", path, json={"callRules": {"confirm": "always"}})
+    back = await rest.call(alice, "PATCH", path, json={"callRules": None})
+    odd = [{"validate": "maybe"}, {"approve": "x"}, [], "on", {"validateOutput": 3}]
+    wrong = [await rest.call(alice, "PATCH", path, json={"callRules": one}) for one in odd]
+
+    assert server["callRules"] == rules
+    assert changed.json()["callRules"] == {"confirm": "always"}
+    assert same.json()["updatedAt"] == changed.json()["updatedAt"]
+    assert "callRules" not in back.json()
+    assert [answer.status_code for answer in wrong] == [422] * len(odd)
+
+
 async def test_what_becomes_of_new_and_changed_tools_can_be_set_and_taken_back(
     rest: Rest, alice: UserContext, upstream: PlainUpstream
 ) -> None:

@@ -22,8 +22,8 @@ REFERENCE = re.compile(r"\$\{(env|file):([^{}]+)\}")
 MEMBERS = (
     *("serverName", "title", "description", "url", "type", "scope", "tags", "path", "headers"),
     *("apiKey", "oauth", "requiresOAuth", "customUserVars", "timeout", "initTimeout"),
-    *("serverInstructions", "iconPath", "startup", "autoExpose", "onChange", "syncMode"),
-    "syncIntervalSeconds",
+    *("serverInstructions", "iconPath", "startup", "autoExpose", "onChange", "callRules"),
+    *("syncMode", "syncIntervalSeconds"),
 )
 """The members of an export, in order."""
 

@@ -220,6 +220,11 @@ class ServerStore:
             "registry": {
                 "auto_expose": request.auto_expose.value,
                 **({} if request.on_change is None else {"on_change": request.on_change.value}),
+                **(
+                    {}
+                    if request.call_rules is None
+                    else {"call_rules": request.call_rules.stored()}
+                ),
                 **_sync_settings(request),
             },
             "createdAt": now,
