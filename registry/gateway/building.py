@@ -154,6 +154,7 @@ class GatewayBuilder:
         return ClientQuestions(
             self.stream_guard,
             self.peers,
+            self.instance,
             self.latency_watcher,
             timeout_seconds=self.settings.gateway_question_timeout_seconds,
         )
@@ -162,7 +163,7 @@ class GatewayBuilder:
     def request_states(self) -> RequestStates:
         """What repeated requests of the stateless era bring back."""
         seal = Seal(self.authorization_keys, "gateway-request-state/1")
-        return RequestStates(seal, self.clock)
+        return RequestStates(seal, self.instance, self.clock)
 
     @cached_property
     def states(self) -> SessionStates:

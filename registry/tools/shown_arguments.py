@@ -159,5 +159,5 @@ def _visible(character: str) -> str:
 
 def visible(text: str, limit: int) -> str:
     """Return a name on one line, cut, with everything that is not printable escaped."""
-    one_line = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[: limit + 1])
-    return one_line if len(text) <= limit else f"{one_line[:limit]}…"
+    one_line = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[:limit])
+    return one_line if len(text) <= limit else f"{one_line}…"

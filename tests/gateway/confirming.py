@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 
 from registry.gateway.values import Route, ToolEntry
@@ -15,7 +16,7 @@ from tests.fakes.everything.old import STREAM_PATH, OldEverything
 from tests.fakes.everything.server import everything_app
 from tests.fakes.everything.state import State
 from tests.gateway.conftest import Gateway, StartGateway
-from tests.gateway.meeting import Kind, everything_tools, route_to
+from tests.gateway.meeting import Kind, everything_tools, route_to, text
 from tests.gateway.serving import serve
 
 CONFIRMED = CallRules(is_confirmed=True)
@@ -80,3 +81,13 @@ async def confirming(kind: Kind, start: StartGateway, **changes: Any) -> AsyncIt
         path = STREAM_PATH if kind is Kind.OLD else "/mcp"
         route = route_to(kind, url + path, tools=confirmed(everything_tools()))
         yield Place(await start(route, **changes), server, route)
+
+
+async def refusal(client: Any, tool: str, **options: Any) -> str:
+    """Return what a client is told of a call that is not made."""
+    try:
+        result = await client.call_tool(tool, {}, **options)
+    except MCPError as error:
+        return str(error)
+    assert result.is_error
+    return text(result)

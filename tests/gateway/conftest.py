@@ -156,6 +156,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         spent_states: SpentStates | None = None,
         clock: Clock | None = None,
         connections: ConnectionTracker | None = None,
+        instance: Instance = INSTANCE,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -187,7 +188,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             drain=drain,
             background_tasks=background_tasks,
             metrics=metrics,
-            instance=INSTANCE,
+            instance=instance,
             sealing_keys=[b"k" * 32],
             authorization_keys=[b"a" * 32],
             tokens=table.tokens,

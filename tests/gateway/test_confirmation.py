@@ -4,13 +4,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 
 from registry.gateway.edge.confirmation import CONFIRM_META_KEY
-from tests.gateway.confirming import User, agreeing, confirming
+from registry.upstream.loops import Instance
+from tests.gateway.confirming import User, agreeing, confirmed, confirming, refusal
 from tests.gateway.conftest import StartGateway
-from tests.gateway.meeting import Kind, Speech, connected, text
+from tests.gateway.fakes import make_route
+from tests.gateway.meeting import Kind, Speech, connected, everything_tools, text
 
 SPEECHES = pytest.mark.parametrize("speech", [*Speech])
 PATHS = pytest.mark.parametrize("path", ["/mcp/demo", "/mcp"])
@@ -130,11 +131,23 @@ async def test_a_server_that_asks_something_itself_does_so_after_the_confirmatio
     assert [message.startswith("Confirm a call") for message in asked] == [True, False]
 
 
-async def refusal(client: Any, tool: str, **options: Any) -> str:
-    """Return what a client is told of a call that is not made."""
-    try:
-        result = await client.call_tool(tool, {}, **options)
-    except MCPError as error:
-        return str(error)
-    assert result.is_error
-    return text(result)
+@pytest.mark.parametrize("speech", [Speech.LEGACY, Speech.MODERN])
+async def test_what_another_gateway_behind_this_one_asks_is_between_it_and_the_client(
+    stack: AsyncExitStack, start_gateway: StartGateway, speech: Speech
+) -> None:
+    inner = await stack.enter_async_context(confirming(Kind.MODERN, start_gateway))
+    headers = {"Authorization": "Bearer bob"}
+    outer = await start_gateway(
+        make_route(
+            f"{inner.gateway.url}/mcp/demo", headers=headers, tools=confirmed(everything_tools())
+        ),
+        instance=Instance.of([b"another gateway" * 3]),
+    )
+    user = agreeing()
+
+    async with connected(outer.url, speech, elicitation_callback=user) as client:
+        result = await client.call_tool(TOOL, {})
+
+    assert not result.is_error
+    assert len(user.questions) == 2
+    assert len(inner.server.calls) == 1

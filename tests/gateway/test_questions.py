@@ -1,24 +1,43 @@
 """Questions of the gateway during calls: the wire, two workers, and users who take their time."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
+from starlette.types import Message
+from typing_extensions import override
 
+from packages.database.client import Database
+from registry.core.clock import SystemClock
 from registry.core.drain import Drain
-from registry.gateway.values import tool_entry
+from registry.core.latency_watcher import LatencyWatcher
+from registry.gateway.edge.questions import MAX_HELD_PER_CALLER, ClientQuestions
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.edge.spent_states import SpentStateRepository, SpentStates
+from registry.gateway.edge.stream_guard import StreamGuard
+from registry.gateway.errors import TooManyQuestions
+from registry.gateway.transport.call_watch import ClientGone
+from registry.gateway.transport.early_stream import KEEP_ALIVE
+from registry.gateway.values import Route, tool_entry
+from registry.servers.values import Era
+from registry.workers.peers import SingleWorker
+from tests.conftest import ALICE
 from tests.fakes.clock import FakeClock
+from tests.fakes.oauth.access_tokens import make_oauth_server
 from tests.gateway.confirming import CONFIRMED, confirmed
-from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.conftest import INSTANCE, Gateway, StartGateway, head, request
 from tests.gateway.eras import EVENTS, event, modern, notice
 from tests.gateway.failing import error_of
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.listening import Told
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
+from tests.gateway.test_crossing_modern_client import Asking
 from tests.kit.waiting import until
 
 AGREED = {"action": "accept", "content": {"confirm": True}}
@@ -398,7 +417,7 @@ async def test_agreement_is_of_one_call_of_one_caller(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     asked = await ask(gateway, CALL)
-    large = await ask(gateway, {"name": "echo", "arguments": {"user": BIG}})
+    large = await ask(gateway, {"name": "echo", "arguments": {"cents": BIG}})
     state = asked["result"]["requestState"]
 
     refused = [
@@ -407,7 +426,9 @@ async def test_agreement_is_of_one_call_of_one_caller(
         await ask(gateway, repeated(asked) | {"requestState": state[:-2] + "xx"}),
         await ask(gateway, repeated(asked) | {"requestState": state + "~more"}),
         await ask(gateway, repeated(asked) | {"requestState": (state + "~") * 9}),
-        await ask(gateway, repeated(large, call={"name": "echo", "arguments": {"user": BIG + 1}})),
+        await ask(
+            gateway, repeated(large, call={"name": "echo", "arguments": {"cents": BIG + 1}})
+        ),
     ]
     unanswered = [
         await ask(gateway, repeated(asked, None)),
@@ -469,3 +490,165 @@ async def test_a_server_that_asks_keeps_the_agreement_for_its_own_round_alone(
         "state_mismatch"
     ] * 3
     assert len(calls(upstream)) == 2
+
+
+async def test_an_agreement_goes_with_a_parked_call_to_the_worker_that_has_it(
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    asking = Asking()
+    upstream.behaviour = asking.server
+    address = await stack.enter_async_context(serve(upstream)) + "/mcp"
+    route = route_to(address, eras=frozenset({Era.LEGACY}))
+    workers = FakeWorkers()
+    first = await start_gateway(route, peers=workers.peer("aaaaaaaa"))
+    second = await start_gateway(route, peers=workers.peer("bbbbbbbb"))
+    workers.serve({"aaaaaaaa": first.endpoint, "bbbbbbbb": second.endpoint})
+
+    asked = await ask(first, CALL)
+    parked = await ask(first, repeated(asked))
+    answers = {"input": {"action": "accept", "content": {"n": 1}}}
+    state = parked["result"]["requestState"]
+    done = await ask(second, {**CALL, "inputResponses": answers, "requestState": state})
+    again = await ask(first, {**CALL, "inputResponses": answers, "requestState": state})
+
+    assert done["result"]["said"] == [answers["input"]]
+    assert again["error"]["data"]["error"] == "state_mismatch"
+    assert workers.forwarded == ["aaaaaaaa"]
+
+
+async def test_a_caller_who_must_authorise_the_registry_does_so_after_confirming(
+    start_gateway: StartGateway, url: str, upstream: ScriptedUpstream
+) -> None:
+    route = route_to(url, headers={})
+    server = make_oauth_server(route.server_id, url)
+    gateway = await start_gateway(route_to(url, headers={}, oauth=server))
+    forms: Any = {"elicitation": {"form": {}, "url": {}}}
+
+    async def send(params: Any) -> Any:
+        message, headers = modern("tools/call", params, **forms)
+        return (await gateway.post(message, **headers)).json()
+
+    asked = await send(CALL)
+    link = await send(repeated(asked))
+    gateway.routes.tokens.give(ALICE.user_id, route.server_id, "t-alice")
+    visited = {
+        "inputResponses": {"authorize": {"action": "accept"}},
+        "requestState": link["result"]["requestState"],
+    }
+    done = await send({**CALL, **visited})
+
+    assert [*link["result"]["inputRequests"]] == ["authorize"]
+    assert done["result"]["got"]["params"]["arguments"] == CALL["arguments"]
+    assert len(calls(upstream)) == 1
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        [],
+        "accept",
+        {},
+        {"action": ["accept"]},
+        {"action": "accept", "content": None},
+        {"action": "accept", "content": {"confirm": "true"}},
+        {"action": "accept", "content": {"confirm": 1}},
+        {"action": "agree", "content": {"confirm": True}},
+    ],
+)
+async def test_whatever_is_no_agreement_is_none(
+    gateway: Gateway, upstream: ScriptedUpstream, result: Any
+) -> None:
+    session = await begin(gateway)
+
+    async with calling(gateway, session) as told:
+        await respond(gateway, session, await told.next(), result)
+        answer = await told.next()
+    asked = await ask(gateway, CALL)
+    repetition = await ask(gateway, repeated(asked) | {"inputResponses": {"confirm": result}})
+
+    assert answer is not None
+    assert answer["result"]["isError"]
+    assert "error" in repetition or repetition["result"]["resultType"] == "input_required"
+    assert calls(upstream) == []
+
+
+async def test_a_client_whose_program_fails_to_ask_ends_the_call(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await begin(gateway)
+
+    async with calling(gateway, session) as told:
+        question = await told.next()
+        assert question is not None
+        error = {"jsonrpc": "2.0", "id": question["id"], "error": {"code": -1, "message": "x"}}
+        await gateway.http.post("/mcp/demo", json=error, headers=session)
+        answer = await told.next()
+
+    assert "with an error" in orjson.dumps(answer).decode()
+    assert calls(upstream) == []
+
+
+class NeverEnding(StreamGuard):
+    """Ends nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    @override
+    def until_ended(
+        self, exchange: GatewayRequest, route: Route | None
+    ) -> Callable[[], Awaitable[Exception]]:
+        async def forever() -> Exception:
+            await asyncio.Event().wait()
+            return ClientGone()
+
+        return forever
+
+
+async def test_a_stream_that_waits_is_kept_open_and_callers_hold_so_many() -> None:
+    sent: asyncio.Queue[Message] = asyncio.Queue()
+    never = asyncio.Event()
+
+    async def receive() -> Message:
+        await never.wait()
+        return {}
+
+    def exchange() -> GatewayRequest:
+        scope = {"path": "/mcp/demo", "method": "POST"}
+        return GatewayRequest(scope, receive, sent.put)
+
+    questions = ClientQuestions(
+        NeverEnding(),
+        SingleWorker("worker00"),
+        INSTANCE,
+        LatencyWatcher(),
+        timeout_seconds=60,
+        keep_alive_seconds=0,
+    )
+    with ExitStack() as held:
+        for _ in range(MAX_HELD_PER_CALLER - 1):
+            held.enter_context(questions.hold(exchange(), ALICE, 60))
+        asking = asyncio.ensure_future(questions.ask(exchange(), ALICE, {}))
+        messages = [await sent.get() for _ in range(4)]
+        with pytest.raises(TooManyQuestions):
+            await questions.ask(exchange(), ALICE, {})
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+    with questions.hold(exchange(), ALICE, 60):
+        pass
+
+    assert messages[0]["type"] == "http.response.start"
+    assert [message.get("body") for message in messages[2:]] == [KEEP_ALIVE, KEEP_ALIVE]
+
+
+async def test_one_of_many_replicas_lets_a_state_count(database: Database) -> None:
+    clock = FakeClock(SystemClock().now())
+    replicas = [SpentStates(SpentStateRepository(database), clock) for _ in range(4)]
+
+    counted = await asyncio.gather(
+        *(replica.spend("nonce", timedelta(minutes=1)) for replica in replicas * 3)
+    )
+
+    assert sorted(counted) == [False] * 11 + [True]

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import httpx2
@@ -69,12 +70,16 @@ class Whole:
         return server
 
     @asynccontextmanager
-    async def client(self, user: UserContext, name: str, mode: str) -> AsyncIterator[Client]:
+    async def client(
+        self, user: UserContext, name: str, mode: str, **options: Any
+    ) -> AsyncIterator[Client]:
         """Connect the SDK's client to a gateway path."""
         async with (
             httpx2.AsyncClient(headers=self.authorization(user)) as http,
             Client(
-                streamable_http_client(f"{self.url}/mcp/{name}", http_client=http), mode=mode
+                streamable_http_client(f"{self.url}/mcp/{name}", http_client=http),
+                mode=mode,
+                **options,
             ) as client,
         ):
             yield client

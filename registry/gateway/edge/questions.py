@@ -28,11 +28,10 @@ from registry.gateway.ports import Peers
 from registry.gateway.protocol.envelope import Envelope, RequestId
 from registry.gateway.transport.call_watch import CallWatch, TookTooLong
 from registry.gateway.transport.early_stream import EarlyStream
+from registry.upstream.loops import Instance
 from registry.upstream.messages import notification_text, request_text
 
-PREFIX = "mcpgw-question/"
-"""Begins the ids of the gateway's own requests to clients."""
-
+OF_QUESTIONS = "/question/"
 ELICIT = "elicitation/create"
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies end streams that are silent for 60 s."""
@@ -59,6 +58,7 @@ class ClientQuestions:
     Args:
         guard: Knows until when a caller may use a path.
         peers: The other workers.
+        instance: Begins the ids of questions: another gateway behind this one has its own.
         timeout_seconds: How long a question waits for its response.
         keep_alive_seconds: How long the stream of a call that waits may be silent.
     """
@@ -67,6 +67,7 @@ class ClientQuestions:
         self,
         guard: StreamGuard,
         peers: Peers,
+        instance: Instance,
         latency_watcher: LatencyWatcher,
         *,
         timeout_seconds: float,
@@ -74,6 +75,8 @@ class ClientQuestions:
     ) -> None:
         self._guard = guard
         self._peers = peers
+        self._prefix = f"{instance.id}{OF_QUESTIONS}"
+        self._prefixes = tuple(f"{known}{OF_QUESTIONS}" for known in instance.known)
         self._latency_watcher = latency_watcher
         self._timeout_seconds = timeout_seconds
         self._keep_alive_seconds = keep_alive_seconds
@@ -144,7 +147,7 @@ class ClientQuestions:
             Refusal: Waiting for it has no purpose any more; see `hold`.
         """
         token = secrets.token_urlsafe(18)
-        name = f"{PREFIX}{self._peers.own}/{token}"
+        name = f"{self._prefix}{self._peers.own}/{token}"
         response: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
         stream = None
         try:
@@ -174,9 +177,9 @@ class ClientQuestions:
             AnswerUnwanted: The worker that asked is not here: it is gone, or of another replica.
         """
         name = envelope.body.get("id")
-        if type(name) is not str or not name.startswith(PREFIX):
+        if type(name) is not str or not name.startswith(self._prefixes):
             return False
-        worker, _, token = name.removeprefix(PREFIX).partition("/")
+        worker, _, token = name.partition(OF_QUESTIONS)[2].partition("/")
         if worker == self._peers.own:
             self._deliver(token, user.principal, envelope.body)
             return True

@@ -23,9 +23,7 @@ from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.messages import INPUT_REQUIRED
 from registry.gateway.transport.early_stream import EVENT_STREAM
 from registry.upstream.events import EventParser, ServerSentEvent, written
-
-MARK = "mcpgw."
-"""Prefix of the gateway's own states: one that has expired is no server's."""
+from registry.upstream.loops import Instance
 
 SEPARATOR = "~"
 MAX_STATES = 4
@@ -40,10 +38,14 @@ class RequestStates:
 
     Args:
         seal: Seals them.
+        instance: Begins them: another gateway behind this one has states of its own, and one of
+            ours that has expired is no server's.
     """
 
-    def __init__(self, seal: Seal, clock: Clock) -> None:
+    def __init__(self, seal: Seal, instance: Instance, clock: Clock) -> None:
         self._seal = seal
+        self._mark = f"{instance.id}."
+        self._marks = tuple(f"{known}." for known in instance.known)
         self._clock = clock
 
     def seal(
@@ -68,7 +70,7 @@ class RequestStates:
         """
         principal = "" if exchange.user is None else exchange.user.principal
         bound = [kind, principal, _digest(exchange), _text_digest(before), *content]
-        sealed = MARK + self._seal.seal(orjson.dumps(bound), self._clock.now() + lifetime)
+        sealed = self._mark + self._seal.seal(orjson.dumps(bound), self._clock.now() + lifetime)
         return sealed if before is None else f"{sealed}{SEPARATOR}{before}"
 
     def resumed(self, exchange: GatewayRequest, envelope: Envelope, user: UserContext) -> Envelope:
@@ -81,13 +83,13 @@ class RequestStates:
             StateMismatch: It is of another caller, tool or arguments.
         """
         state = envelope.params.get("requestState")
-        if not isinstance(state, str) or not state.startswith(MARK):
+        if not isinstance(state, str) or not state.startswith(self._marks):
             return envelope
         exchange.envelope = envelope
         states: dict[str, Sequence[Any]] = {}
         rest: str | None = state
         number = 0
-        while rest is not None and rest.startswith(MARK):
+        while rest is not None and rest.startswith(self._marks):
             number += 1
             if number > MAX_STATES:
                 raise StateUnknown
@@ -105,7 +107,7 @@ class RequestStates:
     def _opened(
         self, exchange: GatewayRequest, part: str, rest: str | None, user: UserContext
     ) -> tuple[str, list[Any]]:
-        content = self._seal.open(part.removeprefix(MARK), self._clock.now())
+        content = self._seal.open(part.partition(".")[2], self._clock.now())
         if content is None:
             raise StateUnknown
         kind, principal, digest, rest_digest, *own = orjson.loads(content)

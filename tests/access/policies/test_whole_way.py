@@ -15,12 +15,13 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
-from mcp_types import ToolAnnotations
+from mcp_types import ElicitResult, ToolAnnotations
 
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
+from tests.gateway.confirming import refusal
 from tests.gateway.serving import serve
 from tests.gateway.test_whole_way import Whole
 
@@ -338,3 +339,41 @@ async def test_what_is_known_of_a_tool_that_another_program_stored_is_what_it_sa
 
     assert await listed(whole, alice) == ["add", "invoice"]
     assert told["allowed"] is False
+
+
+@pytest.mark.requirement("R-165")
+@pytest.mark.requirement("R-224")
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_tool_that_a_person_calls_destructive_is_confirmed_and_a_claim_only_warns(
+    whole: Whole, upstream: Upstream, alice: UserContext, root: UserContext, mode: str
+) -> None:
+    await whole.register(root, "sums", scope="shared_app")
+    tools = (await ask(whole, root, "GET", "/registry/tools"))["tools"]
+    path = next(f"/registry/tools/{tool['id']}" for tool in tools if tool["name"] == "wipe")
+    claimed = await ask(whole, root, "GET", path)
+    async with whole.client(alice, "sums", mode) as client:
+        unasked = await client.call_tool("wipe", {})
+    said = await ask(whole, root, "PATCH", path, tool_metadata={"destructive": True})
+    answers: list[Any] = [{"confirm": False}, {"confirm": True}]
+
+    async def answer(*_: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content=answers.pop(0))
+
+    async with whole.client(alice, "sums", mode, elicitation_callback=answer) as client:
+        refused = await refusal(client, "wipe")
+        before = len(upstream.calls)
+        confirmed = await client.call_tool("wipe", {})
+    await whole.parts.audit.flush()
+    recorded = await ask(whole, root, "GET", "/audit?action=call")
+
+    assert ["claims" in warning for warning in claimed["warnings"]] == [True]
+    assert not unasked.is_error
+    assert (said["call_rules"]["is_confirmed"], said["warnings"]) == (True, [])
+    assert "was not made" in refused
+    assert before == 1
+    assert not confirmed.is_error
+    assert upstream.calls == ["wipe", "wipe"]
+    assert [(one["outcome"], one["changes"]["confirmation"]) for one in recorded["records"]] == [
+        ("success", "accept"),
+        ("denied", "accept"),
+    ]
