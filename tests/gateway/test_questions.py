@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.types import Message
 from typing_extensions import override
 
 from packages.database.client import Database
+from registry.auth.identity import Scope
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.core.latency_watcher import LatencyWatcher
@@ -385,7 +387,7 @@ async def ask(gateway: Gateway, params: Any, user: str = "alice") -> Any:
     message, headers = modern("tools/call", params, **FORMS)
     body = json.dumps(message, separators=(",", ":")).encode()
     answer = await gateway.post(body, user=user, **headers)
-    return answer.json()
+    return orjson.loads(answer.text[answer.text.index("{") :])
 
 
 def repeated(asked: Any, response: Any = AGREED, call: Any = CALL) -> Any:
@@ -462,15 +464,35 @@ async def test_an_agreement_expires_and_is_of_one_definition(
     assert calls(upstream) == []
 
 
+async def whole(received: Request, answer: bytes) -> None:
+    """Answer at once."""
+    await received.answer(200, answer)
+
+
+async def chunked(received: Request, answer: bytes) -> None:
+    """Answer in pieces, of unknown length."""
+    await received.start(200, content_type="application/json")
+    await received.chunk(answer[:30])
+    await received.chunk(answer[30:], more=False)
+
+
+async def evented(received: Request, answer: bytes) -> None:
+    """Answer by an event, after a comment."""
+    await received.start(**EVENTS)
+    await received.chunk(b": hello\n\nid: 7\ndata: " + answer[:40])
+    await received.chunk(answer[40:] + b"\n\n", more=False)
+
+
+@pytest.mark.parametrize("way", [whole, chunked, evented])
 async def test_a_server_that_asks_keeps_the_agreement_for_its_own_round_alone(
-    gateway: Gateway, upstream: ScriptedUpstream
+    gateway: Gateway, upstream: ScriptedUpstream, way: Any
 ) -> None:
     async def asking(received: Request) -> None:
         params = received.message["params"]
+        result: Any = {"resultType": "input_required", "requestState": "round 1"}
         if "requestState" in params:
-            await received.result({"resultType": "complete", "content": [], "got": params})
-            return
-        await received.result({"resultType": "input_required", "requestState": "round 1"})
+            result = {"resultType": "complete", "content": [], "got": params}
+        await way(received, orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": result}))
 
     upstream.behaviour = asking
     asked = await ask(gateway, CALL)
@@ -652,3 +674,53 @@ async def test_one_of_many_replicas_lets_a_state_count(database: Database) -> No
     )
 
     assert sorted(counted) == [False] * 11 + [True]
+
+
+async def test_the_time_that_a_user_takes_is_no_time_of_the_call(
+    start_gateway: StartGateway, url: str
+) -> None:
+    clock = FakeClock()
+    gateway = await start_gateway(route_to(url), clock=clock)
+    session = await begin(gateway)
+
+    async with calling(gateway, session) as told:
+        question = await told.next()
+        clock.move(60)
+        await respond(gateway, session, question)
+        await told.next()
+    await until(lambda: gateway.in_flight == 0)
+
+    [call] = [one for one in gateway.notes.calls if one.method == "tools/call"]
+    assert call.decided_at - call.began_at == 0
+
+
+async def test_a_caller_whose_token_is_withdrawn_while_they_think_is_refused(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await begin(gateway)
+
+    async with calling(gateway, session) as told:
+        question = await told.next()
+        weak = replace(ALICE, scopes=frozenset({Scope.READ_TOOLS}))
+        gateway.authenticate.change(weak)
+        await respond(gateway, session, question)
+        answer = await told.next()
+
+    assert "invoke:tools" in orjson.dumps(answer).decode()
+    assert calls(upstream) == []
+
+
+async def test_a_long_answer_to_a_confirmed_call_passes_in_pieces(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    text = '"input_required"' * 40_000
+    asked = await ask(gateway, CALL)
+
+    async def long(received: Request) -> None:
+        result = {"resultType": "complete", "content": [{"type": "text", "text": text}]}
+        await chunked(received, orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": result}))
+
+    upstream.behaviour = long
+    answer = await ask(gateway, repeated(asked))
+
+    assert answer["result"]["content"][0]["text"] == text

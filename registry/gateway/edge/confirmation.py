@@ -158,8 +158,10 @@ class Confirmations:
             result = members(response["result"])
             answer = str(result.get("action"))
         self._require_yes(call, answer, result)
+        user = await self._admission.identify(call.exchange)
+        self._admission.admit_caller(call.exchange, user, Scope.INVOKE_TOOLS)
         try:
-            now = self._admission.route_of(call.user, route.slug, route.server_id)
+            now = self._admission.route_of(user, route.slug, route.server_id)
         except ServerUnknown:
             raise ToolChanged(tool.name) from None
         current = now.tools.get(tool.name)

@@ -99,6 +99,8 @@ class ClientQuestions:
     def hold(self, exchange: GatewayRequest, user: UserContext, seconds: float) -> Iterator[None]:
         """Let a call wait for people within the block; end it when waiting has no purpose.
 
+        The time in it counts in no duration of the call.
+
         Raises:
             TooManyQuestions: Too many calls wait.
             TookTooLong: The block took *seconds*.
@@ -119,10 +121,12 @@ class ClientQuestions:
         key = _key(exchange, user, exchange.request_id)
         self._held[key] = watch
         self._held_of[principal] += 1
+        since = exchange.client.monotonic()
         try:
             with watch:
                 yield
         finally:
+            exchange.began_at += exchange.client.monotonic() - since
             if self._held.get(key) is watch:
                 del self._held[key]
             self._held_of[principal] -= 1

@@ -21,8 +21,8 @@ from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import StateMismatch, StateUnknown
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.messages import INPUT_REQUIRED
-from registry.gateway.transport.early_stream import EVENT_STREAM
-from registry.upstream.events import EventParser, ServerSentEvent, written
+from registry.gateway.transport.early_stream import EVENT_STREAM, KEEP_ALIVE
+from registry.upstream.events import SILENT, EventParser, ServerSentEvent, written
 from registry.upstream.loops import Instance
 
 SEPARATOR = "~"
@@ -31,6 +31,8 @@ MAX_STATES = 4
 
 OWN_MEMBERS = ("requestState", "inputResponses")
 ASKS = INPUT_REQUIRED.encode()
+MAX_ASKING_BYTES = 256 * 1024
+"""Longer answers ask for nothing; they pass in pieces."""
 
 
 class RequestStates:
@@ -129,13 +131,14 @@ class PassedState:
         max_bytes: Longest event.
     """
 
-    __slots__ = ("_add", "_head", "_max_bytes", "_parser", "_send")
+    __slots__ = ("_add", "_head", "_held", "_max_bytes", "_parser", "_send")
 
     def __init__(self, send: Send, add: Callable[[str], str], *, max_bytes: int) -> None:
         self._send = send
         self._add = add
         self._max_bytes = max_bytes
         self._head: Message | None = None
+        self._held = bytearray()
         self._parser: EventParser | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -151,18 +154,24 @@ class PassedState:
             return
         body: bytes = message.get("body", b"")
         if self._parser is not None:
-            pieces = [self._event(event) for event in self._parser.feed(body)]
+            pieces = [self._event(event) for event in self._parser.feed_all(body)]
             await self._send({**message, "body": b"".join(pieces)})
             return
         if self._head is not None:
+            self._held += body
+            if message.get("more_body") and len(self._held) <= MAX_ASKING_BYTES:
+                return
             head, self._head = self._head, None
-            if ASKS in body and not message.get("more_body"):
+            body = bytes(self._held)
+            if ASKS in body and len(body) <= MAX_ASKING_BYTES:
                 body = self._edited(body)
                 head = {**head, "headers": _resized(head["headers"], len(body))}
             await self._send(head)
         await self._send({**message, "body": body})
 
     def _event(self, event: ServerSentEvent) -> bytes:
+        if event is SILENT:
+            return KEEP_ALIVE
         data = self._edited(event.data) if ASKS in event.data else event.data
         return written(event._replace(data=data.translate(LINE_ENDS)))
 
