@@ -1,12 +1,14 @@
 """Calls that their user must confirm, with the official clients at real servers."""
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from mcp_types import ElicitResult
 
 from registry.gateway.edge.confirmation import CONFIRM_META_KEY
+from registry.tools.call_rules import NO_CALL_RULES
 from registry.upstream.loops import Instance
 from tests.gateway.confirming import User, agreeing, confirmed, confirming, refusal
 from tests.gateway.conftest import StartGateway
@@ -151,3 +153,28 @@ async def test_what_another_gateway_behind_this_one_asks_is_between_it_and_the_c
     assert not result.is_error
     assert len(user.questions) == 2
     assert len(inner.server.calls) == 1
+
+
+async def test_a_stream_with_the_server_itself_that_is_open_already_is_told_to_begin_again(
+    stack: AsyncExitStack, start_gateway: StartGateway
+) -> None:
+    place = await stack.enter_async_context(confirming(Kind.OLD, start_gateway))
+    free = replace(
+        place.route,
+        tools={tool.name: replace(tool, rules=NO_CALL_RULES) for tool in everything_tools()},
+    )
+    place.gateway.routes.replace(free)
+    user = agreeing()
+    url = place.gateway.url
+
+    async with connected(url, Speech.OLD, elicitation_callback=user) as client:
+        before = await client.call_tool(TOOL, {})
+        place.gateway.routes.replace(place.route)
+        said = await refusal(client, TOOL)
+    async with connected(url, Speech.OLD, elicitation_callback=user) as client:
+        after = await client.call_tool(TOOL, {})
+
+    assert (before.is_error, after.is_error) == (False, False)
+    assert "its stream began before" in said
+    assert len(user.questions) == 1
+    assert len(place.server.calls) == 2
