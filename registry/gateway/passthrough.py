@@ -360,15 +360,18 @@ class PassThrough:
     ) -> SealSession:
         """Return a function that seals a session id in the server's answer for the client."""
         sealed = exchange.headers.get("mcp-session-id")
+        # Not the request: it has a reference to the result, and only the garbage collector would
+        # free both.
+        fills_forms = exchange.fills_forms
         # Should the user's access end, the client is asked in the form that it knows.
-        marks = FORMS_MARK if exchange.fills_forms else ""
+        marks = FORMS_MARK if fills_forms else ""
         marks += URLS_MARK if route.oauth is not None and exchange.opens_urls else ""
 
         def seal(upstream_id: str) -> str:
             # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
-            if not upstream_id and not (exchange.fills_forms and asks_clients(route)):
+            if not upstream_id and not (fills_forms and asks_clients(route)):
                 return ""
             return self._seal.seal(
                 marks + upstream_id, principal=user.principal, server_id=route.server_id

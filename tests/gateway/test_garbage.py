@@ -15,6 +15,7 @@ from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import ClientChannel
 from registry.http.client.exchange import UpstreamAnswer
 from registry.http.server.cycle import Cycle
+from tests.gateway import test_questions as questions
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 from tests.kit.waiting import until
@@ -118,4 +119,23 @@ async def test_a_client_that_leaves_leaves_nothing(
                     await anext(got.aiter_raw())
     await settled(gateway)
 
+    assert left_over() == set()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_confirmed_calls_leave_nothing(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.behaviour = questions.sessions
+    route = questions.route_to(gateway.routes.routes["demo"].url)
+    gateway.routes.replace(route)
+    session = await questions.begin(gateway)
+
+    for _ in range(ROUNDS):
+        async with questions.calling(gateway, session) as told:
+            await questions.respond(gateway, session, await told.next())
+            await told.next()
+        asked = await questions.ask(gateway, questions.CALL)
+        await questions.ask(gateway, questions.repeated(asked))
+    await settled(gateway)
+
+    assert len(questions.calls(upstream)) == 2 * ROUNDS
     assert left_over() == set()

@@ -21,7 +21,13 @@ from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.authorization import client_capabilities, fills_forms
 from registry.gateway.edge.error_responses import META_PREFIX, result_body
 from registry.gateway.edge.questions import ELICIT, ClientQuestions, streams
-from registry.gateway.edge.request_states import PassedState, RequestStates, with_state
+from registry.gateway.edge.request_states import (
+    PassedState,
+    RequestStates,
+    Subject,
+    subject_of,
+    with_state,
+)
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.errors import (
@@ -146,7 +152,8 @@ class Confirmations:
         if state is None:
             return envelope.raw
         before = str(envelope.params.get("requestState", ""))
-        return with_state(envelope, self._passed(exchange, [*state[1:]], before)).raw
+        passed = self._passed(subject_of(exchange), [*state[1:]], before)
+        return with_state(envelope, passed).raw
 
     async def _ask(self, call: _Call) -> None:
         """Ask during the call, and check again what may have changed while the user took time."""
@@ -183,16 +190,16 @@ class Confirmations:
             raise StateMismatch("was used before, and counts once")
         if not is_passed:
             self._require_yes(call, str(result.get("action")), result)
-        add = partial(self._passed, exchange, about)
+        add = partial(self._passed, subject_of(exchange), about)
         exchange.client.divert(
             lambda send: PassedState(send, add, max_bytes=self._max_event_bytes)
         )
         return True
 
-    def _passed(self, exchange: GatewayRequest, about: list[Any], state: str) -> str:
+    def _passed(self, subject: Subject, about: list[Any], state: str) -> str:
         """Return a server's state behind one that says that the call is confirmed."""
         content = [secrets.token_urlsafe(12), *about]
-        return self._states.seal(exchange, CONFIRMED, content, STATE_LIFETIME, before=state)
+        return self._states.seal_before(state, subject, CONFIRMED, content, STATE_LIFETIME)
 
     async def _ask_to_repeat(self, call: _Call) -> None:
         exchange = call.exchange

@@ -8,7 +8,7 @@ so far. Nothing is stored here; who needs a state to count once sees to it.
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from starlette.types import Message, Send
@@ -35,6 +35,10 @@ MAX_ASKING_BYTES = 256 * 1024
 """Longer answers ask for nothing; they pass in pieces."""
 
 
+Subject: TypeAlias = tuple[str, str]
+"""Caller and digest of a request."""
+
+
 class RequestStates:
     """Seals and opens states.
 
@@ -51,29 +55,47 @@ class RequestStates:
         self._clock = clock
 
     def seal(
-        self,
-        exchange: GatewayRequest,
-        kind: str,
-        content: Sequence[Any],
-        lifetime: timedelta,
-        *,
-        before: str | None = None,
+        self, exchange: GatewayRequest, kind: str, content: Sequence[Any], lifetime: timedelta
     ) -> str:
-        """Return a requestState for the repetition of a request.
+        """Return a requestState by which the gateway asks for the repetition of a request.
 
         Args:
             exchange: The request; its caller is known.
-            kind: Names the part of the gateway that reads it.
+            kind: Names the part of the gateway that reads it, and the client's responses.
             content: For that part; JSON.
             lifetime: How long it is accepted.
-            before: A server's state that is to follow: this one only passes the call on. Without
-                one, the gateway asks, and the client's responses are for it. Empty for a server
-                that gave none.
         """
-        principal = "" if exchange.user is None else exchange.user.principal
-        bound = [kind, principal, _digest(exchange), _text_digest(before), *content]
-        sealed = self._mark + self._seal.seal(orjson.dumps(bound), self._clock.now() + lifetime)
-        return sealed if before is None else f"{sealed}{SEPARATOR}{before}"
+        return self._sealed(subject_of(exchange), kind, content, lifetime, None)
+
+    def seal_before(
+        self,
+        state: str,
+        subject: Subject,
+        kind: str,
+        content: Sequence[Any],
+        lifetime: timedelta,
+    ) -> str:
+        """Return a server's state behind one that passes the call on.
+
+        Args:
+            state: The server's; empty if it gave none.
+            subject: Of the request.
+            kind: As of `seal`, like the others.
+            content: For that part; JSON.
+            lifetime: How long it is accepted.
+        """
+        return self._sealed(subject, kind, content, lifetime, state) + SEPARATOR + state
+
+    def _sealed(
+        self,
+        subject: Subject,
+        kind: str,
+        content: Sequence[Any],
+        lifetime: timedelta,
+        before: str | None,
+    ) -> str:
+        bound = [kind, *subject, _text_digest(before), *content]
+        return self._mark + self._seal.seal(orjson.dumps(bound), self._clock.now() + lifetime)
 
     def resumed(self, exchange: GatewayRequest, envelope: Envelope, user: UserContext) -> Envelope:
         """Return a repeated request without the gateway's states, which *exchange* then has.
@@ -197,6 +219,11 @@ def _resized(headers: Sequence[tuple[bytes, bytes]], length: int) -> list[tuple[
         (name, str(length).encode() if name == b"content-length" else value)
         for name, value in headers
     ]
+
+
+def subject_of(exchange: GatewayRequest) -> Subject:
+    """Return what the states of a request are bound to."""
+    return "" if exchange.user is None else exchange.user.principal, _digest(exchange)
 
 
 def _digest(exchange: GatewayRequest) -> str:
