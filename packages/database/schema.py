@@ -31,7 +31,7 @@ from packages.models.tools import (
     RegisteredTool,
     ToolVersion,
 )
-from packages.models.usage import UsageLog
+from packages.models.usage import UsageLog, UsageTotal
 
 OWN_DOCUMENTS = (
     RegisteredTool,
@@ -50,6 +50,7 @@ OWN_DOCUMENTS = (
     EndedSession,
     SpentState,
     UsageLog,
+    UsageTotal,
     OAuthFlowDocument,
     OAuthClientDocument,
     ApprovalDocument,

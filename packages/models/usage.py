@@ -1,4 +1,6 @@
-"""`usage_records`: calls at the gateway, in batches. The collection is this program's own.
+"""`usage_records` and `usage_totals`: calls at the gateway, in batches, and their sums.
+
+Both collections are this program's own.
 
 A document holds the records of one process from about a second: one write and one entry in each
 index for hundreds of calls, where a document for each would cost more than the calls themselves.
@@ -20,6 +22,8 @@ class UsageFacts(BaseModel):
         server: The server's slug then.
         tool: Tool, prompt or resource as the client named it, cut and without control characters.
         error_code: Of the JSON-RPC error, the gateway's own or the upstream's.
+        price_per_call: Millionths of the currency unit, when they were made; so is the next.
+        price_per_kib: For each KiB of request and response.
         count: Number of these calls.
     """
 
@@ -35,6 +39,10 @@ class UsageFacts(BaseModel):
     era: Literal["legacy", "modern"]
     outcome: Annotated[str, Field(min_length=1)]
     error_code: int | None = None
+    cost_tier: str | None = None
+    billing_tags: list[str] | None = None
+    price_per_call: Annotated[int, Field(ge=0)] | None = None
+    price_per_kib: Annotated[int, Field(ge=0)] | None = None
     count: Annotated[int, Field(ge=1)]
 
 
@@ -82,3 +90,66 @@ class UsageLog(Document):
 
 PACKED = 1
 """Format of `UsageLog.rows`; readers skip documents with another one."""
+
+DAY = "day"
+MONTH = "month"
+
+
+class UsageTotal(Document):
+    """Sums of a day, or what was spent in a month. Written together with their batches.
+
+    Attributes:
+        id: Digest of what the total is of.
+        period: A total of a day is of calls with the same caller, server, tool, method, outcome,
+            cost tier and tags; one of a month is of a caller and tags, and has the cost only.
+        writer: Names the start of a process that writes it, and no other does.
+        at: When the day or month begins, UTC.
+        server: The server's slug, as it was last.
+        tool: Its own name; absent for what no server offers, and for prompts and resources.
+        tenant_id: Of the caller, for months; so is the next.
+        cost: Millionths of the currency unit.
+        sent: How many calls were sent upstream.
+        latency: Number of calls by the bucket of their duration, see `registry.usage.totals`.
+        updated_at: Of months: by the database's clock.
+        expires_at: When the database removes it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]  # beanie's own is an ObjectId
+    period: Literal["day", "month"]
+    writer: Annotated[str, Field(min_length=1)]
+    at: datetime
+    user_id: PydanticObjectId | str
+    username: str | None = None
+    tenant_id: str | None = None
+    role: str | None = None
+    server_id: PydanticObjectId | str | None = None
+    server: str | None = None
+    tool: str | None = None
+    method: str | None = None
+    outcome: str | None = None
+    cost_tier: str | None = None
+    billing_tags: list[str] | None = None
+    cost: Annotated[int, Field(ge=0)]
+    calls: Annotated[int, Field(ge=1)] | None = None
+    sent: Annotated[int, Field(ge=0)] | None = None
+    request_bytes: Annotated[int, Field(ge=0)] | None = None
+    response_bytes: Annotated[int, Field(ge=0)] | None = None
+    duration_us: Annotated[int, Field(ge=0)] | None = None
+    latency: dict[str, int] | None = None
+    updated_at: datetime | None = None
+    expires_at: datetime
+
+    class Settings:
+        """The collection, and its indexes."""
+
+        name = "usage_totals"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+            IndexModel([("period", ASCENDING), ("at", ASCENDING)]),
+            IndexModel([("user_id", ASCENDING), ("at", ASCENDING)]),
+            IndexModel([("server_id", ASCENDING), ("at", ASCENDING)]),
+            IndexModel([("updated_at", ASCENDING)], sparse=True),
+        ]

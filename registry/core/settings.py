@@ -378,6 +378,12 @@ class Settings(BaseSettings):
     usage_retention_days: int = Field(
         default=30, ge=0, le=3650, description="How long records of calls are kept; 0 keeps none."
     )
+    usage_totals_retention_days: int = Field(
+        default=400,
+        ge=31,
+        le=3650,
+        description="How long daily totals of calls are kept. There are none if no records are.",
+    )
     usage_buffer_records: int = Field(
         default=10_000, ge=100, description="Most records of calls that wait for the database."
     )

@@ -22,6 +22,7 @@ from packages.models.usage import PACKED
 from registry.core.logs import without_secrets
 from registry.usage.values import (
     CallFacts,
+    Charge,
     Facts,
     Measurements,
     UsageFilter,
@@ -181,6 +182,16 @@ def _facts(facts: CallFacts, count: int) -> Doc:
         document["tool"] = clean_name(without_secrets(target) if "://" in target else target)
     if facts.error_code:
         document["error_code"] = facts.error_code
+    charge = facts.charge
+    if charge is not None:
+        if charge.cost_tier is not None:
+            document["cost_tier"] = charge.cost_tier
+        if charge.billing_tags:
+            document["billing_tags"] = list(charge.billing_tags)
+        if charge.price_per_call:
+            document["price_per_call"] = charge.price_per_call
+        if charge.price_per_kib:
+            document["price_per_kib"] = charge.price_per_kib
     return document
 
 
@@ -201,6 +212,9 @@ def _is_wanted(facts: dict[str, Any], record_filter: UsageFilter) -> bool:
         wanted = getattr(record_filter, name)
         if wanted is not None and facts.get(name) != wanted:
             return False
+    tag = record_filter.tag
+    if tag is not None and tag not in texts_of(facts.get("billing_tags")):
+        return False
     for name in ("server_id", "user_id"):
         wanted = getattr(record_filter, name)
         if wanted is not None and str(facts.get(name)) != wanted.lower():
@@ -236,6 +250,12 @@ def _record(
     server_id, user_id = facts.get("server_id"), id_of(facts.get("user_id"))
     if user_id is None:
         raise BatchUnreadableError
+    charge = Charge(
+        text_of(facts.get("cost_tier")),
+        texts_of(facts.get("billing_tags")),
+        whole_of(facts.get("price_per_call")) or 0,
+        whole_of(facts.get("price_per_kib")) or 0,
+    )
     return UsageRecord(
         id=f"{_batch_id(document)}{place:04x}",
         # Truncated to milliseconds, like all times in the database.
@@ -258,4 +278,13 @@ def _record(
         response_bytes=response_bytes,
         trace_id=trace_id,
         worker=text_of(document.get("worker")) or "",
+        cost_tier=charge.cost_tier,
+        billing_tags=charge.billing_tags,
+        # Only what was sent upstream costs.
+        cost=charge.cost_of(request_bytes + response_bytes) if len(times) == PARTS else 0,
     )
+
+
+def texts_of(value: object) -> tuple[str, ...]:
+    """Return the texts of a stored list."""
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()

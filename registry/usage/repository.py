@@ -1,15 +1,22 @@
-"""Repository of `usage_records`. The only module that writes them; it only inserts."""
+"""Repository of `usage_records` and `usage_totals`. The only module that writes them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import pymongo
 import structlog
 from bson import ObjectId
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-from packages.database.client import Database, Doc
-from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import (
+    DUPLICATE_KEY,
+    ReplicaSetNeeded,
+    translates_driver_errors,
+)
 from packages.database.stored import moment_of
-from packages.models.usage import PACKED, UsageLog
+from packages.models.usage import PACKED, UsageLog, UsageTotal
 from registry.usage.batches import BatchUnreadableError, records_of
 from registry.usage.values import UsageFilter, UsageRecord
 
@@ -24,21 +31,48 @@ class UsageRepository:
     """Stores records of calls."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database.db
+        self._database = database
         # Batches are packed rows, which no model describes further.
         self._rows = database.document(UsageLog).get_pymongo_collection()
+        self._totals = database.document(UsageTotal).get_pymongo_collection()
 
-    async def insert(self, batch: Doc) -> bool:
-        """Insert a batch; return False if the database refuses it.
+    async def insert(self, batch: Doc, totals: Sequence[tuple[str, Doc]] = ()) -> bool:
+        """Insert a batch and add it to the totals; return False if the database refuses it.
 
-        It may be inserted again if it is unknown whether it was written.
+        One transaction: either all of it is there or nothing. It may be inserted again if it is
+        unknown whether it was written: a batch that is there has been added. A standalone server
+        has no transactions; there only the batch is written.
+
+        Args:
+            batch: What to insert.
+            totals: Ids of totals, and what to do to them, from `totals.writes_of`.
 
         Raises:
             DatabaseUnavailable: Perhaps it was not written, perhaps it was.
         """
+        if not totals:
+            return await self._insert_alone(batch)
+        updates = [UpdateOne({"_id": key}, write, upsert=True) for key, write in totals]
+
+        async def write(tx: Transaction) -> None:
+            await self._rows.insert_one(batch, session=tx)
+            await self._totals.bulk_write(updates, ordered=False, session=tx)
+
+        try:
+            await self._database.transaction(write, seconds=INSERT_SECONDS)
+        except ReplicaSetNeeded:
+            return await self._insert_alone(batch)
+        except DuplicateKeyError:
+            # An earlier attempt wrote it.
+            return True
+        except (WriteError, BulkWriteError):
+            return False
+        return True
+
+    async def _insert_alone(self, batch: Doc) -> bool:
         with pymongo.timeout(INSERT_SECONDS):
             # Retries are the caller's, with the same id.
-            answer = await self._database.command(
+            answer = await self._database.db.command(
                 "insert",
                 self._rows.name,
                 documents=[batch],
@@ -81,18 +115,26 @@ def _age(record: UsageRecord) -> tuple[datetime, str]:
     return record.started_at, record.id
 
 
-def _query(record_filter: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
-    """Return the filter for batches that may contain matching records."""
-    query: Doc = {"packed": PACKED}
+def _facts_query(record_filter: UsageFilter) -> Doc:
+    """Return the filter for what calls have in common."""
     facts: Doc = {}
     for name in ("tool", "method", "outcome"):
         value = getattr(record_filter, name)
         if value is not None:
             facts[name] = value
+    if record_filter.tag is not None:
+        facts["billing_tags"] = record_filter.tag
     for name in ("server_id", "user_id"):
         value = getattr(record_filter, name)
         if value is not None:
             facts[name] = ObjectId(value)
+    return facts
+
+
+def _query(record_filter: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
+    """Return the filter for batches that may contain matching records."""
+    query: Doc = {"packed": PACKED}
+    facts = _facts_query(record_filter)
     if record_filter.shown is not None:
         servers = [ObjectId(one) for one in record_filter.shown.server_ids]
         query["$or"] = [

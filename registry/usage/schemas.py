@@ -70,6 +70,9 @@ class UsageRecordAnswer(BaseModel):
     response_bytes: int
     trace_id: str | None
     worker: str
+    cost_tier: str | None
+    billing_tags: list[str]
+    cost: float = Field(description="In the currency unit of the prices.")
 
 
 class UsageAnswer(BaseModel):

@@ -25,6 +25,10 @@ class CallFacts(NamedTuple):
         target: Tool, prompt or resource as the client named it.
         outcome: How it ended.
         error_code: Of the JSON-RPC error; 0 without one.
+        role: Of the caller.
+        tenant_id: Of the caller.
+        tool: The tool's own name, once it is known to be served.
+        charge: What is charged for the call; None for tools without price, tier and tags.
     """
 
     user_id: str
@@ -37,6 +41,28 @@ class CallFacts(NamedTuple):
     is_modern: bool
     outcome: str
     error_code: int
+    role: str
+    tenant_id: str | None
+    tool: str | None
+    charge: "Charge | None"
+
+
+class Charge(NamedTuple):
+    """What is charged for calls of a tool, as its metadata said when they were made.
+
+    Attributes:
+        price_per_call: Millionths of the currency unit, as is the next.
+        price_per_kib: For each KiB of request and response.
+    """
+
+    cost_tier: str | None
+    billing_tags: tuple[str, ...]
+    price_per_call: int
+    price_per_kib: int
+
+    def cost_of(self, size: int) -> int:
+        """Return the cost of one call with so many bytes, in millionths, rounded half up."""
+        return self.price_per_call + (self.price_per_kib * size + 512) // 1024
 
 
 class CallMeasurements(NamedTuple):
@@ -58,7 +84,22 @@ class CallMeasurements(NamedTuple):
     trace_id: str | None
 
 
-Facts: TypeAlias = tuple[str, str, str | None, str | None, str, str, str | None, bool, str, int]
+Facts: TypeAlias = tuple[
+    str,
+    str,
+    str | None,
+    str | None,
+    str,
+    str,
+    str | None,
+    bool,
+    str,
+    int,
+    str,
+    str | None,
+    str | None,
+    Charge | None,
+]
 """A `CallFacts`, or a plain tuple of the same, which costs a third of one to make."""
 
 Measurements: TypeAlias = tuple[float, float, float, float, int, int, str | None]
@@ -86,6 +127,7 @@ class UsageFilter:
     tool: str | None = None
     method: str | None = None
     outcome: str | None = None
+    tag: str | None = None
     trace_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -102,6 +144,7 @@ class UsageRecord:
             that follow.
         upstream_ms: From there to the head of the answer, or to its failure.
         relay_ms: From there to the end.
+        cost: Millionths of the currency unit; 0 for what was not sent upstream.
     """
 
     id: str
@@ -124,3 +167,6 @@ class UsageRecord:
     response_bytes: int
     trace_id: str | None
     worker: str
+    cost_tier: str | None = None
+    billing_tags: tuple[str, ...] = ()
+    cost: int = 0

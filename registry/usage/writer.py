@@ -6,7 +6,9 @@ is unavailable for long, the oldest are dropped and counted.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import NamedTuple
 
 import structlog
@@ -17,6 +19,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.usage.batches import BatchPacker, UsageBatch
 from registry.usage.repository import UsageRepository
+from registry.usage.totals import MonthKey, totals_of, writes_of
 from registry.usage.values import Facts, Measurements
 
 log = structlog.get_logger()
@@ -33,6 +36,9 @@ MIN_BATCHES = 4
 DATABASE_RETRY_SECONDS = 2.0
 """Pause before the database is tried again."""
 
+TOTALS_KEPT = timedelta(days=400)
+"""How long totals are kept: a year can be compared with the one before."""
+
 CLOSE_SECONDS = 5.0
 """How long shutdown may wait for the database."""
 
@@ -44,16 +50,20 @@ class UsageWriter:
         repository: Where to.
         packer: Makes documents of batches.
         max_records: How many may wait.
+        writer: Names this start of the process, in totals.
+        keep_totals: How long after their day totals are kept.
         clock: Paces it.
         metrics: Count what was written, waits and was dropped.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         repository: UsageRepository,
         packer: BatchPacker,
         *,
         max_records: int,
+        writer: str,
+        keep_totals: timedelta = TOTALS_KEPT,
         clock: Clock,
         metrics: Metrics,
         gather_seconds: float = GATHER_SECONDS,
@@ -65,6 +75,8 @@ class UsageWriter:
         self._close_seconds = close_seconds
         self._repository = repository
         self._packer = packer
+        self._writer = writer
+        self._keep_totals = keep_totals
         self._max_records = max_records
         self._batch_records = max(1, min(BATCH_RECORDS, max_records // MIN_BATCHES))
         self._clock = clock
@@ -157,7 +169,7 @@ class UsageWriter:
         while self._sent or self._packed:
             if self._sent is None:
                 self._sent = self._packed.popleft()
-            if await self._repository.insert(self._sent.document):
+            if await self._repository.insert(self._sent.document, self._sent.writes):
                 self._discard_sent(None)
             else:
                 log.warning("usage_records_rejected", count=self._sent.records)
@@ -170,12 +182,16 @@ class UsageWriter:
         while self._closed:
             batch = self._closed.popleft()
             try:
-                document = self._packer.document(batch, self._clock.now(), self._clock.monotonic())
+                now, monotonic = self._clock.now(), self._clock.monotonic()
+                document = self._packer.document(batch, now, monotonic)
+                totals = totals_of(batch, now, monotonic)
+                writes = writes_of(totals, self._writer, self._keep_totals)
+                packed = _Packed(document, len(batch.rows), writes, totals.spent)
             except Exception:
                 log.exception("usage_write_failed")
                 self._drop("failed", len(batch.rows))
                 continue
-            self._packed.append(_Packed(document, len(batch.rows)))
+            self._packed.append(packed)
             await self._clock.sleep(0)
 
     def _discard_sent(self, reason: str | None) -> None:
@@ -206,3 +222,5 @@ class UsageWriter:
 class _Packed(NamedTuple):
     document: Doc
     records: int
+    writes: Sequence[tuple[str, Doc]]
+    spent: Mapping[MonthKey, int]

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import structlog
+from bson import ObjectId
 
 from packages.database.changes import ChangeFeed, ChangeStream
 from packages.database.client import Database, TopologyError
@@ -130,6 +131,8 @@ async def build_recorder(
             repository,
             BatchPacker(worker=worker, retention=timedelta(days=days)),
             max_records=settings.usage_buffer_records,
+            writer=str(ObjectId()),
+            keep_totals=timedelta(days=settings.usage_totals_retention_days),
             clock=clock,
             metrics=metrics,
         )

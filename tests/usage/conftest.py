@@ -23,6 +23,10 @@ FACTS = CallFacts(
     is_modern=False,
     outcome="ok",
     error_code=0,
+    role="user",
+    tenant_id=None,
+    tool="echo",
+    charge=None,
 )
 
 

@@ -81,6 +81,9 @@ async def test_a_call_is_found_with_all_that_is_known_of_it(
         "outcome": record["outcome"],
         "error_code": record["error_code"],
         "trace_id": TRACE,
+        "cost_tier": None,
+        "billing_tags": [],
+        "cost": 0.0,
     }
     stored = await rest.parts.database.collection("usage_records").find({}).to_list()
     assert "sentinel-77" not in repr(stored)

@@ -1,6 +1,7 @@
 """Records wait in bounded memory until the database has them."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Shelf(UsageRepository):
         self.blocks: asyncio.Event | None = None
 
     @override
-    async def insert(self, batch: Doc) -> bool:
+    async def insert(self, batch: Doc, totals: Sequence[tuple[str, Doc]] = ()) -> bool:
         """Keep the batch, or fail."""
         self.attempts += 1
         if self.blocks is not None:
@@ -81,11 +82,17 @@ def metrics() -> Metrics:
 
 
 def make(
-    repository: UsageRepository, metrics: Metrics, *, max_records: int = 10_000, **times: float
+    repository: UsageRepository, metrics: Metrics, *, max_records: int = 10_000, **times: Any
 ) -> UsageWriter:
     packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
     return UsageWriter(
-        repository, packer, max_records=max_records, clock=SystemClock(), metrics=metrics, **times
+        repository,
+        packer,
+        max_records=max_records,
+        writer="w1",
+        clock=SystemClock(),
+        metrics=metrics,
+        **times,
     )
 
 

@@ -19,7 +19,8 @@ from registry.gateway.protocol.envelope import METHODS
 from registry.gateway.protocol.response_classification import judge
 from registry.gateway.protocol.trace_context import clean_context
 from registry.gateway.values import NOT_PUBLIC
-from registry.usage.values import clean_name
+from registry.tools.call_rules import CallRules
+from registry.usage.values import Charge, clean_name
 
 log = structlog.get_logger()
 
@@ -240,6 +241,10 @@ class Recorder:
                     exchange.is_modern,
                     outcome,
                     exchange.error_code,
+                    user.role,
+                    user.tenant_id,
+                    exchange.tool,
+                    None if exchange.tool_entry is None else charge_of(exchange.tool_entry.rules),
                 ),
                 (
                     exchange.began_at,
@@ -280,6 +285,15 @@ class Recorder:
         if child is None:
             child = self._calls[key] = self._call_counts.labels(*key)
         return child
+
+
+def charge_of(rules: CallRules) -> Charge | None:
+    """Return what is charged for calls of a tool; None for what has no price, tier or tags."""
+    if rules.price_per_call or rules.price_per_kib or rules.billing_tags or rules.cost_tier:
+        return Charge(
+            rules.cost_tier, rules.billing_tags, rules.price_per_call, rules.price_per_kib
+        )
+    return None
 
 
 def _has_left(exchange: GatewayRequest) -> bool:
