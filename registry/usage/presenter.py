@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
-from registry.tools.call_rules import MILLION
-from registry.usage.values import UsageRecord
+from registry.usage.values import MILLION, UsageRecord
 
 
 def present_record(record: UsageRecord) -> JsonObject:

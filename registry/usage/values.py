@@ -7,6 +7,9 @@ from typing import NamedTuple, TypeAlias
 MAX_NAME_CHARACTERS = 256
 """Names come from clients. Names of tools may have 128 characters, URIs of resources more."""
 
+MILLION = 1_000_000
+"""Costs are whole millionths of the currency unit."""
+
 
 def clean_name(text: str) -> str:
     """Return *text* truncated to the maximum length, without control characters."""
