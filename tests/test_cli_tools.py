@@ -77,6 +77,25 @@ def test_a_call_is_decided_by_policies(local: tuple[Path, RunningRegistry]) -> N
     assert denied.stderr.count("\n") == 1
 
 
+def test_a_call_of_a_tool_that_is_confirmed_is_confirmed_by_an_option(
+    local: tuple[Path, RunningRegistry],
+) -> None:
+    export = json.loads(run(local, "export").stdout)
+    (demo,) = (one for one in export["servers"] if one["serverName"] == "demo")
+    count = next(one for one in demo["tools"] if one["name"] == "count")
+    count["tool_metadata"] = {"confirm": "always"}
+    file = local[0] / "confirmed.json"
+    file.write_text(json.dumps(export))
+    run(local, "apply", str(file))
+    arguments = ("tools", "call", "demo/count", json.dumps({"to": 1}))
+
+    asked = run(local, *arguments)
+    done = run(local, *arguments, "--confirm")
+
+    assert (asked.returncode, done.returncode) == (1, 0)
+    assert "mcp-gateway-registry/confirm" in asked.stdout + asked.stderr
+
+
 def test_a_call_warns_of_a_token_on_the_command_line_and_says_that_no_registry_serves(
     local: tuple[Path, RunningRegistry],
 ) -> None:

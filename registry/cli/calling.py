@@ -8,6 +8,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from registry.core.errors import ErrorKind, RegistryError
+from registry.gateway.edge.confirmation import CONFIRM_META_KEY
 
 CALL_SECONDS = 600
 """As long as the gateway waits for one response by default."""
@@ -20,20 +21,28 @@ class CallRefusedError(RegistryError):
 
 
 async def call_tool(
-    address: str, token: str, name: str, arguments: dict[str, Any]
+    address: str, token: str, name: str, arguments: dict[str, Any], *, is_confirmed: bool = False
 ) -> dict[str, Any]:
     """Call a tool and return its result as it came.
+
+    Args:
+        address: Of the gateway's path.
+        token: Whose call it is.
+        name: The tool's, at that path.
+        arguments: The call's.
+        is_confirmed: Whether the caller has confirmed the call.
 
     Raises:
         CallRefusedError: There is no gateway, or it refused; says why.
     """
     headers = {"Authorization": f"Bearer {token}"}
+    meta: Any = {CONFIRM_META_KEY: True} if is_confirmed else None
     try:
         async with (
             httpx2.AsyncClient(headers=headers, timeout=CALL_SECONDS, trust_env=False) as http,
             Client(streamable_http_client(address, http_client=http)) as client,
         ):
-            result = await client.call_tool(name, arguments)
+            result = await client.call_tool(name, arguments, meta=meta)
     except* MCPError as group:
         raise CallRefusedError(_first(group)) from None
     except* httpx2.HTTPStatusError as group:

@@ -146,6 +146,10 @@ def tools_call(
     url: Annotated[
         str | None, typer.Option(help="Address of the registry; default: PUBLIC_URL.")
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Confirm the call, if its tool demands that of its user."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Call a tool through the running gateway, with a token, as any client does.
@@ -164,7 +168,7 @@ def tools_call(
             server = await server_of(built, found.owner_id)
         bearer = caller_token(settings, token)
         address = f"{(url or settings.base_url).rstrip('/')}{server.effective_path}"
-        result = await call_tool(address, bearer, found.name, call_arguments)
+        result = await call_tool(address, bearer, found.name, call_arguments, is_confirmed=confirm)
         if as_json:
             show_json(result)
         else:
