@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ from starlette.types import Message
 from typing_extensions import override
 
 from packages.database.client import Database
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
@@ -724,3 +725,24 @@ async def test_a_long_answer_to_a_confirmed_call_passes_in_pieces(
     answer = await ask(gateway, repeated(asked))
 
     assert answer["result"]["content"][0]["text"] == text
+
+
+async def test_while_the_database_is_away_no_state_counts(
+    start_gateway: StartGateway, url: str, upstream: ScriptedUpstream
+) -> None:
+    class Away(SpentStateRepository):
+        def __init__(self) -> None:
+            pass
+
+        @override
+        async def insert(self, nonce: str, expires_at: datetime) -> bool:
+            raise DatabaseUnavailable
+
+    spent = SpentStates(Away(), SystemClock())
+    gateway = await start_gateway(route_to(url), spent_states=spent)
+
+    asked = await ask(gateway, CALL)
+    answer = await ask(gateway, repeated(asked))
+
+    assert answer["error"]["code"] == 503
+    assert calls(upstream) == []
