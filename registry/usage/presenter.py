@@ -1,10 +1,19 @@
 """JSON answers of the usage API: snake_case, as stored. Pure."""
 
+import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from io import StringIO
+
+import orjson
 
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
-from registry.usage.values import MILLION, UsageRecord
+from registry.usage.totals import percentile
+from registry.usage.values import MILLION, GroupBy, UsageGroup, UsageRecord
+
+OK = "ok"
+"""The one outcome that is no error."""
 
 
 def present_record(record: UsageRecord) -> JsonObject:
@@ -16,6 +25,74 @@ def present_record(record: UsageRecord) -> JsonObject:
         "billing_tags": [*record.billing_tags],
         "cost": present_cost(record.cost),
     }
+
+
+def present_group(group: UsageGroup, group_by: Sequence[GroupBy]) -> JsonObject:
+    """Return one group: what it is of, and its sums."""
+    named: JsonObject = {}
+    if GroupBy.DAY in group_by:
+        named["day"] = None if group.day is None else group.day.date().isoformat()
+    if GroupBy.CALLER in group_by:
+        named |= {"user_id": group.user_id, "username": group.username}
+    if GroupBy.SERVER in group_by or GroupBy.TOOL in group_by:
+        named |= {"server_id": group.server_id, "server": group.server}
+    if GroupBy.TOOL in group_by:
+        named["tool"] = group.tool
+    if GroupBy.TAG in group_by:
+        named["billing_tags"] = [*(group.billing_tags or ())]
+    calls = group.calls
+    latency = {
+        f"p{rank}_ms": _milliseconds(percentile(group.latency, rank / 100))
+        for rank in (50, 95, 99)
+    }
+    return {
+        **named,
+        "calls": calls,
+        "sent": group.sent,
+        "errors": calls - group.outcomes.get(OK, 0),
+        "outcomes": dict(sorted(group.outcomes.items())),
+        "request_bytes": group.request_bytes,
+        "response_bytes": group.response_bytes,
+        "cost": present_cost(group.cost),
+        "mean_ms": _milliseconds(group.duration_us / calls if calls else None),
+        **latency,
+    }
+
+
+def _milliseconds(microseconds: float | None) -> float | None:
+    return None if microseconds is None else round(microseconds / 1000, 3)
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_lines(rows: Iterable[JsonObject], *, has_header: bool) -> bytes:
+    """Return rows as CSV (RFC 4180). Objects are left out; lists are joined by semicolons.
+
+    Texts that a spreadsheet would run as a formula begin with an apostrophe.
+    """
+    text = StringIO()
+    writer = csv.writer(text)
+    for row in rows:
+        cells = {name: value for name, value in row.items() if not isinstance(value, dict)}
+        if has_header:
+            writer.writerow(cells)
+            has_header = False
+        writer.writerow([_cell(value) for value in cells.values()])
+    return text.getvalue().encode(errors="replace")
+
+
+def ndjson_lines(rows: Iterable[JsonObject]) -> bytes:
+    """Return rows as JSON texts, one a line."""
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, list):
+        value = ";".join(map(str, value))
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value
 
 
 def present_cost(millionths: int) -> float:

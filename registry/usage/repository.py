@@ -1,6 +1,7 @@
 """Repository of `usage_records` and `usage_totals`. The only module that writes them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 
 import pymongo
@@ -8,6 +9,7 @@ import structlog
 from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+from pymongo.read_concern import ReadConcern
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import (
@@ -15,15 +17,27 @@ from packages.database.errors import (
     ReplicaSetNeeded,
     translates_driver_errors,
 )
-from packages.database.stored import moment_of
-from packages.models.usage import PACKED, UsageLog, UsageTotal
-from registry.usage.batches import BatchUnreadableError, records_of
-from registry.usage.values import UsageFilter, UsageRecord
+from packages.database.stored import id_of, moment_of, text_of
+from packages.models.usage import DAY, PACKED, UsageLog, UsageTotal
+from registry.usage.batches import BatchUnreadableError, records_of, texts_of
+from registry.usage.totals import SUMMED
+from registry.usage.values import GroupBy, UsageFilter, UsageGroup, UsageRecord
 
 log = structlog.get_logger()
 
 INSERT_SECONDS = 5.0
 """Longest time for writing one batch."""
+
+
+GROUPED: Mapping[GroupBy, Sequence[str]] = {
+    GroupBy.CALLER: ("user_id",),
+    GroupBy.SERVER: ("server_id",),
+    GroupBy.TOOL: ("server_id", "tool"),
+    GroupBy.TAG: ("billing_tags",),
+    GroupBy.DAY: ("at",),
+}
+"""The members of totals that tell groups apart. Tools of two servers are two, whatever their
+names."""
 
 
 @translates_driver_errors
@@ -109,6 +123,116 @@ class UsageRepository:
             pending += [record for record in records if before is None or _age(record) < before]
             pending.sort(key=_age)
         return [*found, *reversed(pending)][:limit]
+
+    async def groups(
+        self, record_filter: UsageFilter, group_by: Sequence[GroupBy]
+    ) -> AsyncGenerator[UsageGroup]:
+        """Yield the groups of totals, in the order of what they are grouped by.
+
+        All of it is of one moment. *since* and *until* are the beginnings of days.
+        """
+        if await self._database.is_standalone():
+            # There are none.
+            return
+        rows = self._totals.with_options(read_concern=ReadConcern("snapshot"))
+        found = await rows.aggregate(_grouping(record_filter, group_by), allowDiskUse=True)
+        key: Doc | None = None
+        parts: list[Doc] = []
+        async for row in found:
+            if key is not None and row["_id"]["group"] != key:
+                yield group_of(key, parts)
+                parts = []
+            key = row["_id"]["group"]
+            parts.append(row)
+        if key is not None:
+            yield group_of(key, parts)
+
+
+def _grouping(record_filter: UsageFilter, group_by: Sequence[GroupBy]) -> list[Doc]:
+    """Return the stages that add totals and the buckets of their latencies.
+
+    Each total becomes a part with its sums, and one part for each bucket.
+    """
+    query: Doc = {"period": DAY, **_facts_query(record_filter)}
+    at: Doc = {}
+    if record_filter.since is not None:
+        at["$gte"] = record_filter.since
+    if record_filter.until is not None:
+        at["$lt"] = record_filter.until
+    if at:
+        query["at"] = at
+    shown = record_filter.shown
+    if shown is not None:
+        query["$or"] = [
+            {"server_id": {"$in": [ObjectId(one) for one in shown.server_ids]}},
+            {"user_id": ObjectId(shown.user_id)},
+        ]
+    group = {name: f"${name}" for one in group_by for name in GROUPED[one]}
+    sums = {
+        "outcome": "$outcome",
+        "username": "$username",
+        "server": "$server",
+        **{name: f"${name}" for name in SUMMED},
+    }
+    return [
+        {"$match": query},
+        {
+            "$project": {
+                "group": group or {"$literal": {}},
+                "parts": {"$concatArrays": [[sums], {"$objectToArray": "$latency"}]},
+            }
+        },
+        {"$unwind": "$parts"},
+        {
+            "$group": {
+                "_id": {
+                    "group": "$group",
+                    "outcome": "$parts.outcome",
+                    "bucket": "$parts.k",
+                },
+                "in_bucket": {"$sum": "$parts.v"},
+                "username": {"$max": "$parts.username"},
+                "server": {"$max": "$parts.server"},
+                **{name: {"$sum": f"$parts.{name}"} for name in SUMMED},
+            }
+        },
+        {"$sort": {"_id.group": 1}},
+    ]
+
+
+def group_of(key: Doc, parts: Sequence[Doc]) -> UsageGroup:
+    """Return one group from the parts that the database added."""
+    outcomes: Counter[str] = Counter()
+    latency: Counter[int] = Counter()
+    sums = dict.fromkeys(SUMMED, 0)
+    username = server = None
+    for part in parts:
+        bucket = part["_id"].get("bucket")
+        if bucket is not None:
+            latency[int(bucket)] += part["in_bucket"]
+            continue
+        outcomes[str(part["_id"].get("outcome"))] += part["calls"]
+        username = max(username or "", part["username"] or "")
+        server = max(server or "", part["server"] or "") or None
+        for name in SUMMED:
+            sums[name] += part[name]
+    tags = key.get("billing_tags")
+    return UsageGroup(
+        day=moment_of(key.get("at")),
+        user_id=id_of(key.get("user_id")),
+        username=username if "user_id" in key else None,
+        server_id=None if key.get("server_id") is None else str(key["server_id"]),
+        server=server if "server_id" in key else None,
+        tool=text_of(key.get("tool")),
+        billing_tags=texts_of(tags),
+        sent=sums["sent"],
+        outcomes=outcomes,
+        request_bytes=sums["request_bytes"],
+        response_bytes=sums["response_bytes"],
+        cost=sums["cost"],
+        duration_us=sums["duration_us"],
+        latency=latency,
+    )
 
 
 def _age(record: UsageRecord) -> tuple[datetime, str]:

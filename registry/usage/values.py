@@ -1,7 +1,10 @@
 """Values of the usage domain. Pure."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 MAX_NAME_CHARACTERS = 256
@@ -173,3 +176,56 @@ class UsageRecord:
     cost_tier: str | None = None
     billing_tags: tuple[str, ...] = ()
     cost: int = 0
+
+
+class GroupBy(StrEnum):
+    """What totals are grouped by. `TAG`: by the set of a tool's billing tags."""
+
+    CALLER = "caller"
+    SERVER = "server"
+    TOOL = "tool"
+    TAG = "tag"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageGroup:
+    """Sums over the calls of one group. What it is not grouped by is None.
+
+    Attributes:
+        outcomes: Number of calls by outcome.
+        cost: Millionths of the currency unit.
+        latency: Number of calls by the bucket of their duration.
+    """
+
+    day: datetime | None = None
+    user_id: str | None = None
+    username: str | None = None
+    server_id: str | None = None
+    server: str | None = None
+    tool: str | None = None
+    billing_tags: tuple[str, ...] | None = None
+    sent: int = 0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    request_bytes: int = 0
+    response_bytes: int = 0
+    cost: int = 0
+    duration_us: int = 0
+    latency: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        """Return the number of calls."""
+        return sum(self.outcomes.values())
+
+    def plus(self, other: "UsageGroup") -> "UsageGroup":
+        """Return the sums over both, without what they are grouped by."""
+        return UsageGroup(
+            sent=self.sent + other.sent,
+            outcomes=Counter(self.outcomes) + Counter(other.outcomes),
+            request_bytes=self.request_bytes + other.request_bytes,
+            response_bytes=self.response_bytes + other.response_bytes,
+            cost=self.cost + other.cost,
+            duration_us=self.duration_us + other.duration_us,
+            latency=Counter(self.latency) + Counter(other.latency),
+        )
