@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import registry
+from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
 from registry.access.routes import router as permissions_router
 from registry.audit.refusals import RefusalRecorder
@@ -127,6 +128,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.usage = parts.usage
     app.state.tools = parts.tools
     app.state.policies = parts.policies
+    app.state.limits = parts.limits
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -150,6 +152,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)
     app.include_router(policies_router)
+    app.include_router(limits_router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

@@ -17,6 +17,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import ServerFeature
+from packages.models.limits import LimitDocument, LimitQuota
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import ServerVersion
@@ -54,6 +55,8 @@ OWN_DOCUMENTS = (
     OAuthFlowDocument,
     OAuthClientDocument,
     ApprovalDocument,
+    LimitDocument,
+    LimitQuota,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

@@ -54,6 +54,7 @@ class EntityType(StrEnum):
     AUDIT = "audit"
     USAGE = "usage"
     POLICY = "policy"
+    LIMIT = "limit"
     USER = "user"
     GROUP = "group"
     AUTHORIZATION = "authorization"

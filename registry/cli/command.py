@@ -9,6 +9,7 @@ from registry.cli.audit import audit
 from registry.cli.clients import client_config
 from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
+from registry.cli.limits import limits
 from registry.cli.policies import policies
 from registry.cli.schemas import schemas
 from registry.cli.servers import servers
@@ -70,6 +71,7 @@ app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
 app.add_typer(policies, name="policies")
+app.add_typer(limits, name="limits")
 app.add_typer(users, name="users")
 app.add_typer(groups, name="groups")
 

@@ -34,12 +34,12 @@ COLUMNS = [
     Column("Enabled", "is_enabled"),
     Column("Server", lambda row: row["target"]["owner_id"] or "all"),
     Column("Tools", lambda row: row["target"]["tools"] or "all"),
-    Column("Who", lambda row: _who(row["subjects"]), wraps=True),
+    Column("Who", lambda row: who_of(row["subjects"]), wraps=True),
     Column("Id", "id"),
 ]
 
 Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Id or name.")]
-File = Annotated[Path, typer.Argument(help="JSON: the body of POST /api/v1/access/policies.")]
+File = Annotated[Path, typer.Argument(help="JSON: the body of the request that makes one.")]
 
 
 @policies.command("list")
@@ -91,7 +91,7 @@ def policies_add(file: File, *, as_json: AsJson = False) -> None:
         from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
         from registry.access.policies.schemas import PolicyCreate  # noqa: PLC0415
 
-        change = validated(PolicyCreate, _read(file)).change()
+        change = validated(PolicyCreate, read_body(file)).change()
         async with services(changes=True) as built:
             record, warnings = await built.policies.create(change, OPERATOR)
         _print_policy(present_policy(record), warnings, as_json=as_json)
@@ -107,7 +107,7 @@ def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> N
         from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
         from registry.access.policies.schemas import PolicyUpdate  # noqa: PLC0415
 
-        change = validated(PolicyUpdate, _read(file)).change()
+        change = validated(PolicyUpdate, read_body(file)).change()
         async with services(changes=True) as built:
             found = await _policy_of(built, policy)
             record, warnings = await built.policies.update(found.policy.id, change, OPERATOR)
@@ -153,7 +153,8 @@ async def _policy_of(built: "CommandServices", reference: str) -> "PolicyRecord"
     return named[0]
 
 
-def _who(subjects: dict[str, Any]) -> object:
+def who_of(subjects: dict[str, Any]) -> object:
+    """Return the callers whom a rule names, for a table."""
     named = [
         f"{kind}: {', '.join(names)}"
         for kind, names in subjects.items()
@@ -162,7 +163,8 @@ def _who(subjects: dict[str, Any]) -> object:
     return "everyone" if subjects["everyone"] else named
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_body(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as exc:

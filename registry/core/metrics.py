@@ -82,12 +82,7 @@ class Metrics:
             ("server", "tool", "outcome"),
         )
         self.registry.register(self.gateway_tool_calls)
-        self.gateway_mismatches = Counts(
-            "mcp_gateway_mismatches",
-            "Arguments and results that did not match the tool's definition.",
-            ("server", "part", "action"),
-        )
-        self.registry.register(self.gateway_mismatches)
+        self._add_governance()
         self.usage_records_written = Counter(
             "usage_records_written",
             "Records of calls that were written.",
@@ -254,6 +249,23 @@ class Metrics:
             "auth_token_verifications", "Bearer tokens checked.", ("outcome",)
         )
         self.registry.register(self.token_verifications)
+
+    def _add_governance(self) -> None:
+        self.limit_leases = Counts(
+            "mcp_limit_leases", "Leases of quota of limits, by whether they came.", ("outcome",)
+        )
+        self.registry.register(self.limit_leases)
+        self.limit_calls_uncounted = Counter(
+            "mcp_limit_calls_uncounted",
+            "Calls that passed a limit uncounted, because the database was away.",
+            registry=self.registry,
+        )
+        self.gateway_mismatches = Counts(
+            "mcp_gateway_mismatches",
+            "Arguments and results that did not match the tool's definition.",
+            ("server", "part", "action"),
+        )
+        self.registry.register(self.gateway_mismatches)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

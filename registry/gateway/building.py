@@ -31,6 +31,7 @@ from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.governance import CallGovernance
+from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.questions import ClientQuestions
 from registry.gateway.edge.recorder import Recorder
 from registry.gateway.edge.request_states import RequestStates
@@ -84,6 +85,7 @@ class GatewayBuilder:
         authorization_keys: The same for what clients repeat requests with (`requestState`).
         tokens: Users' access tokens for servers.
         links: Makes links under which users authorise the registry at servers.
+        limits: Keeps limits on calls.
         clock: Limits sessions and waits.
     """
 
@@ -106,6 +108,7 @@ class GatewayBuilder:
     authorization_keys: Sequence[bytes] = field(repr=False)
     tokens: AccessTokens
     links: AuthorizationLinks
+    limits: CallLimits
     clock: Clock
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
 
@@ -139,6 +142,7 @@ class GatewayBuilder:
         """Checks calls of tools."""
         return CallGovernance(
             self.arguments,
+            self.limits,
             Confirmations(
                 self.questions,
                 self.request_states,
@@ -332,6 +336,7 @@ class GatewayBuilder:
             ),
             states=self.request_states,
             questions=self.questions,
+            limits=self.limits,
         )
 
     @cached_property

@@ -21,6 +21,7 @@ from registry.gateway.edge.authorization import AuthorizationPrompts, opens_urls
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
+from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.questions import ClientQuestions
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.reply import Reply
@@ -75,6 +76,7 @@ class Dispatcher:
         instance: Identifies requests that come back to this deployment.
         sessions: Tells the gateway's own sessions from those with servers.
         prompts: Asks callers to authorise the registry at a server.
+        limits: Gets the permits of calls back.
         states: What repeated requests of the stateless era bring back.
         questions: Takes clients' answers to questions of the gateway itself.
     """
@@ -91,6 +93,7 @@ class Dispatcher:
         sessions: ClientSessions,
         *,
         prompts: AuthorizationPrompts,
+        limits: CallLimits,
         states: RequestStates,
         questions: ClientQuestions,
     ) -> None:
@@ -103,6 +106,7 @@ class Dispatcher:
         self._instance = instance
         self._sessions = sessions
         self._prompts = prompts
+        self._limits = limits
         self._states = states
         self._questions = questions
 
@@ -133,6 +137,8 @@ class Dispatcher:
                 )
             await _refuse(exchange, translated)
         finally:
+            if exchange.permits:
+                self._limits.release(exchange)
             seconds = self._recorder.ended(exchange)
             if seconds > SLOW_SECONDS and exchange.method not in STANDING_METHODS:
                 log.info(

@@ -11,6 +11,7 @@ The data plane renders them directly, so a refusal knows its HTTP status and its
 Codes of our own equal the HTTP status: JSON-RPC and MCP reserve only negative codes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
@@ -46,6 +47,7 @@ class CallOutcome(StrEnum):
     UNAUTHORIZED = "unauthorized"
     REFUSED = "refused"
     DENIED = "denied"
+    LIMITED = "limited"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
@@ -705,3 +707,42 @@ class OutputUncheckable(Refusal):
             "not made.",
             facts={"tool": name},
         )
+
+
+class LimitExceeded(Refusal):
+    """A limit has no room for the call now.
+
+    Args:
+        what: The limit, in words that name no policy of others.
+        wait_seconds: After which a call gets through, if no others are made.
+        policy: The `RateLimit-Policy` of the rate; None for calls under way.
+    """
+
+    status = 429
+    code = 429
+    error = "rate_limited"
+    outcome = CallOutcome.LIMITED
+
+    def __init__(
+        self, what: str, wait_seconds: float, policy: tuple[str, int, int] | None
+    ) -> None:
+        seconds = max(1, math.ceil(wait_seconds))
+        headers = [(b"retry-after", str(seconds).encode())]
+        if policy is not None:
+            name, count, window = policy
+            headers += [
+                (b"ratelimit-policy", f'"{name}";q={count};w={window}'.encode()),
+                (b"ratelimit", f'"{name}";r=0;t={seconds}'.encode()),
+            ]
+        super().__init__(
+            f"Over the limit of {what}; try again in {wait_seconds:.1f} s.",
+            facts={"retry_after_ms": math.ceil(wait_seconds * 1000)},
+            headers=headers,
+        )
+
+
+class LimitsAway(NotServing):
+    """A limit cannot be kept, because the database is away, and does not let calls pass then."""
+
+    def __init__(self) -> None:
+        super().__init__("The limits of this tool cannot be checked now; try again in a moment.")

@@ -36,10 +36,12 @@ from registry.wiring.components import Components
 from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
+from registry.wiring.governance import build_limits
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
 from registry.wiring.oauth import build_oauth
 from registry.wiring.services import (
+    build_limit_service,
     build_permissions,
     build_policies,
     build_servers,
@@ -118,6 +120,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             metrics=metrics,
         )
         upstreams = upstreams.with_tokens(authorizations.tokens)
+        limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -129,6 +132,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             described,
             ended_sessions=ended_sessions,
             tokens=authorizations.tokens,
+            tables=(limits.table,),
             clock=clock,
             metrics=metrics,
             freed=memory.note,
@@ -176,6 +180,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             authorization_keys=list(cipher.derive_keys("gateway-authorization").values()),
             tokens=authorizations.tokens,
             links=authorizations.links,
+            limits=limits,
             clock=clock,
         ).build()
         stack.push_async_callback(gateway.close)
@@ -189,6 +194,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         sealer = Sealer(storage.audit_repository, storage.audit_keys, clock=clock)
         work: list[Work] = [
             (snapshot.follow(), None),
+            (limits.follow(), None),
             (era_reprobe.follow(), None),
             (connection_writer.follow(), connection_writer.close),
             (tracker.follow(), None),
@@ -249,6 +255,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            limits=build_limit_service(settings, storage, known.directory, snapshot, clock),
             users=build_users(settings, storage, clock),
             sync=sync.service,
             authorizations=authorizations.service(

@@ -23,6 +23,7 @@ from registry.tools.governance.verification import ToolVerifier
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.services import (
+    build_limit_service,
     build_permissions,
     build_policies,
     build_servers,
@@ -33,6 +34,7 @@ from registry.wiring.services import (
 from registry.wiring.storage import Storage, build_storage, prepared
 
 if TYPE_CHECKING:
+    from registry.access.limits.service import LimitService
     from registry.access.policies.service import PolicyService
     from registry.access.service import PermissionService
     from registry.audit.service import AuditService
@@ -47,13 +49,16 @@ if TYPE_CHECKING:
 class NoGateway:
     """Ignores changes: no gateway runs in this process, and others see them in change streams.
 
-    Implements `ServerChanges`, `ResourceChanges` and `PolicyChanges`.
+    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges` and `LimitChanges`.
     """
 
     async def server_changed(self, server_id: str) -> None:
         """Do nothing."""
 
     async def policy_changed(self, policy_id: str) -> None:
+        """Do nothing."""
+
+    async def table_changed(self, collection: str, document_id: str) -> None:
         """Do nothing."""
 
 
@@ -101,6 +106,13 @@ class CommandServices:
     def permissions(self) -> PermissionService:
         """Return the sharing service."""
         return build_permissions(
+            self.settings, self.storage, self.directory, NoGateway(), self.clock
+        )
+
+    @cached_property
+    def limits(self) -> LimitService:
+        """Return the service of limits."""
+        return build_limit_service(
             self.settings, self.storage, self.directory, NoGateway(), self.clock
         )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
+from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
 from registry.audit.service import AuditService
@@ -70,6 +71,7 @@ class Components:
     usage: UsageService
     tools: ToolService
     policies: PolicyService
+    limits: LimitService
     users: UserService
     sync: SyncService
     authorizations: AuthorizationService

@@ -1,6 +1,6 @@
 """Builds the gateway's snapshot and the recorder of its requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -21,6 +21,7 @@ from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
+from registry.gateway.view.tables import FollowedTable
 from registry.oauth.ports import CachedTokens
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
@@ -71,6 +72,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     *,
     ended_sessions: EndedSessions,
     tokens: CachedTokens,
+    tables: Iterable[FollowedTable],
     clock: Clock,
     metrics: Metrics,
     freed: Callable[[int], None],
@@ -105,6 +107,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         servers_missing=leftovers.note,
         freed=freed,
         servers_described=described.note,
+        tables=tables,
         via=upstreams.instance.via,
     )
     return snapshot, era_reprobe

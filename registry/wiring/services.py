@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from registry.access.limits.ports import LimitChanges
+    from registry.access.limits.service import LimitService
     from registry.access.policies.ports import PolicyChanges
     from registry.access.policies.service import PolicyService
     from registry.access.ports import ResourceChanges
@@ -123,6 +125,38 @@ def build_policies(
         admin_sees_private=settings.admin_sees_private,
         admin_uses_private=settings.admin_uses_private,
         enforces_approvals=settings.approvals == "required",
+    )
+
+
+def build_limit_service(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    changes: LimitChanges,
+    clock: Clock,
+) -> LimitService:
+    """Return the service of limits."""
+    from registry.access.limits.service import LimitService  # noqa: PLC0415
+    from registry.access.policies.authority import RuleAuthority  # noqa: PLC0415
+    from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
+
+    repositories = storage.repositories
+    authority = RuleAuthority(
+        PolicyServerReader(repositories.servers, repositories.visible),
+        repositories.acl,
+        directory,
+        clock=clock,
+        admin_sees_private=settings.admin_sees_private,
+        admin_uses_private=settings.admin_uses_private,
+        what="Limits",
+    )
+    return LimitService(
+        storage.database,
+        repositories.limits,
+        authority,
+        storage.audit,
+        changes,
+        clock=clock,
     )
 
 

@@ -7,6 +7,7 @@ import structlog
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
+from registry.access.limits.repository import LimitRepository
 from registry.access.policies.repository import PolicyRepository
 from registry.access.repository import AclRepository
 from registry.audit.chain import AuditKeys
@@ -109,5 +110,6 @@ def build_repositories(
         plugin_auths=PluginAuthRepository(database, cipher),
         flows=OAuthFlowRepository(database, cipher),
         policies=PolicyRepository(database),
+        limits=LimitRepository(database),
         audit=audit,
     )

@@ -27,6 +27,7 @@ BODIES: dict[str, Any] = {
     "change_permissions": {"public": True},
     "update_tool": {"display_name": "Mine"},
     "update_policy": {"is_enabled": False},
+    "update_limit": {"is_enabled": False},
 }
 
 
@@ -60,6 +61,8 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         "subjects": {"roles": ["admin"]},
     }
     made = await hiding.ask(OWNER, "POST", "/access/policies", json=policy)
+    limit = {"name": "few", "target": {"owner_id": server["id"]}, "in_flight": 9}
+    limited = await hiding.ask(OWNER, "POST", "/limits", json=limit)
     job = await hiding.ask(OWNER, "POST", f"/sync/owners/{server['id']}")
     await hiding.job(OWNER, job.json()["job_id"])
     yield {
@@ -68,6 +71,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         "resource_id": server["id"],
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
+        "limit_id": limited.json()["id"],
         "job_id": job.json()["job_id"],
     }
     await hiding.forget_everything()

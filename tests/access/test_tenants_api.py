@@ -66,7 +66,7 @@ NOBODYS = Belongings(
     dict.fromkeys(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
-            *("group_id", "token_id"),
+            *("group_id", "token_id", "limit_id"),
         ),
         UNKNOWN,
     )
@@ -74,6 +74,7 @@ NOBODYS = Belongings(
 )
 
 POLICY = {"name": "p", "effect": "deny", "subjects": {"everyone": True}}
+LIMIT = {"name": "l", "in_flight": 9}
 SEEN = {"tools": [{"id": "{tool_id}", "hash": HASH}]}
 V1 = "/api/v1"
 SERVER, TOOL = f"{V1}/servers/{{server_id}}", f"{V1}/registry/tools/{{tool_id}}"
@@ -99,6 +100,11 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {**POLICY, "subjects": {"groups": ["{group_id}"]}, "target": {"owner_id": "{own}"}},
     ],
     ("PATCH", f"{V1}/access/policies/{{policy_id}}"): [{"enabled": False}],
+    ("POST", f"{V1}/limits"): [
+        {**LIMIT, "target": {"owner_id": "{owner_id}"}},
+        {**LIMIT, "subjects": {"users": ["{user_id}"]}, "target": {"owner_id": "{own}"}},
+    ],
+    ("PATCH", f"{V1}/limits/{{limit_id}}"): [{"is_enabled": False}],
     ("POST", f"{V1}/access/explain"): [
         {"tool": "echo", "server_id": "{server_id}"},
         {"tool": "echo", "server_id": "{own}", "user_id": "{user_id}"},
@@ -152,6 +158,8 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", SHARED),
             ("GET", f"{V1}/access/policies/{{policy_id}}"),
             ("DELETE", f"{V1}/access/policies/{{policy_id}}"),
+            ("GET", f"{V1}/limits/{{limit_id}}"),
+            ("DELETE", f"{V1}/limits/{{limit_id}}"),
             ("GET", f"{V1}/users/{{user_id}}"),
             ("GET", f"{V1}/groups/{{group_id}}"),
             ("GET", f"{V1}/tokens/{{token_id}}"),
@@ -165,6 +173,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             *(("GET", f"{V1}/{name}") for name in ("usage", "tokens/issued", "registry/tools")),
             ("GET", f"{V1}/sync/jobs"),
             ("GET", f"{V1}/access/policies"),
+            ("GET", f"{V1}/limits"),
             ("GET", f"{V1}/mcp/connection/status"),
             ("GET", f"{V1}/permissions/search-principals"),
         ],
@@ -211,6 +220,12 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         "/access/policies",
         {**POLICY, "name": tenant, "target": {"owner_id": server["id"], "tools": ["none"]}},
     )
+    limit = await made(
+        rest,
+        admin,
+        "/limits",
+        {**LIMIT, "name": tenant, "target": {"owner_id": server["id"], "tools": ["none"]}},
+    )
     group = await made(
         rest, admin, "/groups", {"name": f"{tenant} person", "members": [user.user_id]}
     )
@@ -234,6 +249,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
             "tool_id": tools[0]["id"],
             "job_id": job["job_id"],
             "policy_id": policy["id"],
+            "limit_id": limit["id"],
             "user_id": user.user_id,
             "group_id": group["id"],
             "jti": issued["tokens"]["jti"],

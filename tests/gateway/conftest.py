@@ -12,6 +12,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from registry.access.limits.table import LimitTable
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
 from registry.connections.tracker import ConnectionTracker
@@ -22,6 +23,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
 from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.endpoint import GatewayEndpoint
@@ -34,6 +36,7 @@ from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session
 from registry.workers.peers import SingleWorker
 from tests.conftest import ALICE, BOB, ROOT
+from tests.fakes.limits import FakeLimits, FakeQuotas, call_limits
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import (
     FakeAuthenticate,
@@ -146,7 +149,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 def start_gateway(stack: AsyncExitStack) -> StartGateway:
     """Return a function that starts a gateway with routes and settings."""
 
-    async def start(
+    async def start(  # noqa: PLR0913 - parts of the gateway
         *routes: Any,
         call_log: CallLog | None = None,
         tracing: Tracing | None = None,
@@ -157,6 +160,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         clock: Clock | None = None,
         connections: ConnectionTracker | None = None,
         instance: Instance = INSTANCE,
+        limits: CallLimits | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -193,6 +197,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             authorization_keys=[b"a" * 32],
             tokens=table.tokens,
             links=table.tokens,
+            limits=limits or call_limits(LimitTable(FakeLimits()), FakeQuotas(clock), clock),
             clock=clock,
         ).build()
         protocol = protocol_within(connection_limits(settings))

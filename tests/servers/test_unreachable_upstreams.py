@@ -72,6 +72,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     tools = await rest.ask(root, "GET", "/registry/tools")
     policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
     made = await rest.ask(root, "POST", "/access/policies", json=policy)
+    limited = await rest.ask(root, "POST", "/limits", json={"name": "x", "in_flight": 9})
     # The other application owns the directory here.
     users, groups = (rest.parts.database.collection(name) for name in ("users", "groups"))
     user_id = (await users.insert_one({"name": "A", "email": "a@b.example"})).inserted_id
@@ -81,6 +82,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "owner_id": server["id"],
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
+        "limit_id": limited.json()["id"],
         "server_id": server["id"],
         "version": "1",
         "resource_type": "mcpServer",

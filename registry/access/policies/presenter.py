@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from registry.access.policies.values import PolicyEditor, PolicyRecord
+from registry.access.policies.values import PolicyEditor, PolicyRecord, PolicyTarget, Subjects
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
 
@@ -14,10 +14,10 @@ def present_policy(record: PolicyRecord) -> JsonObject:
         "id": record.policy.id,
         "problem": record.policy.problem,
         "etag": record.etag,
-        "created_at": _moment(record.created_at),
-        "created_by": _person(record.created_by),
-        "updated_at": _moment(record.updated_at),
-        "updated_by": _person(record.updated_by),
+        "created_at": present_moment(record.created_at),
+        "created_by": present_person(record.created_by),
+        "updated_at": present_moment(record.updated_at),
+        "updated_by": present_person(record.updated_by),
     }
 
 
@@ -30,27 +30,39 @@ def present_content(record: PolicyRecord) -> JsonObject:
         "description": record.description,
         "effect": policy.effect.value,
         "is_enabled": policy.is_enabled,
-        "target": {
-            "source_type": None if target.source_type is None else target.source_type.value,
-            "owner_id": target.owner_id,
-            "tools": list(target.tools),
-            "metadata": dict(target.metadata),
-        },
-        "subjects": {
-            "users": [*sorted(subjects.users)],
-            "groups": [*sorted(subjects.groups)],
-            "roles": [*sorted(role.value for role in subjects.roles)],
-            "scopes": [*sorted(subjects.scopes)],
-            "everyone": subjects.everyone,
-        },
+        "target": present_target(target),
+        "subjects": present_subjects(subjects),
     }
 
 
-def _moment(value: datetime | None) -> str | None:
+def present_target(target: PolicyTarget) -> JsonObject:
+    """Return the tools that a rule is about."""
+    return {
+        "source_type": None if target.source_type is None else target.source_type.value,
+        "owner_id": target.owner_id,
+        "tools": list(target.tools),
+        "metadata": dict(target.metadata),
+    }
+
+
+def present_subjects(subjects: Subjects) -> JsonObject:
+    """Return the callers whom a rule names."""
+    return {
+        "users": [*sorted(subjects.users)],
+        "groups": [*sorted(subjects.groups)],
+        "roles": [*sorted(role.value for role in subjects.roles)],
+        "scopes": [*sorted(subjects.scopes)],
+        "everyone": subjects.everyone,
+    }
+
+
+def present_moment(value: datetime | None) -> str | None:
+    """Return a time, if it is known."""
     return None if value is None else timestamp(value)
 
 
-def _person(person: PolicyEditor | None) -> JsonObject | None:
+def present_person(person: PolicyEditor | None) -> JsonObject | None:
+    """Return who did something, if that is known."""
     if person is None:
         return None
     return {"user_id": person.user_id, "username": person.username}

@@ -1,7 +1,7 @@
 """Repository of `access_policies`. The only module that writes it."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -162,9 +162,9 @@ class PolicyRepository:
             everyone=subjects.everyone,
             revision=record.revision,
             created_at=record.created_at,
-            created_by=_stored_person(record.created_by),
+            created_by=stored_person(record.created_by),
             updated_at=record.updated_at,
-            updated_by=_stored_person(record.updated_by),
+            updated_by=stored_person(record.updated_by),
         )
 
 
@@ -186,9 +186,49 @@ def record_of(row: dict[str, Any]) -> PolicyRecord:
         description=description if isinstance(description, str) else None,
         revision=revision if isinstance(revision, int) else 0,
         created_at=_moment(row.get("created_at")),
-        created_by=_person(row.get("created_by")),
+        created_by=person_of(row.get("created_by")),
         updated_at=_moment(row.get("updated_at")),
-        updated_by=_person(row.get("updated_by")),
+        updated_by=person_of(row.get("updated_by")),
+    )
+
+
+def read_member(
+    row: Mapping[str, Any], name: str, parse: Any, otherwise: Any, problems: list[str]
+) -> Any:
+    """Return a member of a document; *otherwise*, and its name in *problems*, if unreadable."""
+    try:
+        return parse(row.get(name))
+    except (_UnreadableError, ValueError, TypeError):
+        problems.append(name)
+        return otherwise
+
+
+def target_of(row: Mapping[str, Any], problems: list[str]) -> PolicyTarget:
+    """Return the tools that a document names; what is unreadable names all."""
+    return PolicyTarget(
+        read_member(row, "source_type", SourceType, None, problems),
+        read_member(row, "owner_id", _owner, None, problems),
+        read_member(row, "tools", _texts, (), problems),
+        read_member(row, "metadata", _metadata, {}, problems),
+    )
+
+
+def subjects_of(row: Mapping[str, Any], problems: list[str]) -> Subjects:
+    """Return the callers that a document names."""
+    return Subjects(
+        read_member(row, "users", _ids, frozenset(), problems),
+        read_member(row, "groups", _ids, frozenset(), problems),
+        read_member(
+            row, "roles", lambda value: frozenset(map(Role, _texts(value))), frozenset(), problems
+        ),
+        read_member(row, "scopes", lambda value: frozenset(_texts(value)), frozenset(), problems),
+        read_member(
+            row,
+            "everyone",
+            lambda value: _truth(False if value is None else value),
+            otherwise=True,
+            problems=problems,
+        ),
     )
 
 
@@ -199,27 +239,11 @@ def policy_of(row: dict[str, Any]) -> Policy:
     user, unless it is readably disabled.
     """
     problems: list[str] = []
+    target, subjects = target_of(row, problems), subjects_of(row, problems)
 
     def read(name: str, parse: Any, otherwise: Any) -> Any:
-        try:
-            return parse(row.get(name))
-        except (_UnreadableError, ValueError, TypeError):
-            problems.append(name)
-            return otherwise
+        return read_member(row, name, parse, otherwise, problems)
 
-    target = PolicyTarget(
-        read("source_type", SourceType, None),
-        read("owner_id", _owner, None),
-        read("tools", _texts, ()),
-        read("metadata", _metadata, {}),
-    )
-    subjects = Subjects(
-        read("users", _ids, frozenset()),
-        read("groups", _ids, frozenset()),
-        read("roles", lambda value: frozenset(map(Role, _texts(value))), frozenset()),
-        read("scopes", lambda value: frozenset(_texts(value)), frozenset()),
-        read("everyone", lambda value: _truth(False if value is None else value), otherwise=True),
-    )
     effect = read("effect", Effect, Effect.DENY)
     is_enabled = read("is_enabled", _truth, otherwise=True)
     if subjects == Subjects():
@@ -284,7 +308,8 @@ def _moment(value: object) -> datetime | None:
     return value if isinstance(value, datetime) else None
 
 
-def _person(value: object) -> PolicyEditor | None:
+def person_of(value: object) -> PolicyEditor | None:
+    """Return who created or changed a document, as far as that can be read."""
     if not isinstance(value, dict):
         return None
     return PolicyEditor(text_of(value.get("user_id")) or "", text_of(value.get("username")) or "")
@@ -338,5 +363,6 @@ def _query(owners: Collection[str | None] | None, narrowed: PolicyFilter) -> Doc
     return query
 
 
-def _stored_person(person: PolicyEditor | None) -> dict[str, str] | None:
+def stored_person(person: PolicyEditor | None) -> dict[str, str] | None:
+    """Return a user as they are stored."""
     return None if person is None else {"user_id": person.user_id, "username": person.username}

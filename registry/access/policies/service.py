@@ -11,6 +11,7 @@ import structlog
 
 from packages.database.client import Database, Transaction
 from packages.models.states import Effect
+from registry.access.policies.authority import RuleAuthority
 from registry.access.policies.decisions import (
     NO_RULE,
     WILDCARD,
@@ -25,7 +26,6 @@ from registry.access.policies.errors import (
     PolicyNotFoundError,
     PolicyUnreadableError,
     TooManyPoliciesError,
-    UnknownOwnerError,
     UnknownSubjectsError,
 )
 from registry.access.policies.explaining import Explanation, explain
@@ -40,25 +40,18 @@ from registry.access.policies.values import (
     PolicyFilter,
     PolicyRecord,
     PolicyTarget,
-    Subjects,
     ToolFacts,
 )
 from registry.access.policy import (
     NO_BITS,
-    AccessDecision,
-    AccessRights,
-    Grants,
     Permission,
-    ServerFacts,
-    decide_use,
-    evaluate,
 )
 from registry.access.repository import AclRepository
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.errors import InsufficientScopeError
-from registry.auth.identity import Role, Scope, Tenants, UserContext, default_scopes
-from registry.auth.repository import GROUP, USER, DirectoryRepository
+from registry.auth.identity import Role, Scope, UserContext, default_scopes
+from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
 from registry.tools.exposure import SERVED
@@ -159,26 +152,26 @@ class PolicyService:
         self._policies = store.policies
         self._owners = store.owners
         self._tools = store.tools
-        self._acl = store.acl
         self._directory = store.directory
+        self._authority = RuleAuthority(
+            store.owners,
+            store.acl,
+            store.directory,
+            clock=clock,
+            admin_sees_private=admin_sees_private,
+            admin_uses_private=admin_uses_private,
+            what="Policies",
+        )
         self._audit = audit
         self._changes = changes
         self._clock = clock
-        self._admin_sees_private = admin_sees_private
-        self._admin_uses_private = admin_uses_private
         self._enforces_approvals = enforces_approvals
 
     async def page(
         self, user: UserContext, narrowed: PolicyFilter, page: PageRequest
     ) -> Page[PolicyRecord]:
         """Return one page of the policies that *user* may write."""
-        owners: set[str | None] | None = None
-        if not self._owners.sees_everything(user):
-            rights = self._owners.rights(user)
-            owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
-            if _writes_about_all(user):
-                # None: policies for all servers.
-                owners.add(None)
+        owners = self._authority.owners_of(user)
         return await self._policies.list_page(owners, narrowed, page)
 
     async def get(self, policy_id: str, user: UserContext) -> PolicyRecord:
@@ -207,10 +200,10 @@ class PolicyService:
         blank = Policy(policy_id, "", Effect.ALLOW, PolicyTarget(), NO_SUBJECTS)
         record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
         owner_id = change.target.owner_id
-        await self._require_known(change.subjects, NO_SUBJECTS, await self._named(owner_id, user))
+        await self._authority.require_known(change.subjects, NO_SUBJECTS, owner_id, user)
 
         async def write(tx: Transaction) -> None:
-            await self._require_may_write(owner_id, user, tx)
+            await self._authority.require_may_write(owner_id, user, tx)
             if await self._policies.count_about(owner_id, tx) >= MAX_PER_SERVER:
                 raise TooManyPoliciesError(MAX_PER_SERVER)
             await self._policies.insert(record, tx)
@@ -247,8 +240,9 @@ class PolicyService:
         if "subjects" in change.members:
             # Subjects that it named before may stay, although they are gone.
             target = change.target if "target" in change.members else seen.policy.target
-            tenants = await self._named(target.owner_id, user)
-            await self._require_known(change.subjects, seen.policy.subjects, tenants)
+            await self._authority.require_known(
+                change.subjects, seen.policy.subjects, target.owner_id, user
+            )
 
         async def write(tx: Transaction) -> tuple[PolicyRecord, bool]:
             before = await self._require(policy_id, user, tx)
@@ -260,7 +254,7 @@ class PolicyService:
                 return before, False
             owner_id = after.policy.target.owner_id
             if owner_id != before.policy.target.owner_id:
-                await self._require_may_write(owner_id, user, tx)
+                await self._authority.require_may_write(owner_id, user, tx)
                 if await self._policies.count_about(owner_id, tx) >= MAX_PER_SERVER:
                     raise TooManyPoliciesError(MAX_PER_SERVER)
             person = PolicyEditor(user.user_id, user.username)
@@ -319,7 +313,7 @@ class PolicyService:
         if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
             raise InsufficientScopeError((Scope.WRITE_ACCESS,))
         owner = await self._owner(asked, user)
-        rights = NO_BITS if owner is None else (await self._verdict(owner, user)).bits
+        rights = NO_BITS if owner is None else (await self._authority.verdict(owner, user)).bits
         if owner is None or not rights & Permission.VIEW:
             raise OwnerNotFoundError
         if not asked.is_self and not rights & Permission.SHARE:
@@ -333,7 +327,7 @@ class PolicyService:
         explanation = explain(
             caller,
             owner,
-            await self._use(owner, caller),
+            await self._authority.use(owner, caller),
             state,
             rule,
             requires_approval=self._enforces_approvals and requires_approval(facts.facets),
@@ -431,27 +425,6 @@ class PolicyService:
             tenant_id=user.tenant_id if entry is None else entry.tenant_id,
         )
 
-    async def _verdict(
-        self, owner: PolicyServer, user: UserContext, tx: Transaction | None = None
-    ) -> AccessRights:
-        """Return what *user* may do with a server."""
-        facts = await self._facts(owner, tx)
-        return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
-
-    async def _use(self, owner: PolicyServer, user: UserContext) -> AccessDecision:
-        """Return whether *user* may use a server, as the gateway decides it."""
-        facts = await self._facts(owner)
-        return decide_use(user, facts, admin_uses_private=self._admin_uses_private)
-
-    async def _facts(self, owner: PolicyServer, tx: Transaction | None = None) -> ServerFacts:
-        entries = await self._acl.grants_of([owner.id], self._clock.now(), tx)
-        return ServerFacts(
-            owner.author,
-            owner.scope,
-            Grants.of(entries.get(owner.id, []), owner.tenant_id),
-            tenant_id=owner.tenant_id,
-        )
-
     async def _require(
         self, policy_id: str, user: UserContext, tx: Transaction | None = None
     ) -> PolicyRecord:
@@ -463,72 +436,9 @@ class PolicyService:
         record = await self._policies.get(policy_id, tx)
         if record is None:
             raise PolicyNotFoundError
-        owner_id = record.policy.target.owner_id
-        owner = None
-        if owner_id is not None:
-            owner = (
-                await self._owners.policy_owner(owner_id)
-                if tx is None
-                else await self._owners.held_policy_owner(owner_id, tx)
-            )
-        if owner is None:
-            # For all servers, or for one that is gone.
-            if not _writes_about_all(user):
-                raise PolicyNotFoundError
-            return record
-        if not (await self._verdict(owner, user, tx)).bits & Permission.SHARE:
+        if not await self._authority.may_write(record.policy.target.owner_id, user, tx):
             raise PolicyNotFoundError
         return record
-
-    async def _require_may_write(
-        self, owner_id: str | None, user: UserContext, tx: Transaction
-    ) -> None:
-        """Check that *user* may write policies for a server, or for all.
-
-        Raises:
-            PolicyForbiddenError: They may not.
-            UnknownOwnerError: The server does not exist, or they may not see it.
-        """
-        if owner_id is None:
-            if not _writes_about_all(user):
-                raise PolicyForbiddenError(
-                    "Policies about all servers are for administrators without a tenant; name a "
-                    "server as target.owner_id."
-                    if user.is_admin
-                    else "Policies about all servers are for administrators; name a server as "
-                    "target.owner_id."
-                )
-            return
-        # Locked, so that it is not removed, nor its sharing changed, before this is written.
-        owner = await self._owners.held_policy_owner(owner_id, tx)
-        if owner is None:
-            raise UnknownOwnerError(owner_id)
-        bits = (await self._verdict(owner, user, tx)).bits
-        if not bits & Permission.VIEW:
-            raise UnknownOwnerError(owner_id)
-        if not bits & Permission.SHARE:
-            raise PolicyForbiddenError(
-                "Policies about this server are for those who may share it."
-            )
-
-    async def _named(self, owner_id: str | None, user: UserContext) -> Tenants:
-        """Return the tenant whose users a policy of *user* may name."""
-        owner = None if owner_id is None else await self._owners.policy_owner(owner_id)
-        if owner is None or not user.sees_tenant(owner.tenant_id):
-            return user.tenants
-        return Tenants(owner.tenant_id)
-
-    async def _require_known(self, subjects: Subjects, before: Subjects, tenants: Tenants) -> None:
-        asked = [
-            *((USER, user_id) for user_id in sorted(subjects.users - before.users)),
-            *((GROUP, group_id) for group_id in sorted(subjects.groups - before.groups)),
-        ]
-        if not asked:
-            return
-        found = await self._directory.known(asked, tenants)
-        unknown = [f"{kind}:{key}" for kind, key in asked if (kind, key) not in found]
-        if unknown:
-            raise UnknownSubjectsError(unknown)
 
     async def _written(self, policy_id: str, action: AuditAction, user: UserContext) -> None:
         log.info("policy_changed", policy_id=policy_id, action=action, user_id=user.user_id)
@@ -564,11 +474,6 @@ class PolicyService:
                 "user; deny it to users, groups or roles instead."
             )
         return warnings
-
-
-def _writes_about_all(user: UserContext) -> bool:
-    """Whether *user* may write policies for all servers, which are those of all tenants."""
-    return user.is_admin and user.sees_all_tenants
 
 
 def _prefix_of(path: str) -> str:

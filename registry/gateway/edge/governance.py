@@ -11,6 +11,7 @@ from registry.auth.identity import UserContext
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.eras import require_arguments
+from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import ApprovalRequired
 from registry.gateway.protocol.envelope import Envelope
@@ -23,11 +24,15 @@ class CallGovernance:
 
     Args:
         arguments: Checks arguments against definitions.
+        limits: Keeps limits on calls.
         confirmations: Asks callers' users.
     """
 
-    def __init__(self, arguments: ArgumentChecker, confirmations: Confirmations) -> None:
+    def __init__(
+        self, arguments: ArgumentChecker, limits: CallLimits, confirmations: Confirmations
+    ) -> None:
         self._arguments = arguments
+        self._limits = limits
         self._confirmations = confirmations
 
     def handed_on(self, exchange: GatewayRequest, envelope: Envelope) -> bytes | bytearray:
@@ -67,6 +72,9 @@ class CallGovernance:
             size = len(envelope.raw)
             if not self._arguments.fits(tool, arguments, size):
                 await self._arguments.require_fit(exchange, tool, arguments, size)
+        counted = self._limits.take(exchange, user, route, tool)
+        if counted is not None:
+            await counted
         if rules.is_confirmed and await self._confirmations.require(
             exchange, envelope, user, route, tool
         ):

@@ -55,7 +55,7 @@ class GatewayRequest:
         tool_entry: The same, with the rules for its calls.
         output_check: Checks the message with the result of a call, and returns what the client
             gets.
-        permits: What limits hold for it until it ends; None for nothing.
+        permits: What limits hold for it until it ends.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
         request_bytes: Length of the body.
@@ -142,7 +142,7 @@ class GatewayRequest:
         self.target: str | None = None
         self.tool: str | None = None
         self.tool_entry: ToolEntry | None = None
-        self.permits: object | None = None
+        self.permits: tuple[Any, ...] = ()
         self.output_check: Callable[[bytes], bytes] | None = None
         self.began_at = 0.0
         self.decided_at = 0.0

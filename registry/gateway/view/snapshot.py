@@ -325,6 +325,14 @@ class Snapshot:
         except DatabaseUnavailable:
             log.warning("snapshot_reload_delayed", policy_id=policy_id)
 
+    async def table_changed(self, collection: str, document_id: str) -> None:
+        """Reload a row of a table; if the database is unavailable, leave that to `follow`."""
+        try:
+            await self._reload_tables({collection: {document_id}})
+        except DatabaseUnavailable:
+            log.warning("snapshot_reload_delayed", collection=collection)
+        self._notify()
+
     async def follow(self) -> None:
         """Apply changes as they are committed, for ever. Survives database outages."""
         while True:

@@ -97,6 +97,7 @@ class OrphanedServerData:
                 await repositories.tools.delete_of(server_id, tx),
                 await repositories.features.delete_of(server_id, tx),
                 await repositories.policies.delete_of(server_id, tx),
+                await repositories.limits.delete_of(server_id, tx),
                 await repositories.acl.delete_of(server_id, tx),
             ]
             return any(removed)

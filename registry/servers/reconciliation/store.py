@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.models.states import ServerVersionOrigin
+from registry.access.limits.repository import LimitRepository
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policy import ServerScope
 from registry.access.repository import AclRepository
@@ -84,6 +85,7 @@ class ServerRepositories:
     plugin_auths: PluginAuthRepository
     flows: OAuthFlowRepository
     policies: PolicyRepository
+    limits: LimitRepository
     audit: AuditTrail
 
 
@@ -186,6 +188,7 @@ class ServerStore:
         self._plugin_auths = repositories.plugin_auths
         self._flows = repositories.flows
         self._policies = repositories.policies
+        self._limits = repositories.limits
         self._audit = repositories.audit
         self._clock = clock
         self._large_writes = asyncio.Lock()
@@ -518,6 +521,7 @@ class ServerStore:
             await self._acl.delete_of(server.id, tx)
             await self._flows.delete_of(server.id, tx)
             policies = await self._policies.delete_of(server.id, tx)
+            await self._limits.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
             counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
             recorded: JsonObject = {**gone, "removed": counts}

@@ -1,0 +1,1 @@
+"""Limits: how often, and how often at a time, tools may be called."""

@@ -1,0 +1,25 @@
+"""Builds what governs calls: limits."""
+
+from packages.database.client import Database
+from registry.access.limits.quota_repository import QuotaRepository
+from registry.access.limits.repository import LimitRepository
+from registry.access.limits.table import LimitTable
+from registry.core.background_tasks import BackgroundTasks
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.origin import process_name
+from registry.gateway.edge.limits import CallLimits
+
+
+def build_limits(
+    database: Database, background_tasks: BackgroundTasks, *, clock: Clock, metrics: Metrics
+) -> CallLimits:
+    """Return what keeps limits on calls; its table is still empty."""
+    return CallLimits(
+        LimitTable(LimitRepository(database)),
+        QuotaRepository(database, clock),
+        worker=process_name(),
+        background_tasks=background_tasks,
+        clock=clock,
+        metrics=metrics,
+    )
