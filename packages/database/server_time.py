@@ -20,11 +20,18 @@ class ServerTime:
         database: Whose.
         now: The local time, for servers that do not tell theirs.
         monotonic: Seconds that pass.
+        seconds: How long the measured difference between the clocks is used.
     """
 
     def __init__(
-        self, database: Database, *, now: Callable[[], datetime], monotonic: Callable[[], float]
+        self,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        seconds: float = TIME_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._command = database.db.command
         self._now = now
         self._monotonic = monotonic
@@ -32,13 +39,13 @@ class ServerTime:
         self._asked_at = -math.inf
 
     async def now(self) -> datetime:
-        """Return the time; asks the database at most once a minute.
+        """Return the time; asks the database where the last answer is too old.
 
         It is ahead by at most the latency of the request and never behind, so that nothing that is
         due is missed. After a slow answer it may be behind.
         """
         since = self._monotonic() - self._asked_at
-        if since > TIME_SECONDS:
+        if since > self._seconds:
             asked_at = self._monotonic()
             answer = await self._command("hello")
             since = self._monotonic() - asked_at

@@ -714,8 +714,9 @@ class LimitExceeded(Refusal):
 
     Args:
         what: The limit, in words that name no policy of others.
-        wait_seconds: After which a call gets through, if no others are made.
-        policy: The `RateLimit-Policy` of the rate; None for calls under way.
+        wait_seconds: After which a call gets through, if no others are made; None for never.
+        policy: The `RateLimit-Policy` of the rate: its name, count and seconds; None for calls
+            under way. Source: draft-ietf-httpapi-ratelimit-headers.
     """
 
     status = 429
@@ -724,21 +725,25 @@ class LimitExceeded(Refusal):
     outcome = CallOutcome.LIMITED
 
     def __init__(
-        self, what: str, wait_seconds: float, policy: tuple[str, int, int] | None
+        self, what: str, wait_seconds: float | None, policy: tuple[str, int, int] | None
     ) -> None:
-        seconds = max(1, math.ceil(wait_seconds))
-        headers = [(b"retry-after", str(seconds).encode())]
+        facts: dict[str, object] = {}
+        headers: list[tuple[bytes, bytes]] = []
+        advice, seconds = "none will be let through until the limit is changed", 0
+        if wait_seconds is not None:
+            facts["retry_after_ms"] = math.ceil(wait_seconds * 1000)
+            # Whole seconds, rounded up: who waits so long gets through.
+            seconds = max(1, math.ceil(wait_seconds))
+            headers.append((b"retry-after", str(seconds).encode()))
+            advice = f"try again in {wait_seconds:.1f} s"
         if policy is not None:
             name, count, window = policy
+            reset = f";t={seconds}" if wait_seconds is not None else ""
             headers += [
                 (b"ratelimit-policy", f'"{name}";q={count};w={window}'.encode()),
-                (b"ratelimit", f'"{name}";r=0;t={seconds}'.encode()),
+                (b"ratelimit", f'"{name}";r=0{reset}'.encode()),
             ]
-        super().__init__(
-            f"Over the limit of {what}; try again in {wait_seconds:.1f} s.",
-            facts={"retry_after_ms": math.ceil(wait_seconds * 1000)},
-            headers=headers,
-        )
+        super().__init__(f"Over the limit of {what}; {advice}.", facts=facts, headers=headers)
 
 
 class LimitsAway(NotServing):

@@ -1,7 +1,8 @@
 """Builds what governs calls: limits."""
 
 from packages.database.client import Database
-from registry.access.limits.quota_repository import QuotaRepository
+from packages.database.server_time import ServerTime
+from registry.access.limits.quota_repository import TIME_SECONDS, QuotaRepository
 from registry.access.limits.repository import LimitRepository
 from registry.access.limits.table import LimitTable
 from registry.core.background_tasks import BackgroundTasks
@@ -15,9 +16,10 @@ def build_limits(
     database: Database, background_tasks: BackgroundTasks, *, clock: Clock, metrics: Metrics
 ) -> CallLimits:
     """Return what keeps limits on calls; its table is still empty."""
+    time = ServerTime(database, now=clock.now, monotonic=clock.monotonic, seconds=TIME_SECONDS)
     return CallLimits(
         LimitTable(LimitRepository(database)),
-        QuotaRepository(database, clock),
+        QuotaRepository(database, time, clock),
         worker=process_name(),
         background_tasks=background_tasks,
         clock=clock,

@@ -1,8 +1,15 @@
 """Limits without a database: the same rules, in memory, for any number of processes."""
 
+import asyncio
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 
+from typing_extensions import override
+
+from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
+from packages.database.server_time import ServerTime
+from registry.access.limits.ports import Quotas
 from registry.access.limits.quotas import HOLD_SECONDS, Grant, given_back, lease
 from registry.access.limits.table import LimitTable
 from registry.access.limits.values import Limit, Period, QuotaKey
@@ -28,6 +35,7 @@ class FakeQuotas:
 
     Attributes:
         is_away: Whether every request fails.
+        hangs: Whether no request is answered.
         requests: How many there were.
     """
 
@@ -36,11 +44,12 @@ class FakeQuotas:
         self._slots: dict[str, Mapping[int, int]] = {}
         self._holders: dict[str, dict[str, tuple[int, float]]] = {}
         self.is_away = False
+        self.hangs = False
         self.requests = 0
 
     async def lease(self, key: QuotaKey, rate: int, period: Period, wanted: int) -> Grant:
         """Take up to *wanted* calls of a rate."""
-        self._ask()
+        await self._ask()
         now_ms = int(self._clock.monotonic() * 1000)
         grant = lease(self._slots.get(key.document_id, {}), rate, period, now_ms, wanted)
         self._slots[key.document_id] = grant.slots
@@ -48,13 +57,13 @@ class FakeQuotas:
 
     async def give_back(self, key: QuotaKey, period: Period, slot: int, count: int) -> None:  # noqa: ARG002 - slots have numbers of their own
         """Return calls that were not made."""
-        self._ask()
+        await self._ask()
         slots = self._slots.get(key.document_id, {})
         self._slots[key.document_id] = given_back(slots, slot, count)
 
     async def hold(self, key: QuotaKey, worker: str, most: int, wanted: int) -> int:
         """Hold permits."""
-        self._ask()
+        await self._ask()
         now = self._clock.monotonic()
         holders = self._holders.setdefault(key.document_id, {})
         taken = sum(
@@ -64,14 +73,20 @@ class FakeQuotas:
         holders[worker] = (held, now + HOLD_SECONDS)
         return held
 
-    def _ask(self) -> None:
+    async def _ask(self) -> None:
         self.requests += 1
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.is_away:
             raise DatabaseUnavailable
 
 
 def call_limits(
-    table: LimitTable, quotas: FakeQuotas, clock: Clock, worker: str = "worker"
+    table: LimitTable,
+    quotas: Quotas,
+    clock: Clock,
+    worker: str = "worker",
+    metrics: Metrics | None = None,
 ) -> CallLimits:
     """Return what one process keeps limits with."""
     return CallLimits(
@@ -80,5 +95,24 @@ def call_limits(
         worker=worker,
         background_tasks=BackgroundTasks(),
         clock=clock,
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
+        lease_seconds=0.5,
     )
+
+
+class FakeServerTime(ServerTime):
+    """The time of a database whose clock a test sets.
+
+    Attributes:
+        ahead: Of the test's clock.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        super().__init__(database, now=clock.now, monotonic=clock.monotonic)
+        self._clock = clock
+        self.ahead = timedelta()
+
+    @override
+    async def now(self) -> datetime:
+        """Return the time."""
+        return self._clock.now() + self.ahead

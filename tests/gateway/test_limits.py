@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -17,7 +18,6 @@ from registry.access.limits.values import (
     Limit,
     OnDatabaseLoss,
     Period,
-    QuotaKey,
     Rate,
 )
 from registry.access.policies.values import EVERYONE, PolicyTarget, Subjects
@@ -30,7 +30,7 @@ from registry.gateway.values import ToolEntry, tool_entry
 from registry.tools.call_rules import CallRules
 from tests.conftest import ALICE, BOB
 from tests.fakes.clock import FakeClock
-from tests.fakes.limits import FakeLimits, FakeQuotas, call_limits
+from tests.fakes.limits import FakeLimits, FakeQuotas, FakeServerTime, call_limits
 from tests.gateway.conftest import StartGateway, head, request
 from tests.gateway.eras import modern
 from tests.gateway.fakes import ScriptedUpstream, make_route
@@ -39,6 +39,8 @@ from tests.gateway.serving import serve
 ROUTE = make_route()
 ECHO, ADD = ROUTE.tools["echo"], ROUTE.tools["add"]
 USER = (Dimension.USER,)
+ALICES = frozenset({ALICE.user_id})
+USERS = [UserContext(f"{n:024x}", "u", ALICE.role, ALICE.scopes) for n in range(6)]
 
 
 def limit(*rates: Rate, limit_id: str = "l1", **changed: Any) -> Limit:
@@ -238,7 +240,7 @@ async def test_calls_under_way_are_limited_over_all_processes(
     one.end()
     other.end()
     clock.move(2)
-    for process in (one, other):
+    for process in (one, other, one, other):
         await process.limits.sweep()
     assert await other.calls(5) == 3
 
@@ -311,29 +313,172 @@ async def test_an_unreadable_limit_refuses_all_that_it_may_apply_to(start: Start
     assert await process.calls(3) == 0
 
 
+async def test_a_burst_on_a_cold_key_gets_all_that_there_is(start: Start) -> None:
+    one, other = await start(limit(Rate(1_000, Period.MINUTE)), processes=2)
+    assert sum(await asyncio.gather(*(one.call() for _ in range(300)))) == 300
+    assert sum(await asyncio.gather(*(other.call() for _ in range(1_000)))) <= 700
+
+
+async def test_after_its_slot_one_call_is_left_of_a_lease(start: Start, clock: FakeClock) -> None:
+    (process,) = await start(limit(Rate(1_000, Period.SECOND)))
+    assert await process.calls(5) == 5
+    await settled()
+    clock.move(0.3)
+    exchange = GatewayRequest({"path": "/mcp/demo", "method": "POST"}, _never, _never)
+    assert process.limits.take(exchange, ALICE, ROUTE, ECHO) is None
+    waiting = process.limits.take(exchange, ALICE, ROUTE, ECHO)
+    assert waiting is not None
+    await waiting
+
+
+@pytest.mark.parametrize("changed", [{"rates": (Rate(0, Period.DAY),)}, {"in_flight": 0}])
+async def test_a_limit_of_nothing_refuses_all_with_and_without_the_database(
+    start: Start, quotas: FakeQuotas, clock: FakeClock, changed: dict[str, Any]
+) -> None:
+    (process,) = await start(limit(on_database_loss=OnDatabaseLoss.OPEN, **changed))
+    for quotas.is_away in (False, True, True, False):
+        clock.move(5)
+        exchange = GatewayRequest({"path": "/mcp/demo", "method": "POST"}, _never, _never)
+        with pytest.raises(LimitExceeded) as refused:
+            process.limits.take(exchange, ALICE, ROUTE, ECHO)
+        assert refused.value.facts == {}
+        assert b"retry-after" not in dict(refused.value.headers)
+    assert quotas.requests == 0
+
+
+async def test_a_database_that_does_not_answer_delays_one_call_in_a_while(
+    start: Start, quotas: FakeQuotas, clock: FakeClock
+) -> None:
+    (process,) = await start(limit(Rate(100, Period.MINUTE), per=USER))
+    quotas.hangs = True
+    assert await process.call()
+    clock.move(1.5)
+    probing = asyncio.ensure_future(process.call())
+    await settled()
+    assert all([await process.call(user=user) for user in USERS])
+    assert not probing.done()
+    assert await probing
+    assert quotas.requests == 2
+
+
+async def test_limits_of_other_callers_cost_nothing(start: Start) -> None:
+    others = [
+        limit(
+            Rate(0, Period.DAY),
+            limit_id=f"l{n}",
+            subjects=Subjects(users=frozenset({f"{n:024x}"}), scopes=frozenset({f"scope{n}"})),
+        )
+        for n in range(500)
+    ]
+    (process,) = await start(*others, limit(Rate(9, Period.DAY), subjects=Subjects(users=ALICES)))
+    assert await process.calls(20) == 9
+    assert process.limits.keys_held == 1
+    assert await process.calls(20, user=BOB) == 20
+
+
+async def test_fewer_permits_are_in_force_at_once(quotas: FakeQuotas, clock: FakeClock) -> None:
+    stored = FakeLimits(limit(in_flight=5))
+    table = LimitTable(stored)
+    await table.reload(None)
+    process = Process(call_limits(table, quotas, clock))
+    assert await process.calls(9) == 5
+    process.end()
+    stored.limits = (limit(in_flight=2),)
+    await table.reload(None)
+    assert await process.calls(9) == 2
+
+
+async def test_a_process_that_needs_permits_gets_some_of_a_busy_one(
+    start: Start, clock: FakeClock
+) -> None:
+    one, other = await start(limit(in_flight=3), processes=2)
+    assert await one.calls(3) == 3
+    passed = 0
+    for _ in range(6):
+        one.end()
+        assert await one.calls(1) == 1
+        clock.move(1.1)
+        await one.limits.sweep()
+        passed += await other.calls(1)
+        other.end()
+    assert passed >= 4
+
+
+async def test_quota_that_idle_callers_hold_is_returned_and_forgotten(
+    start: Start, clock: FakeClock, quotas: FakeQuotas
+) -> None:
+    one, other = await start(limit(Rate(40, Period.HOUR), per=(Dimension.SERVER,)), processes=2)
+    assert await one.calls(8) == 8
+    await settled()
+    clock.move(6)
+    await one.limits.sweep()
+    assert await other.calls(50) == 32
+    clock.move(3_700)
+    await one.limits.sweep()
+    assert one.limits.keys_held == 0
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
 @pytest.mark.wire
-async def test_processes_on_one_database_keep_a_rate_and_permits(database: Database) -> None:
-    clock = SystemClock()
-    await database.collection("limit_quotas").delete_many({})
-    stored = FakeLimits(limit(Rate(60, Period.HOUR)), limit(in_flight=5, limit_id="l2", per=USER))
+async def test_no_clock_that_jumps_opens_a_limit(database: Database, order: str) -> None:
+    clock = FakeClock()
+    stored = FakeLimits(limit(Rate(30, Period.MINUTE)), limit(in_flight=31, limit_id="l2"))
+    times, processes = [], []
+    for number in range(2):
+        times.append(FakeServerTime(database, clock))
+        table = LimitTable(stored)
+        await table.reload(None)
+        quotas = QuotaRepository(database, times[-1], clock)
+        processes.append(Process(call_limits(table, quotas, clock, f"w{number}")))
+    one, other = processes
+    passed = await one.calls(12) + await other.calls(4)
+
+    for jump in (timedelta(hours=2), timedelta(days=2), timedelta(seconds=50)):
+        for time in times:
+            time.ahead += jump if order == "forwards" else -jump
+        clock.move(1.1)
+        passed += await one.calls(30) + await other.calls(30)
+    assert 25 <= passed <= 30
+    one.end()
+    clock.move(64)
+    assert await one.calls(10) + await other.calls(40) >= 19
+
+
+@pytest.mark.requirement("R-228")
+@pytest.mark.wire
+async def test_three_processes_on_one_database_never_exceed_a_rate(database: Database) -> None:
+    clock = FakeClock()
+    stored = FakeLimits(
+        limit(Rate(100, Period.MINUTE)), limit(in_flight=5, limit_id="l2", per=USER)
+    )
     processes = []
     for number in range(3):
         table = LimitTable(stored)
         await table.reload(None)
-        quotas: Any = QuotaRepository(database, clock)
+        quotas = QuotaRepository(database, FakeServerTime(database, clock), clock)
         processes.append(Process(call_limits(table, quotas, clock, f"w{number}")))
+    one, other, third = processes
     assert sum(await asyncio.gather(*(process.calls(10) for process in processes))) == 5
+    # A process that is killed between its lease and its calls costs calls, and allows none.
+    assert await other.calls(10, user=BOB) == 5
+    passed = [(clock.monotonic(), 10)]
     for process in processes:
         process.end()
-    users = [UserContext(f"{n:024x}", "u", ALICE.role, ALICE.scopes) for n in range(40)]
-    passed = await asyncio.gather(
-        *(process.call(user=user) for process in processes for user in users)
-    )
-    assert sum(passed) <= 55
-    key = QuotaKey("l1", "hour", "")
-    row = await database.collection("limit_quotas").find_one({"_id": key.document_id})
-    assert row is not None
-    assert sum(row["slots"].values()) <= 60
+
+    for _ in range(24):
+        clock.move(3.3)
+        counts = await asyncio.gather(
+            *(process.call(user=user) for process in (one, third) for user in USERS)
+        )
+        passed.append((clock.monotonic(), sum(counts)))
+        for process in (one, third):
+            process.end()
+            await process.limits.sweep()
+
+    most = max(sum(n for at, n in passed if now - 60 < at <= now) for now, _ in passed)
+    assert 90 <= most <= 103
+    rows = await database.collection("limit_quotas").find({}).to_list()
+    assert all(sum(row["slots"].values()) <= 100 for row in rows)
 
 
 @pytest.mark.integration

@@ -1,12 +1,60 @@
-"""Which limits a call is subject to. Pure."""
+"""Which limits a call is subject to. Pure.
 
-from collections.abc import Iterable
+Limits are found once for each tool, and by the callers that they name, so that a call pays for
+those that apply to it and not for the others.
+"""
+
+from collections.abc import Iterable, Sequence
 
 from packages.models.states import SourceType
 from registry.access.limits.values import Limit, LimitedTool
 from registry.access.policies.decisions import is_named
 from registry.auth.identity import UserContext
 from registry.tools.metadata import facet
+
+
+class ToolLimits:
+    """The limits for one tool.
+
+    Attributes:
+        tool: Its facts.
+        everyone: Those that apply whoever calls.
+    """
+
+    __slots__ = ("_by_subject", "everyone", "tool")
+
+    def __init__(self, tool: LimitedTool, limits: Iterable[Limit] = ()) -> None:
+        self.tool = tool
+        everyone: list[Limit] = []
+        by_subject: dict[str, list[Limit]] = {}
+        for limit in limits:
+            named = limit.subjects
+            if named.everyone:
+                everyone.append(limit)
+                continue
+            # Ids, roles and scopes have different forms, and `applying` compares exactly.
+            for subject in {*named.users, *named.groups, *named.roles, *named.scopes}:
+                by_subject.setdefault(subject, []).append(limit)
+        self.everyone = tuple(everyone)
+        self._by_subject = by_subject
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tool has none."""
+        return not self.everyone and not self._by_subject
+
+    def applying(self, user: UserContext) -> Sequence[Limit]:
+        """Return those that apply to a caller."""
+        if not self._by_subject:
+            return self.everyone
+        subjects = (user.user_id, user.role, *user.groups, *user.scopes, *user.custom_scopes)
+        found = {
+            limit.id: limit
+            for subject in subjects
+            for limit in self._by_subject.get(subject, ())
+            if limit.subjects.names(user)
+        }
+        return (*self.everyone, *found.values()) if found else self.everyone
 
 
 class LimitIndex:
@@ -30,15 +78,10 @@ class LimitIndex:
         """Whether there are none."""
         return not self._everywhere and not self._by_server
 
-    def about(self, tool: LimitedTool) -> tuple[Limit, ...]:
+    def about(self, tool: LimitedTool) -> ToolLimits:
         """Return the limits for a tool, whoever calls it."""
         found = self._by_server.get(tool.server_id, self._everywhere)
-        return tuple(limit for limit in found if _is_about(limit, tool))
-
-
-def applying(limits: Iterable[Limit], user: UserContext) -> list[Limit]:
-    """Return those of a tool's limits that name a caller."""
-    return [limit for limit in limits if limit.subjects.names(user)]
+        return ToolLimits(tool, [limit for limit in found if _is_about(limit, tool)])
 
 
 def _is_about(limit: Limit, tool: LimitedTool) -> bool:

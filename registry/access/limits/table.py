@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from registry.access.limits.decisions import LimitIndex
+from registry.access.limits.decisions import LimitIndex, ToolLimits
 from registry.access.limits.ports import StoredLimits
 from registry.access.limits.values import Limit, LimitedTool
 
@@ -20,33 +20,31 @@ class LimitTable:
         self._stored = stored
         self._index = LimitIndex()
         self._limits: Mapping[str, Limit] = {}
-        self._found: dict[int, tuple[object, LimitedTool, tuple[Limit, ...]]] = {}
+        self._found: dict[tuple[str, str], tuple[object, ToolLimits]] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether there are none."""
         return self._index.is_empty
 
-    def about(
-        self, entry: object, tool: LimitedTool | None = None
-    ) -> tuple[LimitedTool, tuple[Limit, ...]] | None:
-        """Return a tool's facts and its limits, as long as they are known.
+    def known(self, server_id: str, name: str, entry: object) -> ToolLimits | None:
+        """Return a tool's limits if they were found before.
 
         Args:
-            entry: The object that stands for the tool; another one is another tool.
-            tool: Its facts; with them it is always known.
+            server_id: Its server.
+            name: Its name there.
+            entry: What stands for its facts; another object may have others.
         """
-        found = self._found.get(id(entry))
-        if found is not None and found[0] is entry:
-            return found[1], found[2]
-        if tool is None:
-            return None
+        found = self._found.get((server_id, name))
+        return found[1] if found is not None and found[0] is entry else None
+
+    def find(self, tool: LimitedTool, entry: object) -> ToolLimits:
+        """Find a tool's limits, and keep them."""
         if len(self._found) >= KNOWN_TOOLS:
             self._found.clear()
         limits = self._index.about(tool)
-        # Holds the entry, so that no other object gets its id.
-        self._found[id(entry)] = (entry, tool, limits)
-        return tool, limits
+        self._found[tool.server_id, tool.name] = (entry, limits)
+        return limits
 
     def get(self, limit_id: str) -> Limit | None:
         """Return a limit that is in force; None if there is none."""

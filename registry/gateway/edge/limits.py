@@ -14,7 +14,7 @@ import structlog
 from packages.database.errors import DatabaseUnavailable
 from registry.access.limits.errors import QuotaContendedError
 from registry.access.limits.ports import Quotas
-from registry.access.limits.quotas import HOLD_SECONDS, wanted_of
+from registry.access.limits.quotas import AHEAD_SECONDS, HOLD_SECONDS, kept_permits, wanted_of
 from registry.access.limits.table import LimitTable
 from registry.access.limits.values import (
     Limit,
@@ -44,17 +44,25 @@ ASK_AGAIN_SECONDS = 1.0
 """How long calls are refused from memory: others may have given quota back since."""
 
 SWEEP_SECONDS = 1.0
-ROUNDS = 3
+
+ROUNDS = 10
 """How often a call waits for leases before it is refused."""
 
 FLIGHT = "flight"
+
 FLIGHT_WAIT_SECONDS = 1.0
+"""When a call that found no permit is told to try again; when others end is unknown."""
+
+SHORTEST_WAIT_SECONDS = 0.05
 HIGH = "high"
 
 MAX_BUCKETS = 100_000
 """Maximum number of callers and tools whose quota is held; those idle longest are dropped."""
 
-SWEPT_AT_ONCE = 200
+SWEPT_AT_ONCE = 500
+"""How many of them are looked at before other work may go on."""
+
+RETURNED_AT_ONCE = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -65,11 +73,15 @@ class _Bucket:
         rate: None for permits.
         units: How many calls may be made: until *valid_until*, and one until *reserve_until*. For
             permits, how many are held.
+        lapsed: Calls that were leased and may not be made any more.
         slot: The slot in which they count.
         used: Calls made since the last lease; for permits, calls under way.
+        peak: For permits, the most calls under way since the last sweep.
+        waiting: Calls that wait for a lease.
         refused_until: Until then there is no point in asking.
         room_at: When there will be room, as far as is known.
-        lost_until: Until then the database is not asked.
+        lost_until: Until then it is not leased again, because others kept changing it.
+        leased_at: When the last lease, or renewal, was asked for.
         leasing: The lease that is being obtained.
         touched_at: When a call was last counted.
     """
@@ -77,17 +89,30 @@ class _Bucket:
     limit: Limit
     key: QuotaKey
     rate: Rate | None
+    touched_at: float
     units: int = 0
+    lapsed: int = 0
     slot: int = 0
     used: int = 0
+    peak: int = 0
+    waiting: int = 0
     valid_until: float = 0.0
     reserve_until: float = 0.0
     refused_until: float = 0.0
     room_at: float = 0.0
     lost_until: float = 0.0
+    leased_at: float = 0.0
     leasing: asyncio.Task[None] | None = field(default=None, repr=False)
-    touched_at: float = 0.0
-    renewed_at: float = 0.0
+
+    @property
+    def most(self) -> int:
+        """How many calls may be made in its period, or be under way."""
+        return (self.limit.in_flight or 0) if self.rate is None else self.rate.count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost with it."""
+        return not self.units and not self.waiting and not (self.rate is None and self.used)
 
     def has_room(self, now: float) -> bool:
         """Whether a call can be counted without a lease."""
@@ -99,14 +124,35 @@ class _Bucket:
         """Count a call."""
         self.touched_at = now
         self.used += 1
-        if self.rate is not None:
+        if self.rate is None:
+            self.peak = max(self.peak, self.used)
+        elif now < self.valid_until:
             self.units -= 1
+        else:
+            # The reserve is one call, whatever else was left when the slot ended.
+            self.lapsed += self.units - 1
+            self.units = 0
 
     def is_low(self, now: float) -> bool:
         """Whether it is time for another lease."""
         if self.rate is None:
-            return self.used >= self.units
+            return self.used >= self.units and self.units < self.most
         return self.units * 3 <= self.used or now >= self.valid_until
+
+    def surplus(self, now: float) -> int:
+        """Take back what is leased and not used: after its slot, or while no calls are made."""
+        is_idle = now - self.touched_at > AHEAD_SECONDS
+        if now >= self.valid_until or is_idle:
+            kept = min(self.units, 1 if now < self.reserve_until else 0)
+            self.lapsed += self.units - kept
+            self.units = kept
+        surplus, self.lapsed = self.lapsed, 0
+        return surplus
+
+    def follow(self, limit: Limit, rate: Rate | None) -> None:
+        """Go on with a limit that was changed: what was leased counts, and all may be asked."""
+        self.limit, self.rate, self.refused_until = limit, rate, 0.0
+        self.units = min(self.units, self.most)
 
 
 class CallLimits:
@@ -118,7 +164,8 @@ class CallLimits:
         worker: Names this process.
         background_tasks: Runs leases ahead of need.
         clock: The monotonic time of leases.
-        metrics: Counts refusals and lost leases.
+        metrics: Counts leases, and calls that could not be counted.
+        lease_seconds: Longest wait of a call for a lease.
     """
 
     def __init__(
@@ -130,7 +177,9 @@ class CallLimits:
         background_tasks: BackgroundTasks,
         clock: Clock,
         metrics: Metrics,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
+        self._lease_seconds = lease_seconds
         self._table = table
         self._quotas = quotas
         self._worker = worker
@@ -140,11 +189,18 @@ class CallLimits:
         self._uncounted = metrics.limit_calls_uncounted
         self._leases = metrics.limit_leases
         self._buckets: dict[tuple[str, str, str], _Bucket] = {}
+        self._is_lost = False
+        self._lost_until = 0.0
 
     @property
     def table(self) -> LimitTable:
         """The limits in memory."""
         return self._table
+
+    @property
+    def keys_held(self) -> int:
+        """Return for how many callers and tools quota is held."""
+        return len(self._buckets)
 
     def take(
         self, exchange: GatewayRequest, user: UserContext, route: Route, tool: ToolEntry
@@ -157,25 +213,22 @@ class CallLimits:
         """
         if self._table.is_empty:
             return None
-        found = self._table.about(tool)
-        if found is None:
+        limits = self._table.known(route.server_id, tool.name, tool)
+        if limits is None:
             facts = LimitedTool(route.server_id, tool.name, tool.facets, tool.rules.cost_tier)
-            found = self._table.about(tool, facts)
-            assert found is not None  # noqa: S101 - known with its facts
-        limited, limits = found
-        if not limits:
+            limits = self._table.find(facts, tool)
+        if limits.is_empty:
             return None
         buckets: list[_Bucket] = []
-        for limit in limits:
-            if limit.subjects.names(user):
-                if limit.problem is not None:
-                    raise LimitsAway
-                buckets += self._of(limit, user, limited)
+        for limit in limits.applying(user):
+            if limit.problem is not None:
+                raise LimitsAway
+            buckets += self._of(limit, user, limits.tool)
         if not buckets:
             return None
-        if self._taken(exchange, buckets, limited):
+        if self._taken(exchange, buckets, limits.tool):
             return None
-        return self._waited(exchange, buckets, limited)
+        return self._waited(exchange, buckets, limits.tool)
 
     def release(self, exchange: GatewayRequest) -> None:
         """Give the permits of a call that has ended back."""
@@ -187,48 +240,61 @@ class CallLimits:
         """Return quota that is not used, and renew permits, for ever."""
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except (DatabaseUnavailable, QuotaContendedError):
-                continue
-            except Exception:
-                log.exception("limit_sweep_failed")
+            await self.sweep()
 
     async def sweep(self) -> None:
         """Do once what `follow` does."""
-        now = self._monotonic()
-        for at, bucket in [*self._buckets.items()]:
+        due: list[_Bucket] = []
+        for number, (at, bucket) in enumerate([*self._buckets.items()]):
+            if number % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1:
+                await self._clock.sleep(0)
             if bucket.leasing is not None:
                 continue
+            now = self._monotonic()
             if bucket.rate is None:
-                await self._sweep_permits(bucket, now)
-            else:
-                await self._sweep_rate(bucket, now)
-            is_idle = now - bucket.touched_at > _idle_seconds(bucket)
-            if is_idle and not bucket.units and not (bucket.rate is None and bucket.used):
+                if self._is_due(bucket, now):
+                    due.append(bucket)
+            elif bucket.lapsed or (
+                bucket.units
+                and (now >= bucket.valid_until or now - bucket.touched_at > AHEAD_SECONDS)
+            ):
+                due.append(bucket)
+            idle_seconds = HOLD_SECONDS if bucket.rate is None else bucket.rate.period.seconds
+            if bucket.is_idle and now - bucket.touched_at > idle_seconds:
                 del self._buckets[at]
+        for first in range(0, len(due), RETURNED_AT_ONCE):
+            await asyncio.gather(*map(self._swept, due[first : first + RETURNED_AT_ONCE]))
 
-    async def _sweep_rate(self, bucket: _Bucket, now: float) -> None:
-        kept = 1 if now < bucket.reserve_until else 0
-        if now < bucket.valid_until or bucket.units <= kept:
-            if now >= bucket.reserve_until and now >= bucket.valid_until:
-                bucket.units = 0
+    def _is_due(self, bucket: _Bucket, now: float) -> bool:
+        """Whether permits are to be renewed, or some of them to be given back."""
+        kept = kept_permits(bucket.most, bucket.used, bucket.peak)
+        bucket.peak = bucket.used
+        if bucket.units > kept:
+            # No call may take them while they are given back.
+            bucket.units = kept
+            return True
+        return bucket.used > 0 and now - bucket.leased_at > HOLD_SECONDS / 3
+
+    async def _swept(self, bucket: _Bucket) -> None:
+        if bucket.leasing is not None:
             return
-        surplus, bucket.units = bucket.units - kept, kept
-        assert bucket.rate is not None  # noqa: S101 - of a rate
-        await self._quotas.give_back(bucket.key, bucket.rate.period, bucket.slot, surplus)
-
-    async def _sweep_permits(self, bucket: _Bucket, now: float) -> None:
-        most = bucket.limit.in_flight or 0
-        has_surplus = bucket.units > bucket.used and now - bucket.touched_at > SWEEP_SECONDS
-        is_due = bucket.used > 0 and now - bucket.renewed_at > HOLD_SECONDS / 3
-        if has_surplus or is_due:
-            await self._hold(bucket, most, bucket.used)
+        if bucket.rate is None:
+            await self._begin(bucket, max(bucket.units, bucket.used))
+            return
+        surplus = bucket.surplus(self._monotonic())
+        if not surplus or self._is_lost:
+            return
+        try:
+            async with asyncio.timeout(self._lease_seconds):
+                await self._quotas.give_back(bucket.key, bucket.rate.period, bucket.slot, surplus)
+        except (DatabaseUnavailable, QuotaContendedError, TimeoutError):
+            # It lapses when its slot does.
+            log.debug("limit_quota_not_returned")
 
     def _of(self, limit: Limit, user: UserContext, tool: LimitedTool) -> Iterator[_Bucket]:
         key = key_of(limit, user, tool)
         for rate in limit.rates:
-            yield self._bucket(limit, rate.period.value, key, rate)
+            yield self._bucket(limit, rate.period, key, rate)
         if limit.in_flight is not None:
             yield self._bucket(limit, FLIGHT, key, None)
 
@@ -238,18 +304,16 @@ class CallLimits:
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._drop_idle()
-            bucket = self._buckets[at] = _Bucket(limit, QuotaKey(limit.id, part, key), rate)
+            quota_key = QuotaKey(limit.id, str(part), key)
+            bucket = self._buckets[at] = _Bucket(limit, quota_key, rate, self._monotonic())
         elif bucket.limit is not limit:
-            # What was leased still counts; what was refused may be allowed now.
-            if bucket.rate != rate:
-                bucket.units = min(bucket.units, 0 if rate is None else rate.count)
-            bucket.limit, bucket.rate, bucket.refused_until = limit, rate, 0.0
+            bucket.follow(limit, rate)
         return bucket
 
     def _drop_idle(self) -> None:
         oldest = sorted(self._buckets.items(), key=lambda item: item[1].touched_at)
         for at, bucket in oldest[: MAX_BUCKETS // 10]:
-            if not (bucket.rate is None and bucket.used):
+            if not bucket.waiting and not (bucket.rate is None and bucket.used):
                 del self._buckets[at]
 
     def _taken(self, exchange: GatewayRequest, buckets: list[_Bucket], tool: LimitedTool) -> bool:
@@ -260,101 +324,147 @@ class CallLimits:
             LimitsAway: One of them cannot be asked for, and must be.
         """
         now = self._monotonic()
-        counted = []
+        counted, uncounted = [], 0
         for bucket in buckets:
             if bucket.has_room(now):
                 counted.append(bucket)
-            elif now < bucket.refused_until:
+            elif now < bucket.refused_until or not bucket.most:
                 raise _exceeded(bucket, now)
-            elif now < bucket.lost_until:
+            elif now < bucket.lost_until or now < self._lost_until:
                 if _fails_closed(bucket.limit, tool):
                     raise LimitsAway
-                self._uncounted.inc()
+                uncounted += 1
             else:
                 return False
+        if uncounted:
+            self._uncounted.inc()
         for bucket in counted:
             bucket.take(now)
-            if bucket.is_low(now) and bucket.leasing is None and now >= bucket.refused_until:
-                bucket.leasing = self._background_tasks.start(self._leased(bucket))
+            if (
+                bucket.leasing is None
+                and bucket.is_low(now)
+                and now >= bucket.refused_until
+                and now >= self._lost_until
+            ):
+                bucket.leasing = self._lease_soon(bucket)
         exchange.permits = tuple(bucket for bucket in counted if bucket.rate is None)
         return True
 
     async def _waited(
         self, exchange: GatewayRequest, buckets: list[_Bucket], tool: LimitedTool
     ) -> None:
-        for _ in range(ROUNDS):
-            now = self._monotonic()
-            lacking = [
-                bucket
-                for bucket in buckets
-                if not bucket.has_room(now)
-                and now >= bucket.refused_until
-                and now >= bucket.lost_until
-            ]
-            for bucket in lacking:
-                await asyncio.shield(self._begin(bucket))
-            if self._taken(exchange, buckets, tool):
-                return
+        for bucket in buckets:
+            bucket.waiting += 1
+        try:
+            for _ in range(ROUNDS):
+                now = self._monotonic()
+                lacking = [
+                    self._lease_soon(bucket)
+                    for bucket in buckets
+                    if not bucket.has_room(now)
+                    and now >= bucket.refused_until
+                    and now >= bucket.lost_until
+                ]
+                if self._is_lost:
+                    # One call finds out whether the database is back; others do not wait for it.
+                    self._lost_until = now + self._lease_seconds + LOST_SECONDS
+                for lease in lacking:
+                    await asyncio.shield(lease)
+                if self._taken(exchange, buckets, tool):
+                    return
+        finally:
+            for bucket in buckets:
+                bucket.waiting -= 1
         # Other calls of this process took what came each time: there is not enough for all.
         now = self._monotonic()
         short = next((bucket for bucket in buckets if not bucket.has_room(now)), buckets[0])
         raise _exceeded(short, now)
 
-    def _begin(self, bucket: _Bucket) -> asyncio.Task[None]:
-        """Begin a lease, unless one is under way."""
-        if bucket.leasing is None:
-            bucket.leasing = self._background_tasks.start(self._leased(bucket))
-        return bucket.leasing
+    def _lease_soon(self, bucket: _Bucket) -> asyncio.Task[None]:
+        """Begin a lease of what is needed soon, unless one is under way."""
+        if bucket.leasing is not None:
+            return bucket.leasing
+        return self._begin(bucket, bucket.used + max(1, bucket.waiting))
 
-    async def _leased(self, bucket: _Bucket) -> None:
+    def _begin(self, bucket: _Bucket, permits: int) -> asyncio.Task[None]:
+        lease = bucket.leasing = self._background_tasks.start(self._leased(bucket, permits))
+        return lease
+
+    async def _leased(self, bucket: _Bucket, permits: int) -> None:
         try:
-            async with asyncio.timeout(LEASE_SECONDS):
+            async with asyncio.timeout(self._lease_seconds):
                 if bucket.rate is None:
-                    await self._hold(bucket, bucket.limit.in_flight or 0, bucket.used + 1)
+                    await self._hold(bucket, permits)
                 else:
                     await self._lease(bucket, bucket.rate)
-            self._leases.labels("ok").inc()
-        except (DatabaseUnavailable, QuotaContendedError, TimeoutError) as exc:
+        except QuotaContendedError:
             bucket.lost_until = self._monotonic() + LOST_SECONDS
             self._leases.labels("lost").inc()
-            log.warning("limit_lease_failed", error=type(exc).__name__)
+            log.warning("limit_quota_contended", limit_id=bucket.limit.id)
+        except (DatabaseUnavailable, TimeoutError) as exc:
+            self._lose(type(exc).__name__)
+        except Exception as exc:
+            log.exception("limit_lease_failed")
+            self._lose(type(exc).__name__)
+        else:
+            self._leases.labels("ok").inc()
+            if self._is_lost:
+                self._is_lost, self._lost_until = False, 0.0
+                log.info("limits_kept_again")
         finally:
             bucket.leasing = None
 
-    async def _lease(self, bucket: _Bucket, rate: Rate) -> None:
-        if bucket.units and self._monotonic() >= bucket.valid_until:
-            units, bucket.units = bucket.units, 0
-            await self._quotas.give_back(bucket.key, rate.period, bucket.slot, units)
-        wanted, bucket.used = wanted_of(rate.count, bucket.used), 0
-        grant = await self._quotas.lease(bucket.key, rate.count, rate.period, wanted)
-        now = self._monotonic()
-        if not grant.count:
-            bucket.room_at = now + grant.wait_ms / 1000
-            bucket.refused_until = min(bucket.room_at, now + ASK_AGAIN_SECONDS)
-            return
-        same_slot = grant.slot == bucket.slot and now < bucket.valid_until
-        bucket.units = grant.count + (bucket.units if same_slot else 0)
-        bucket.slot = grant.slot
-        bucket.valid_until = now + grant.valid_ms / 1000
-        bucket.reserve_until = now + grant.reserve_ms / 1000
+    def _lose(self, error: str) -> None:
+        self._leases.labels("lost").inc()
+        self._lost_until = self._monotonic() + LOST_SECONDS
+        if not self._is_lost:
+            self._is_lost = True
+            log.warning("limits_lost", error=error)
 
-    async def _hold(self, bucket: _Bucket, most: int, wanted: int) -> None:
-        before = bucket.used
-        held = await self._quotas.hold(bucket.key, self._worker, most, wanted)
-        now = self._monotonic()
-        bucket.units, bucket.renewed_at = held, now
-        bucket.valid_until = now + HOLD_SECONDS
-        if held <= before and wanted > before:
-            bucket.room_at = bucket.refused_until = now + FLIGHT_WAIT_SECONDS
+    async def _lease(self, bucket: _Bucket, rate: Rate) -> None:
+        asked_at = self._monotonic()
+        if asked_at >= bucket.valid_until:
+            bucket.lapsed, bucket.units = bucket.lapsed + bucket.units, 0
+        if bucket.lapsed:
+            lapsed, bucket.lapsed = bucket.lapsed, 0
+            await self._quotas.give_back(bucket.key, rate.period, bucket.slot, lapsed)
+        expected = wanted_of(rate.count, bucket.used, asked_at - bucket.leased_at)
+        wanted = max(expected, bucket.waiting - bucket.units)
+        bucket.used, bucket.leased_at = 0, asked_at
+        asked_at = self._monotonic()
+        grant = await self._quotas.lease(bucket.key, rate.count, rate.period, wanted)
+        if not grant.count:
+            bucket.room_at = self._monotonic() + grant.wait_ms / 1000
+            bucket.refused_until = min(bucket.room_at, self._monotonic() + ASK_AGAIN_SECONDS)
+            return
+        if grant.slot != bucket.slot or asked_at >= bucket.valid_until:
+            bucket.lapsed, bucket.units = bucket.lapsed + bucket.units, 0
+        lapsed, slot = bucket.lapsed, bucket.slot
+        bucket.lapsed = 0
+        bucket.units += grant.count
+        bucket.slot = grant.slot
+        bucket.valid_until = asked_at + grant.valid_ms / 1000
+        bucket.reserve_until = asked_at + grant.reserve_ms / 1000
+        if lapsed:
+            await self._quotas.give_back(bucket.key, rate.period, slot, lapsed)
+
+    async def _hold(self, bucket: _Bucket, wanted: int) -> None:
+        bucket.leased_at = asked_at = self._monotonic()
+        used = bucket.used
+        held = await self._quotas.hold(bucket.key, self._worker, bucket.most, wanted)
+        bucket.units, bucket.valid_until = held, asked_at + HOLD_SECONDS
+        if held < wanted and held <= used:
+            bucket.room_at = bucket.refused_until = self._monotonic() + FLIGHT_WAIT_SECONDS
 
 
 def _exceeded(bucket: _Bucket, now: float) -> LimitExceeded:
-    wait = max(bucket.room_at - now, 0.05)
+    # Of nothing there is no more later on.
+    wait = max(bucket.room_at - now, SHORTEST_WAIT_SECONDS) if bucket.most else None
     rate = bucket.rate
     per = " and ".join(one.value.replace("_", " ") for one in bucket.limit.per)
     each = f" for each {per}" if per else ""
     if rate is None:
-        what = f"{bucket.limit.in_flight} calls at a time{each}"
+        what = f"{bucket.most} calls at a time{each}"
         return LimitExceeded(what, wait, None)
     what = f"{rate.count} calls a {rate.period.value}{each}"
     return LimitExceeded(what, wait, (rate.period.value, rate.count, rate.period.seconds))
@@ -364,7 +474,3 @@ def _fails_closed(limit: Limit, tool: LimitedTool) -> bool:
     if limit.on_database_loss is not None:
         return limit.on_database_loss is OnDatabaseLoss.CLOSED
     return tool.cost_tier == HIGH
-
-
-def _idle_seconds(bucket: _Bucket) -> float:
-    return HOLD_SECONDS if bucket.rate is None else 2.0 * bucket.rate.period.seconds
