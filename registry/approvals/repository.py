@@ -286,10 +286,14 @@ class ApprovalRepository:
         }
         return await self._oldest(query)
 
-    async def keep_alive(self, worker: str) -> None:
-        """Note that a process runs: its executions are not abandoned."""
+    async def keep_alive(self, worker: str, ids: Iterable[str]) -> None:
+        """Note that a process is still at work on what it has claimed of these requests."""
         await self._rows.update_many(
-            {"state": ApprovalState.EXECUTING.value, "worker": worker},
+            {
+                "_id": {"$in": [ObjectId(one) for one in ids]},
+                "state": ApprovalState.EXECUTING.value,
+                "worker": worker,
+            },
             {"$set": {"alive_at": await self._time.now()}},
         )
 
@@ -498,4 +502,6 @@ def _stored_decision(decision: Decision) -> Doc:
     }
     if decision.comment:
         stored["comment"] = decision.comment
+    if decision.is_service_account:
+        stored["is_service_account"] = True
     return stored

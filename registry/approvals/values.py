@@ -52,13 +52,18 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one person decided."""
+    """What one person decided.
+
+    Attributes:
+        is_service_account: Whether they may be no stored user.
+    """
 
     user_id: str
     username: str
     verdict: Verdict
     at: datetime
     comment: str | None = None
+    is_service_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,8 @@ def _decision(row: Mapping[str, Any]) -> Decision | None:
     if user_id is None or at is None or verdict is None:
         return None
     username, comment = text_of(row.get("username")) or "", text_of(row.get("comment"))
-    return Decision(user_id, username, verdict, at, comment)
+    is_service_account = row.get("is_service_account") is True
+    return Decision(user_id, username, verdict, at, comment, is_service_account)
 
 
 def _id(stored: object) -> str:

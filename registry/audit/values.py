@@ -58,6 +58,7 @@ class EntityType(StrEnum):
     USER = "user"
     GROUP = "group"
     AUTHORIZATION = "authorization"
+    APPROVAL = "approval"
 
 
 NAMED_FOR_SERVERS = frozenset(

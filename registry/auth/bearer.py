@@ -169,11 +169,23 @@ class BearerAuthenticator:
         if ahead > ISSUED_AHEAD_SECONDS:
             # It would survive a revocation of all tokens issued to its user until now.
             raise UnauthorizedError("The bearer token was issued in the future.")
-        context = await self._context(verified)
-        # Checked last: it may have been revoked while the user was looked up.
-        if self._revocations.refuses(verified):
-            raise UnauthorizedError("The bearer token was revoked.")
+        context = await self.current(verified)
         return context, verified.expires_at + self._leeway_seconds
+
+    async def current(self, token: VerifiedToken) -> UserContext:
+        """Return the caller of a token that was verified before, as they are now.
+
+        Its expiry is not looked at: what it was used for may go on for longer.
+
+        Raises:
+            UnauthorizedError: They do not exist any more, are disabled, or the token is revoked.
+            DatabaseUnavailable: The user cannot be looked up.
+        """
+        context = await self._context(token)
+        # Checked last: it may have been revoked while the user was looked up.
+        if self._revocations.refuses(token):
+            raise UnauthorizedError("The bearer token was revoked.")
+        return context
 
     async def _context(self, token: VerifiedToken) -> UserContext:
         """Return the caller of a token, according to the stored user.

@@ -389,8 +389,33 @@ class Settings(BaseSettings):
     )
     approvals: Literal["required", "advisory"] = Field(
         default="required",
-        description="What `human_approval_required` does to a tool: `required` refuses its calls, "
-        "because approvals are not implemented yet; `advisory` lets them pass.",
+        description="What `human_approval_required` does to a tool: with `required`, people must "
+        "approve each of its calls; `advisory` lets them pass.",
+    )
+    approval_by_requester: bool = Field(
+        default=False,
+        description="Whether those who may approve calls may approve their own.",
+    )
+    approval_wait_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=3600,
+        description="How long a call is held while people decide about it. After that its client "
+        "gets the id of the request, and fetches the result by another call.",
+    )
+    approval_lifetime_hours: float = Field(
+        default=24.0,
+        gt=0,
+        le=720,
+        description="How long a request for approval is open: it must be approved and executed "
+        "by then.",
+    )
+    approval_retention_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="How long requests for approval are kept after that, with their sealed "
+        "arguments, and results that nobody fetched.",
     )
     call_log: Literal["off", "errors", "calls", "all"] = Field(
         default="errors",

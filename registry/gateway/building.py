@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
+from registry.approvals.repository import ApprovalRepository
+from registry.approvals.service import ApprovalService
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.drain import Drain
@@ -21,10 +23,12 @@ from registry.gateway.aggregate.bridge import ClientBridge
 from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.aggregate.session_streams import SessionMessages
+from registry.gateway.approved_calls import ApprovedCalls
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionLimits, UpstreamSessions
 from registry.gateway.dispatch import Dispatcher
 from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.approvals import ApprovalGate, ApprovalTimes
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import AuthorizationPrompts
 from registry.gateway.edge.client_sessions import ClientSessions
@@ -52,6 +56,7 @@ from registry.gateway.sse.endpoint import SseEndpoint
 from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads
 from registry.gateway.transport.forwarder import Forwarder
+from registry.gateway.view.approval_notices import ApprovalNotices
 from registry.http.client.exchange import UpstreamHttp
 from registry.oauth.ports import AccessTokens, AuthorizationLinks
 from registry.upstream.loops import Instance
@@ -59,6 +64,23 @@ from registry.web.hosts import HostGuard
 
 CLOSE_SECONDS = 2.0
 """Time limit at shutdown for ending background tasks, and the sessions with servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """Requests for approval.
+
+    Attributes:
+        service: Opens and cancels them.
+        repository: Stores them.
+        notices: Reports their changes.
+        times: How long calls wait; None as the settings say.
+    """
+
+    service: ApprovalService
+    repository: ApprovalRepository
+    notices: ApprovalNotices
+    times: ApprovalTimes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +109,7 @@ class GatewayBuilder:
         links: Makes links under which users authorise the registry at servers.
         limits: Keeps limits on calls.
         clock: Limits sessions and waits.
+        approvals: Requests for approval; None refuses calls that need one.
     """
 
     settings: Settings
@@ -110,6 +133,7 @@ class GatewayBuilder:
     links: AuthorizationLinks
     limits: CallLimits
     clock: Clock
+    approvals: Approvals | None = None
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
 
     @cached_property
@@ -150,6 +174,41 @@ class GatewayBuilder:
                 self.admission,
                 max_event_bytes=self.settings.gateway_max_response_bytes,
             ),
+            self._approval_gate(),
+        )
+
+    def _approval_gate(self) -> ApprovalGate | None:
+        approvals = self.approvals
+        if approvals is None:
+            return None
+        return ApprovalGate(
+            approvals.service,
+            approvals.repository,
+            approvals.notices,
+            self.questions,
+            self.request_states,
+            self.admission,
+            self.clock,
+            approvals.times or ApprovalTimes(self.settings.approval_wait_seconds),
+        )
+
+    @cached_property
+    def approved_calls(self) -> ApprovedCalls:
+        """Makes approved calls; its `follow` is a background task of the process."""
+        approvals = self.approvals
+        if approvals is None:
+            raise ValueError("There are no requests for approval.")
+        return ApprovedCalls(
+            approvals.repository,
+            approvals.notices,
+            self.admission,
+            self.connector,
+            self.recorder,
+            self.refusals,
+            self.drain,
+            self.clock,
+            worker=self.peers.own,
+            total_seconds=self.settings.gateway_total_timeout_seconds,
         )
 
     @cached_property

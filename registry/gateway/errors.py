@@ -35,6 +35,9 @@ class CallOutcome(StrEnum):
 
     `DENIED`: refused by policies; callers get the same answer as for what does not exist.
     `UNCONFIRMED`: the caller's user did not confirm the call, or could not be asked.
+    `AWAITING_APPROVAL`: the call waits for people, or fetched what an approved one returned: that
+    was recorded when it was executed. `APPROVAL_REFUSED`: it will not be made, or nobody knows
+    whether it was.
     `TOOL_ERROR` and `RPC_ERROR` are answers of the upstream that were relayed whole: a result
     with `isError`, and a JSON-RPC error. The time of requests is counted as `OK` for both.
     """
@@ -53,6 +56,8 @@ class CallOutcome(StrEnum):
     UNAVAILABLE = "unavailable"
     DISCONNECTED = "disconnected"
     UNCONFIRMED = "unconfirmed"
+    AWAITING_APPROVAL = "awaiting_approval"
+    APPROVAL_REFUSED = "approval_refused"
 
 
 class Wait(StrEnum):
@@ -354,7 +359,7 @@ class ToolDenied(ToolUnknown):
 
 
 class ApprovalRequired(Refusal):
-    """A person must approve each call of the tool, which is not implemented yet."""
+    """People must approve each call of the tool, and this process keeps no requests for that."""
 
     status = 403
     code = 403
@@ -365,8 +370,7 @@ class ApprovalRequired(Refusal):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"The tool {name} requires human approval (human_approval_required), and approvals "
-            "are not available yet: the call was not made. An operator may remove the flag from "
-            "the tool, or set APPROVALS=advisory.",
+            "are not available here: the call was not made.",
             facts={"tool": name},
         )
 
@@ -751,3 +755,31 @@ class LimitsAway(NotServing):
 
     def __init__(self) -> None:
         super().__init__("The limits of this tool cannot be checked now; try again in a moment.")
+
+
+class ApprovalPending(Refusal):
+    """The call waits for people, for longer than its request may stay open."""
+
+    status = 403
+    code = 403
+    error = "approval_pending"
+    outcome = CallOutcome.AWAITING_APPROVAL
+    is_for_model = True
+    is_always_result = True
+
+    def __init__(self, said: str, facts: Mapping[str, object]) -> None:
+        super().__init__(said, facts=facts)
+
+
+class ApprovalRefused(Refusal):
+    """The call was not approved, must not be made any more, or nobody knows whether it was."""
+
+    status = 403
+    code = 403
+    error = "approval_refused"
+    outcome = CallOutcome.APPROVAL_REFUSED
+    is_for_model = True
+    is_always_result = True
+
+    def __init__(self, said: str, facts: Mapping[str, object]) -> None:
+        super().__init__(said, facts=facts)

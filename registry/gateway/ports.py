@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
+from registry.auth.jwt import VerifiedToken
 from registry.core.origin import UrlOrigin
 from registry.gateway.values import Credentials, Route
 from registry.gateway.view.catalogue import Catalogue
@@ -81,6 +82,16 @@ class Authenticate(Protocol):
 
         Raises:
             UnauthorizedError: There is no bearer token, or it cannot be accepted.
+        """
+
+    async def current(self, token: VerifiedToken) -> UserContext:
+        """Return the caller of a token that was verified before, as they are now.
+
+        Its expiry is not looked at.
+
+        Raises:
+            UnauthorizedError: They do not exist any more, are disabled, or the token is revoked.
+            DatabaseUnavailable: That cannot be known now.
         """
 
 

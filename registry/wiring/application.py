@@ -32,6 +32,7 @@ from registry.tokens.metrics import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
+from registry.wiring.approvals import build_approvals
 from registry.wiring.components import Components
 from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
@@ -62,7 +63,9 @@ Work: TypeAlias = tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
+async def components(  # noqa: PLR0915 - one statement for each part
+    settings: Settings, peers: Peers | None = None
+) -> AsyncIterator[Components]:
     """Build all parts, start background tasks, and shut everything down at the end.
 
     Args:
@@ -121,6 +124,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         )
         upstreams = upstreams.with_tokens(authorizations.tokens)
         limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
+        approvals = build_approvals(settings, storage, clock)
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -132,10 +136,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             described,
             ended_sessions=ended_sessions,
             tokens=authorizations.tokens,
-            tables=(limits.table,),
             clock=clock,
             metrics=metrics,
             freed=memory.note,
+            tables=(limits.table, approvals.notices),
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker)
         servers = build_servers(
@@ -160,7 +164,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
         )
         sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
-        gateway = GatewayBuilder(
+        builder = GatewayBuilder(
             settings=settings,
             routes=snapshot,
             authenticate=known.authenticator,
@@ -181,8 +185,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             tokens=authorizations.tokens,
             links=authorizations.links,
             limits=limits,
+            approvals=approvals,
             clock=clock,
-        ).build()
+        )
+        gateway = builder.build()
         stack.push_async_callback(gateway.close)
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = (
@@ -202,6 +208,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             (sealer.follow(audit), audit.flush),
             (watch_loop(clock, metrics.loop_lag), None),
             (memory.follow(), None),
+            (builder.approved_calls.follow(), None),
         ]
         if usage is not None:
             work.append((usage.follow(), usage.close))
@@ -258,6 +265,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             limits=build_limit_service(settings, storage, known.directory, snapshot, clock),
             users=build_users(settings, storage, clock),
             sync=sync.service,
+            approvals=approvals.service,
             authorizations=authorizations.service(
                 settings,
                 storage,

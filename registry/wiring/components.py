@@ -8,6 +8,7 @@ from packages.database.errors import DatabaseUnavailable
 from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
+from registry.approvals.service import ApprovalService
 from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
 from registry.auth.bearer import BearerAuthenticator
@@ -74,6 +75,7 @@ class Components:
     limits: LimitService
     users: UserService
     sync: SyncService
+    approvals: ApprovalService
     authorizations: AuthorizationService
 
     async def database_is_up(self) -> bool:

@@ -21,7 +21,7 @@ from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.building import GatewayBuilder
+from registry.gateway.building import Approvals, GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
@@ -85,6 +85,7 @@ class Gateway:
     notes: RecordedCalls
     drain: Drain
     background_tasks: BackgroundTasks
+    builder: GatewayBuilder = field(repr=False)
 
     async def post(
         self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
@@ -161,6 +162,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         connections: ConnectionTracker | None = None,
         instance: Instance = INSTANCE,
         limits: CallLimits | None = None,
+        approvals: Approvals | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -176,7 +178,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
         drain, background_tasks = drain or Drain(), BackgroundTasks()
-        endpoint = GatewayBuilder(
+        builder = GatewayBuilder(
             settings=settings,
             routes=table,
             authenticate=authenticate,
@@ -198,8 +200,10 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             tokens=table.tokens,
             links=table.tokens,
             limits=limits or call_limits(LimitTable(FakeLimits()), FakeQuotas(clock), clock),
+            approvals=approvals,
             clock=clock,
-        ).build()
+        )
+        endpoint = builder.build()
         protocol = protocol_within(connection_limits(settings))
         stack.push_async_callback(endpoint.close)
         url = await stack.enter_async_context(serve(endpoint, http=protocol))
@@ -217,6 +221,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             notes,
             drain,
             background_tasks,
+            builder,
         )
 
     return start

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from registry.access.policy import ServerFacts, ServerScope
 from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import UserContext
+from registry.auth.jwt import VerifiedToken
 from registry.core.origin import UrlOrigin
 from registry.gateway.values import Credentials, Route, build_route, tool_entry
 from registry.gateway.view.catalogue import Catalogue
@@ -181,6 +182,13 @@ class FakeAuthenticate:
     def forget(self, username: str) -> None:
         """Accept the token of *username* no more."""
         del self._users[f"Bearer {username}"]
+
+    async def current(self, token: VerifiedToken) -> UserContext:
+        """Return the caller of a token by their id, unless theirs is not accepted any more."""
+        found = next((one for one in self._users.values() if one.user_id == token.user_id), None)
+        if found is None:
+            raise UnauthorizedError("The bearer token's user does not exist.")
+        return replace(found, scopes=found.scopes & (token.scopes or found.scopes))
 
     def holds(self, authorization: str) -> bool:
         """Whether the token is good."""

@@ -8,8 +8,9 @@ Combinations are computed once for all callers: `rules_of` finds the policies fo
 `ToolRule` holds all their subjects in a few sets.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from packages.models.states import Effect, SourceType
 from registry.access.policies.values import (
@@ -20,6 +21,7 @@ from registry.access.policies.values import (
     ToolFacts,
 )
 from registry.auth.identity import UserContext
+from registry.core.json import JsonValue, canonical_json
 from registry.tools.metadata import facet
 
 WILDCARD = "*"
@@ -52,6 +54,23 @@ class ToolRule:
 
 
 NO_RULE = ToolRule(())
+
+
+def version_of(rule: ToolRule) -> str:
+    """Return a digest of the policies of a rule; another after each change of what they say."""
+    said: JsonValue = [
+        [policy.id, policy.effect.value, policy.problem, _plain(policy.subjects)]
+        for policy in rule.policies
+    ]
+    return hashlib.sha256(canonical_json(said).encode()).hexdigest()
+
+
+def _plain(subjects: Subjects) -> JsonValue:
+    return {
+        field.name: sorted(value) if isinstance(value, frozenset) else value
+        for field in fields(subjects)
+        for value in (getattr(subjects, field.name),)
+    }
 
 
 def decide(user: UserContext, rule: ToolRule) -> PolicyDecision:

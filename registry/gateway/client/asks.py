@@ -37,6 +37,7 @@ class Ask:
         is_standing: Whether it opens a stream that stays open, and takes no place of a call.
         user_id: Whose connection it goes over, where users have their own.
         owner: Whose session with the server it goes over, where servers keep any.
+        is_sent: Whether the server may have received it: set by what sends it.
     """
 
     route: Route
@@ -54,6 +55,7 @@ class Ask:
     is_standing: bool = False
     user_id: str | None = None
     owner: SessionOwner = GATEWAY_OWNER
+    is_sent: bool = False
 
 
 class Conversation(Protocol):

@@ -49,7 +49,7 @@ from registry.gateway.protocol.messages import Message, read_events
 from registry.gateway.transport.bulkhead import Bulkheads, Permit
 from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
 from registry.gateway.values import Route
-from registry.http.client.exchange import UpstreamAnswer, UpstreamHttp
+from registry.http.client.exchange import ConnectTimedOut, UpstreamAnswer, UpstreamHttp
 from registry.servers.values import Era
 from registry.upstream.client import ACCEPT_BOTH, MAX_SHORT_ANSWER_BYTES
 from registry.upstream.messages import notification_text, request_text
@@ -138,12 +138,18 @@ class Connector:
         route = ask.route
         request = ("POST", route.target, headers, raw)
         timeout, first_byte = self.timeout(route), route.first_byte_timeout_seconds
+        ask.is_sent = True
         try:
             answer = await self.wire.request(
                 *request, timeout=timeout, first_byte_seconds=first_byte
             )
+        except ConnectTimedOut:
+            ask.is_sent = False
+            raise
         except (ServerDisconnectedError, ClientOSError) as exc:
             is_unsent = isinstance(exc, ClientConnectorError)
+            if is_unsent:
+                ask.is_sent = False
             if is_unsent or not (ask.may_repeat and self._retries_idempotent):
                 raise
             self.bulkheads.of(route).repeated()

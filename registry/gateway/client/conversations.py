@@ -490,6 +490,7 @@ class SessionConversation(_Talk):
                 return
             await self._connector.sessions.forget(session)
             self.is_open, self._early = False, None
+            ask.is_sent = False
             answer.close()
             # Given back here, and not once more if there is no other session to be had.
             self._leave_session()
@@ -587,8 +588,8 @@ class SseConversation(_Talk):
     async def start(self) -> None:
         """Open a stream, shake hands, and send the request."""
         await self.initialize()
-        self.is_open = True
         ask = self._ask
+        self.is_open = ask.is_sent = True
         await self._post(
             request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
         )

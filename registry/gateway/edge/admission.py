@@ -6,12 +6,13 @@ from contextlib import suppress
 from yarl import URL
 
 from packages.models.states import AuditOutcome
-from registry.access.policies.decisions import deciding
+from registry.access.policies.decisions import NO_RULE, deciding, version_of
 from registry.access.policies.explaining import blocking
 from registry.access.policy import AccessDecision, AccessRule, decide_use
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
+from registry.auth.jwt import VerifiedToken
 from registry.core.json import JsonObject
 from registry.core.origin import UrlOrigin
 from registry.gateway.edge.error_responses import challenged
@@ -150,6 +151,34 @@ class Admission:
         if seen is None:
             raise ServerUnknown
         return seen
+
+    def served_to(self, user: UserContext, server_id: str) -> Route | None:
+        """Return a server as *user* may use it; None if it does not exist for them, or is off.
+
+        Raises:
+            NotServing: The view of the servers is outdated.
+        """
+        if not self._routes.is_fresh():
+            raise NotServing("The gateway has lost its database connection; try again.")
+        member = self._routes.catalogue.by_server.get(server_id)
+        if member is None or member.route.facts.tenant_id != user.tenant_id:
+            return None
+        return self.seen(user, member.route)
+
+    def policy_version(self, server_id: str, tool: str) -> str:
+        """Return a digest of the policies for a tool; another after each change of them."""
+        member = self._routes.catalogue.by_server.get(server_id)
+        policies = None if member is None else member.route.policies
+        return version_of(NO_RULE if policies is None else policies.rules.get(tool, NO_RULE))
+
+    async def current(self, token: VerifiedToken) -> UserContext:
+        """Return the caller of a token that was verified before, as they are now.
+
+        Raises:
+            UnauthorizedError: They do not exist any more, are disabled, or the token is revoked.
+            DatabaseUnavailable: That cannot be known now.
+        """
+        return await self._authenticate.current(token)
 
     def seen(self, user: UserContext, route: Route) -> Route | None:
         """Return the server as *user* may use it; None if it does not exist for them."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry.auth.identity import UserContext
+from registry.gateway.edge.approvals import ApprovalGate
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.eras import require_arguments
@@ -26,14 +27,20 @@ class CallGovernance:
         arguments: Checks arguments against definitions.
         limits: Keeps limits on calls.
         confirmations: Asks callers' users.
+        approvals: Answers calls that people must approve; None refuses them.
     """
 
     def __init__(
-        self, arguments: ArgumentChecker, limits: CallLimits, confirmations: Confirmations
+        self,
+        arguments: ArgumentChecker,
+        limits: CallLimits,
+        confirmations: Confirmations,
+        approvals: ApprovalGate | None,
     ) -> None:
         self._arguments = arguments
         self._limits = limits
         self._confirmations = confirmations
+        self._approvals = approvals
 
     def handed_on(self, exchange: GatewayRequest, envelope: Envelope) -> bytes | bytearray:
         """Return the text of an admitted call for another worker, which admits it again."""
@@ -82,5 +89,8 @@ class CallGovernance:
         if rules.validate_output is not OutputValidation.OFF:
             self._arguments.checks_output(exchange, tool)
         if rules.approvals:
-            raise ApprovalRequired(tool.name)
+            if self._approvals is None:
+                raise ApprovalRequired(tool.name)
+            await self._approvals.answer(exchange, envelope, user, route, tool, arguments)
+            return arguments, True
         return arguments, False

@@ -37,7 +37,10 @@ would reload its server with all its tools in every process."""
 LEASES = frozenset({"registry.lease", "registry.lease.holder"})
 """Fields of a refresh token that are written while it is exchanged."""
 
-TABLES: tuple[Watched, ...] = (Watched("limits", stamp="updated_at"),)
+TABLES: tuple[Watched, ...] = (
+    Watched("limits", stamp="updated_at"),
+    Watched("approvals", stamp="updated_at", ignored=frozenset({"alive_at"})),
+)
 """Small collections that are held in memory as a whole, by the tables of `view.tables`."""
 
 TABLE_NAMES = frozenset(table.collection for table in TABLES)
