@@ -14,6 +14,7 @@ import registry
 from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
 from registry.access.routes import router as permissions_router
+from registry.access.toolsets.routes import router as toolsets_router
 from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
 from registry.auth.errors import challenge
@@ -129,6 +130,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.tools = parts.tools
     app.state.policies = parts.policies
     app.state.limits = parts.limits
+    app.state.toolsets = parts.toolsets
+    app.state.toolset_permissions = parts.toolset_permissions
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -153,6 +156,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(permissions_router)
     app.include_router(policies_router)
     app.include_router(limits_router)
+    app.include_router(toolsets_router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

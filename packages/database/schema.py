@@ -32,6 +32,7 @@ from packages.models.tools import (
     RegisteredTool,
     ToolVersion,
 )
+from packages.models.toolsets import ToolsetDocument
 from packages.models.usage import UsageLog, UsageTotal
 
 OWN_DOCUMENTS = (
@@ -57,6 +58,7 @@ OWN_DOCUMENTS = (
     ApprovalDocument,
     LimitDocument,
     LimitQuota,
+    ToolsetDocument,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

@@ -48,6 +48,7 @@ class TokenFamily(Document):
         expires_at: When nothing of it is valid any more, however often it was renewed. Required,
             because a family without it would be valid forever.
         tenant_id: The tenant that the user was of when it began; absent without one.
+        toolset: Name of the toolset that its tokens are limited to; absent without one.
     """
 
     id: NonEmptyText  # type: ignore[assignment]  # a text that we generate: the tokens contain it
@@ -66,6 +67,7 @@ class TokenFamily(Document):
     revoked_at: datetime | None = None
     expires_at: datetime
     tenant_id: str | None = None
+    toolset: str | None = None
 
     class Settings:
         """Where it is stored."""

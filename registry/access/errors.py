@@ -26,8 +26,8 @@ class ResourceNotFoundError(RegistryError):
 
     kind = ErrorKind.NOT_FOUND
 
-    def __init__(self) -> None:
-        super().__init__("Server not found")
+    def __init__(self, noun: str = "server") -> None:
+        super().__init__(f"{noun.capitalize()} not found")
 
 
 class LastOwnerError(RegistryError):

@@ -7,8 +7,14 @@ from typing import Protocol
 from packages.database.client import Transaction
 from registry.access.policy import ServerScope
 
-RESOURCE_TYPE = "mcpServer"
-"""jarvis-api's name of the one type of resource that can be shared so far."""
+SERVER_TYPE = "mcpServer"
+"""jarvis-api's name of the type of servers."""
+
+TOOLSET_TYPE = "toolset"
+"""The type of toolsets. jarvis-api does not know it: each of its queries names a type."""
+
+TOOLSETS = "toolsets"
+"""The collection of toolsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,7 @@ class Resource:
         author: ObjectId of the user who made it, 24 hexadecimal characters.
         scope: None if the other application created it.
         tenant_id: Its tenant.
+        type: `SERVER_TYPE` or `TOOLSET_TYPE`.
     """
 
     id: str
@@ -26,6 +33,7 @@ class Resource:
     author: str
     scope: ServerScope | None
     tenant_id: str | None
+    type: str = SERVER_TYPE
 
 
 class Resources(Protocol):
@@ -48,3 +56,6 @@ class ResourceChanges(Protocol):
 
     async def server_changed(self, server_id: str) -> None:
         """Handle a change of a server's grants."""
+
+    async def table_changed(self, collection: str, document_id: str) -> None:
+        """Handle a change of the grants of what a table of the view holds: of a toolset."""

@@ -6,7 +6,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from registry.access.policy import Permission, PrincipalType
-from registry.access.ports import RESOURCE_TYPE
+from registry.access.ports import SERVER_TYPE
 from registry.access.service import Sharing
 from registry.access.sharing import AccessRole, Entry
 from registry.auth.values import DirectoryPrincipal
@@ -22,7 +22,11 @@ def present_flags(bits: int) -> dict[str, bool]:
 
 
 def present_entry(
-    entry: Entry, person: DirectoryPrincipal | None, *, with_email: bool
+    entry: Entry,
+    person: DirectoryPrincipal | None,
+    *,
+    with_email: bool,
+    resource_type: str = SERVER_TYPE,
 ) -> JsonObject:
     """Return an entry with its principal's name."""
     role = entry.role
@@ -31,7 +35,7 @@ def present_entry(
         "id": entry.principal.id,
         "name": None if person is None else person.name,
         "role": None if role is None else role.value,
-        "accessRoleId": None if role is None else f"mcpServer_{role.value}",
+        "accessRoleId": None if role is None else f"{resource_type}_{role.value}",
         "permBits": entry.bits,
         "expiresAt": _timestamp(entry.expires_at),
         "grantedBy": entry.granted_by,
@@ -46,28 +50,30 @@ def present_sharing(sharing: Sharing, *, with_email: bool) -> JsonObject:
     """Return the access to a resource."""
     resource = sharing.resource
     return {
-        "resourceType": RESOURCE_TYPE,
+        "resourceType": resource.type,
         "resourceId": resource.id,
-        "serverName": resource.name,
+        "serverName": resource.name if resource.type == SERVER_TYPE else None,
+        "name": resource.name,
         "scope": None if resource.scope is None else resource.scope.value,
         "principals": [
             present_entry(
                 entry,
                 sharing.people.get((entry.principal.type.value, entry.principal.id or "")),
                 with_email=with_email,
+                resource_type=resource.type,
             )
             for entry in sharing.entries
             if entry.principal.type is not PrincipalType.PUBLIC
         ],
         "public": sharing.is_public,
-        "publicAccessRoleId": public_role(is_public=sharing.is_public),
+        "publicAccessRoleId": public_role(resource.type, is_public=sharing.is_public),
         "permissions": cast("JsonValue", present_flags(sharing.verdict.bits)),
     }
 
 
-def public_role(*, is_public: bool) -> str | None:
+def public_role(resource_type: str = SERVER_TYPE, *, is_public: bool) -> str | None:
     """Return what all users may do, in jarvis-api's terms."""
-    return f"mcpServer_{AccessRole.VIEWER.value}" if is_public else None
+    return f"{resource_type}_{AccessRole.VIEWER.value}" if is_public else None
 
 
 def present_person(person: DirectoryPrincipal, *, with_email: bool) -> JsonObject:

@@ -25,7 +25,7 @@ from registry.access.policy import (
     PrincipalType,
     ServerScope,
 )
-from registry.access.ports import RESOURCE_TYPE
+from registry.access.ports import SERVER_TYPE
 from registry.access.sharing import PUBLIC, AccessRole, Entry, Principal
 from registry.auth.identity import tenant_of
 from registry.core.json import choice_of
@@ -33,9 +33,14 @@ from registry.core.json import choice_of
 
 @translates_driver_errors
 class AclRepository:
-    """Grants on servers."""
+    """Grants on resources of one type, which are servers unless said otherwise.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        resource_type: `ports.SERVER_TYPE` or `ports.TOOLSET_TYPE`.
+    """
+
+    def __init__(self, database: Database, resource_type: str = SERVER_TYPE) -> None:
+        self._type = resource_type
         self._entries = database.document(AclEntry)
         # Entries are read as they are stored: any value that is odd must grant nothing.
         self._rows = self._entries.get_pymongo_collection()
@@ -45,7 +50,7 @@ class AclRepository:
         self, server_ids: list[str] | None, now: datetime, tx: Transaction | None = None
     ) -> dict[str, list[Grant]]:
         """Return the unexpired grants of the servers named, or of all, by server id."""
-        query: Doc = {"resourceType": RESOURCE_TYPE}
+        query: Doc = {"resourceType": self._type}
         if server_ids is not None:
             query["resourceId"] = {"$in": [ObjectId(item) for item in server_ids]}
         grants: dict[str, list[Grant]] = {}
@@ -62,7 +67,7 @@ class AclRepository:
 
         Entries of another tenant are left out, as in `Grants.of`.
         """
-        rows = self._rows.find(_about(server_id), session=tx)
+        rows = self._rows.find(self._about(server_id), session=tx)
         return [
             entry
             async for row in rows
@@ -95,7 +100,7 @@ class AclRepository:
                     {"principalId": {"$ne": ObjectId(author)}},
                 ]
             }
-            await self._entries.find({**_about(server_id), **others}).delete(session=tx)
+            await self._entries.find({**self._about(server_id), **others}).delete(session=tx)
         if is_new or scope is ServerScope.PRIVATE_USER:
             entry = Entry(owner, ALL_BITS)
             await self.put(server_id, tenant_id, [entry], granted_by, now, tx)
@@ -120,7 +125,7 @@ class AclRepository:
         """
         if not entries:
             return
-        names = [f"{RESOURCE_TYPE}_{role.value}" for role in AccessRole]
+        names = [f"{self._type}_{role.value}" for role in AccessRole]
         query: Doc = {"accessRoleId": {"$in": names}}
         roles = self._roles.find(query, projection_model=_StoredRole, session=tx)
         role_ids = {role.name: ObjectId(role.id) for role in await read_all(roles)}
@@ -130,7 +135,9 @@ class AclRepository:
         # The other application may have written two entries for one principal.
         writes = [
             UpdateMany(
-                _key(server_id, entry.principal), _written(entry, by, role_ids), upsert=True
+                self._key(server_id, entry.principal),
+                _written(entry, by, role_ids, self._type),
+                upsert=True,
             )
             for entry in entries
         ]
@@ -138,12 +145,22 @@ class AclRepository:
 
     async def remove(self, server_id: str, principal: Principal, tx: Transaction) -> None:
         """Remove the entries of a principal."""
-        await self._entries.find(_key(server_id, principal)).delete(session=tx)
+        await self._entries.find(self._key(server_id, principal)).delete(session=tx)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> int:
         """Remove all entries about a server; return how many there were."""
-        result = await self._entries.find(_about(server_id)).delete(session=tx)
+        result = await self._entries.find(self._about(server_id)).delete(session=tx)
         return 0 if result is None else result.deleted_count
+
+    def _about(self, resource_id: str) -> Doc:
+        return {"resourceType": self._type, "resourceId": ObjectId(resource_id)}
+
+    def _key(self, resource_id: str, principal: Principal) -> Doc:
+        key: Doc = {**self._about(resource_id), "principalType": principal.type.value}
+        if principal.id is not None:
+            is_role = principal.type is PrincipalType.ROLE
+            key["principalId"] = principal.id if is_role else ObjectId(principal.id)
+        return key
 
 
 class _StoredRole(Projection):
@@ -163,25 +180,13 @@ ENDED = datetime(1970, 1, 1, tzinfo=UTC)
 """Expiry of an entry whose stored expiry is not a time."""
 
 
-def _about(server_id: str) -> Doc:
-    return {"resourceType": RESOURCE_TYPE, "resourceId": ObjectId(server_id)}
-
-
-def _key(server_id: str, principal: Principal) -> Doc:
-    key: Doc = {**_about(server_id), "principalType": principal.type.value}
-    if principal.id is not None:
-        is_role = principal.type is PrincipalType.ROLE
-        key["principalId"] = principal.id if is_role else ObjectId(principal.id)
-    return key
-
-
-def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId]) -> Doc:
+def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId], resource_type: str) -> Doc:
     """Return the update that makes a stored entry equal to *entry*."""
     values: Doc = {**by, "permBits": entry.bits}
     unset: Doc = {} if "tenantId" in by else {"tenantId": ""}
     if entry.principal.id is not None:
         values["principalModel"] = entry.principal.type.value.capitalize()
-    role = "" if entry.role is None else f"{RESOURCE_TYPE}_{entry.role.value}"
+    role = "" if entry.role is None else f"{resource_type}_{entry.role.value}"
     if role in role_ids:
         values["roleId"] = role_ids[role]
     else:

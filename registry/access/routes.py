@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, cast
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from registry.access.ports import SERVER_TYPE, TOOLSET_TYPE
 from registry.access.presenter import (
     present_person,
     present_sharing,
@@ -17,25 +18,30 @@ from registry.access.schemas import (
 from registry.access.service import PermissionService, Sharing
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.web.bodies import IfMatch, ServerId, StrictJsonRoute, etag_in
+from registry.core.text import ObjectIdText
+from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
-ResourceType = Literal["mcpServer"]
+ResourceType = Literal["mcpServer", "toolset"]
+ResourceId = Annotated[ObjectIdText, Path(description="ObjectId of the server or toolset.")]
 Kind = Literal["user", "group", "role"]
 
 _errors = error_answers(
     {
-        404: "There is no such server.",
+        404: "There is no such server or toolset.",
         409: "No owner would remain, or the entries were modified since they were read.",
         422: "A field or parameter cannot take that value, or a principal does not exist.",
     }
 )
 
 
-def _service(request: Request) -> PermissionService:
-    return cast("PermissionService", request.app.state.permissions)
+def _service(request: Request, resource_type: str = SERVER_TYPE) -> PermissionService:
+    state = request.app.state
+    is_toolset = resource_type == TOOLSET_TYPE
+    found = state.toolset_permissions if is_toolset else state.permissions
+    return cast("PermissionService", found)
 
 
 router = APIRouter(prefix="/api/v1/permissions", tags=["permissions"], route_class=StrictJsonRoute)
@@ -81,11 +87,11 @@ async def search_principals(
 async def get_permissions(
     request: Request,
     user: Reader,
-    resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
-    resource_id: ServerId,
+    resource_type: ResourceType,
+    resource_id: ResourceId,
 ) -> Response:
-    """Return who has access to a server. For callers who may share it."""
-    return _answer(await _service(request).get(resource_id, user), user)
+    """Return who has access to a server or toolset. For callers who may share it."""
+    return _answer(await _service(request, resource_type).get(resource_id, user), user)
 
 
 @router.put(
@@ -97,13 +103,13 @@ async def get_permissions(
 async def put_permissions(
     request: Request,
     user: Sharer,
-    resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
-    resource_id: ServerId,
+    resource_type: ResourceType,
+    resource_id: ResourceId,
     body: PermissionsUpdate,
     if_match: IfMatch = None,
 ) -> Response:
-    """Share a server, or stop sharing it. Its `scope` follows: private, some, or all users."""
-    sharing = await _service(request).change(
+    """Share a server or toolset, or stop sharing it. Its `scope` follows the entries."""
+    sharing = await _service(request, resource_type).change(
         resource_id, body.request(), user, expected_etag=etag_in(if_match)
     )
     return _answer(sharing, user)

@@ -7,13 +7,24 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from pydantic.alias_generators import to_camel
 
 from registry.access.policy import PrincipalType
+from registry.access.ports import SERVER_TYPE, TOOLSET_TYPE
 from registry.access.sharing import AccessRole, Entry, Principal, ShareRequest
 
 MAX_ENTRIES = 1_000
 """Maximum number of entries in one request; jarvis-api reads them all for each decision."""
 
 LATEST_YEAR = 9999
-ROLE_NAMES = {f"mcpServer_{role.value}": role for role in AccessRole}
+ROLE_NAMES = {
+    f"{kind}_{role.value}": role for kind in (SERVER_TYPE, TOOLSET_TYPE) for role in AccessRole
+}
+RoleName = Literal[
+    "mcpServer_viewer",
+    "mcpServer_editor",
+    "mcpServer_owner",
+    "toolset_viewer",
+    "toolset_editor",
+    "toolset_owner",
+]
 
 
 class AccessBody(BaseModel):
@@ -49,9 +60,7 @@ class EntryBody(PrincipalBody):
     """An entry. *accessRoleId* is jarvis-api's name of the role; either one may be given."""
 
     role: AccessRole | None = None
-    access_role_id: Literal["mcpServer_viewer", "mcpServer_editor", "mcpServer_owner"] | None = (
-        None
-    )
+    access_role_id: RoleName | None = None
     expires_at: AwareDatetime | None = Field(
         default=None, description="When the entry ends; never when absent."
     )
@@ -100,7 +109,7 @@ class PermissionsUpdate(AccessBody):
         default_factory=list, description="Principals whose entries go."
     )
     public: bool | None = Field(default=None, description="Whether everybody may see it.")
-    public_access_role_id: Literal["mcpServer_viewer"] | None = Field(
+    public_access_role_id: Literal["mcpServer_viewer", "toolset_viewer"] | None = Field(
         default=None, description="The public can be given no more than this."
     )
 
@@ -164,7 +173,8 @@ class PermissionsAnswer(AccessBody):
 
     resource_type: str
     resource_id: str
-    server_name: str
+    server_name: str | None = Field(description="Null for a toolset.")
+    name: str
     scope: str | None = Field(description="Null where the other application made the server.")
     principals: list[EntryAnswer]
     public: bool

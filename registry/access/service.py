@@ -25,7 +25,7 @@ from registry.access.policy import (
     ServerScope,
     evaluate,
 )
-from registry.access.ports import Resource, ResourceChanges, Resources
+from registry.access.ports import TOOLSET_TYPE, TOOLSETS, Resource, ResourceChanges, Resources
 from registry.access.rbac import validate_owner
 from registry.access.repository import AclRepository
 from registry.access.sharing import (
@@ -75,7 +75,11 @@ class Sharing:
 
 
 class PermissionService:
-    """Reads and changes the entries of servers, each on behalf of a caller."""
+    """Reads and changes the entries of resources of one type, each on behalf of a caller.
+
+    Args:
+        noun: What the resources are called.
+    """
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class PermissionService:
         *,
         clock: Clock,
         admin_sees_private: bool,
+        noun: str = "server",
     ) -> None:
         self._database = database
         self._acl = acl
@@ -97,6 +102,7 @@ class PermissionService:
         self._changes = changes
         self._clock = clock
         self._admin_sees_private = admin_sees_private
+        self._noun = noun
 
     async def get(self, resource_id: str, user: UserContext) -> Sharing:
         """Return the access to a resource.
@@ -142,7 +148,7 @@ class PermissionService:
                 raise SharingModifiedError(current, expected_etag)
             now = self._clock.now()
             planned = plan(entries, request, author=resource.author, scope=resource.scope, now=now)
-            _require_may_widen(user, resource, planned)
+            _require_may_widen(user, resource, planned, self._noun)
             if not planned.put and not planned.removed and planned.scope is resource.scope:
                 return
             for principal in planned.removed:
@@ -158,8 +164,12 @@ class PermissionService:
             await self._audit.record(user, event, tx)
 
         await self._database.transaction(write)
-        log.info("server_shared", server_id=resource_id, user_id=user.user_id)
-        await self._changes.server_changed(resource_id)
+        if found.type == TOOLSET_TYPE:
+            log.info("toolset_shared", toolset_id=resource_id, user_id=user.user_id)
+            await self._changes.table_changed(TOOLSETS, resource_id)
+        else:
+            log.info("server_shared", server_id=resource_id, user_id=user.user_id)
+            await self._changes.server_changed(resource_id)
         # A caller who gave up their own rights may not read it any more, but gets the result.
         resource, entries, verdict = await self._read(resource_id, user)
         return await self._sharing(resource, entries, verdict)
@@ -177,11 +187,13 @@ class PermissionService:
     ) -> tuple[Resource, list[Entry], AccessRights]:
         resource, entries, verdict = await self._read(resource_id, user, tx)
         if Permission.VIEW not in verdict.permissions:
-            raise ResourceNotFoundError
+            raise ResourceNotFoundError(self._noun)
         try:
             validate_owner(verdict.bits, Permission.SHARE)
         except AccessDeniedError as exc:
-            raise SharingForbiddenError(f"You may not share this server: {exc.rule}.") from None
+            raise SharingForbiddenError(
+                f"You may not share this {self._noun}: {exc.rule}."
+            ) from None
         return resource, entries, verdict
 
     async def _read(
@@ -189,7 +201,7 @@ class PermissionService:
     ) -> tuple[Resource, list[Entry], AccessRights]:
         resource = await self._resources.shared(resource_id, tx)
         if resource is None:
-            raise ResourceNotFoundError
+            raise ResourceNotFoundError(self._noun)
         now = self._clock.now()
         stored = await self._acl.entries_of(resource_id, resource.tenant_id, tx)
         entries = list(merged(entry for entry in stored if entry.is_alive(now)).values())
@@ -232,12 +244,14 @@ class PermissionService:
             raise UnknownPrincipalError(unknown)
 
 
-def _require_may_widen(user: UserContext, resource: Resource, planned: SharePlan) -> None:
+def _require_may_widen(
+    user: UserContext, resource: Resource, planned: SharePlan, noun: str
+) -> None:
     scope = planned.scope
     if scope is not None and scope is not resource.scope and scope.is_shared and not user.is_admin:
         audience = "everybody" if scope is ServerScope.SHARED_APP else "others"
         raise SharingForbiddenError(
-            f"Only an administrator may share this server with {audience}: "
+            f"Only an administrator may share this {noun} with {audience}: "
             f"it would become {scope.value}."
         )
 

@@ -59,6 +59,7 @@ class EntityType(StrEnum):
     GROUP = "group"
     AUTHORIZATION = "authorization"
     APPROVAL = "approval"
+    TOOLSET = "toolset"
 
 
 NAMED_FOR_SERVERS = frozenset(

@@ -209,6 +209,7 @@ class BearerAuthenticator:
                 ancestors=token.ancestors,
                 custom_scopes=token.custom_scopes,
                 is_service_account=True,
+                toolset=token.toolset,
             )
         if entry.is_disabled:
             raise UnauthorizedError("The bearer token's user is disabled.")
@@ -229,6 +230,7 @@ class BearerAuthenticator:
             ancestors=token.ancestors,
             custom_scopes=frozenset() if is_demoted else token.custom_scopes,
             tenant_id=entry.tenant_id,
+            toolset=token.toolset,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

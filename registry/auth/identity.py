@@ -95,6 +95,7 @@ class UserContext:
         tenant_id: The tenant that the caller is of; None is a tenant of its own, of all that is
             stored without one. Administrators without one see all, see `sees_all_tenants`.
         is_of_all_tenants: Whether the caller is the registry itself, or its operator.
+        toolset: Name of the toolset that the token is limited to at the gateway; None for none.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -111,6 +112,7 @@ class UserContext:
     is_service_account: bool = False
     tenant_id: str | None = None
     is_of_all_tenants: bool = False
+    toolset: str | None = None
 
     @property
     def held_scopes(self) -> frozenset[str]:

@@ -53,6 +53,7 @@ class VerifiedToken:
         custom_scopes: Scopes that are none of ours; access policies may name them.
         is_service_account: Whether the account may exist in the token alone; any other user must
             be stored.
+        toolset: Name of the toolset that the token is limited to at the gateway.
     """
 
     user_id: str
@@ -66,6 +67,7 @@ class VerifiedToken:
     ancestors: tuple[str, ...] = ()
     custom_scopes: frozenset[str] = frozenset()
     is_service_account: bool = False
+    toolset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class TokenIssuer:
         self._audience = audience
         self._clock = clock
 
-    def issue(
+    def issue(  # noqa: PLR0913 - one keyword for each claim
         self,
         *,
         user_id: str,
@@ -100,11 +102,13 @@ class TokenIssuer:
         session_id: str | None = None,
         ancestors: tuple[str, ...] = (),
         is_service_account: bool = False,
+        toolset: str | None = None,
     ) -> str:
         """Return a signed RS256 access token (RFC 9068's claims, plus user_id, username, role).
 
         `sid` and `anc`, if present, name its token family and that family's ancestors;
-        `service_account` means that its user need not be stored.
+        `service_account` means that its user need not be stored; `toolset` names the toolset that
+        it is limited to.
         """
         claims: dict[str, object] = {
             "aud": self._audience,
@@ -120,6 +124,8 @@ class TokenIssuer:
             claims["anc"] = list(ancestors)
         if is_service_account:
             claims["service_account"] = True
+        if toolset is not None:
+            claims["toolset"] = toolset
         return self._signed(user_id, claims, lifetime)
 
     def issue_refresh(
@@ -235,6 +241,7 @@ class TokenVerifier:
             session_id=str(claims["sid"]) if claims.get("sid") else None,
             ancestors=_ancestors(claims.get("anc")),
             is_service_account=claims.get("service_account") is True,
+            toolset=_toolset(claims.get("toolset")),
         )
 
     def _shared(self, token: str, secret: str) -> VerifiedToken:
@@ -312,6 +319,11 @@ def _issued_at(claims: dict[str, object]) -> float | None:
     return (
         float(issued) if isinstance(issued, int | float) and abs(issued) < LATEST_EXPIRY else None
     )
+
+
+def _toolset(claim: object) -> str | None:
+    # A claim that cannot be read names no toolset that exists, so that it never widens.
+    return claim if claim is None or isinstance(claim, str) else ""
 
 
 def _ancestors(claim: object) -> tuple[str, ...]:

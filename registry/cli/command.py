@@ -18,6 +18,7 @@ from registry.cli.setup import apply, export
 from registry.cli.sync import sync
 from registry.cli.tokens import token
 from registry.cli.tools import tools
+from registry.cli.toolsets import toolsets
 from registry.cli.usage import usage
 from registry.cli.users import groups, users
 
@@ -72,6 +73,7 @@ app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
 app.add_typer(policies, name="policies")
 app.add_typer(limits, name="limits")
+app.add_typer(toolsets, name="toolsets")
 app.add_typer(users, name="users")
 app.add_typer(groups, name="groups")
 

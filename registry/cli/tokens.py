@@ -58,6 +58,10 @@ def token_create(
     description: Annotated[
         str | None, typer.Option(help="What it is for, shown in lists and records.")
     ] = None,
+    toolset: Annotated[
+        str | None,
+        typer.Option(help="Name of a toolset: at the gateway, the token has no other tools."),
+    ] = None,
 ) -> None:
     """Issue a bearer token that cannot be renewed, record that, and print it.
 
@@ -81,6 +85,7 @@ def token_create(
                 scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
                 lifetime=timedelta(hours=hours),
                 description=description,
+                toolset=toolset,
             )
             issued = await built.sessions.issue(order, OPERATOR)
         if not issued.is_known_user:

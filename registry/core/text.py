@@ -51,6 +51,7 @@ PATTERN_WORDS = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,63}$": (
         "must be up to 64 letters, digits and '_', and not begin with a digit"
     ),
+    r"^[A-Za-z0-9_-]+$": "must be letters, digits, '_' and '-'",
     EMAIL: "must be an address like ada@example.org",
     USERNAME: "must be letters, digits and characters of ._@+-, and begin with a letter or digit",
     r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$": (

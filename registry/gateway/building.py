@@ -57,6 +57,7 @@ from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads
 from registry.gateway.transport.forwarder import Forwarder
 from registry.gateway.view.approval_notices import ApprovalNotices
+from registry.gateway.view.toolsets import Toolsets
 from registry.http.client.exchange import UpstreamHttp
 from registry.oauth.ports import AccessTokens, AuthorizationLinks
 from registry.upstream.loops import Instance
@@ -110,6 +111,7 @@ class GatewayBuilder:
         limits: Keeps limits on calls.
         clock: Limits sessions and waits.
         approvals: Requests for approval; None refuses calls that need one.
+        toolsets: All toolsets; None for none.
     """
 
     settings: Settings
@@ -134,6 +136,7 @@ class GatewayBuilder:
     limits: CallLimits
     clock: Clock
     approvals: Approvals | None = None
+    toolsets: Toolsets | None = None
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
 
     @cached_property
@@ -243,6 +246,7 @@ class GatewayBuilder:
             links=self.links,
             base_url=self.settings.base_url,
             admin_uses_private=self.settings.admin_uses_private,
+            toolsets=self.toolsets or Toolsets(self.clock),
         )
 
     @cached_property

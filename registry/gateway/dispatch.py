@@ -6,19 +6,22 @@ pass-through. It does not know how the request arrived.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import structlog
+from mcp_types import CLIENT_INFO_META_KEY
 
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.drain import Drain
+from registry.core.json import members
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.client.answers import CANCELLED
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.authorization import AuthorizationPrompts, opens_urls
-from registry.gateway.edge.client_sessions import ClientSessions
+from registry.gateway.edge.client_sessions import ClientSessions, client_name
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
 from registry.gateway.edge.limits import CallLimits
@@ -46,6 +49,7 @@ from registry.gateway.transport.call_watch import ClientGone
 from registry.gateway.transport.forwarder import stream_termination
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
+from registry.gateway.view.toolsets import ToolsetOffering
 from registry.servers.values import Era, Transport
 from registry.upstream.loops import Instance, is_gateway
 
@@ -211,11 +215,12 @@ class Dispatcher:
         route = self.admit(exchange, envelope, user)
         if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
             route = self.admit(exchange, envelope, user)
+        narrowed = self.narrowed(exchange, user, route, envelope)
+        if narrowed is not None:
+            await self._aggregate.post(exchange, envelope, user, narrowed)
+            return
         if envelope.method == "tools/call" and (route is None or not route.tools):
-            unread = self._admission.unread(user, exchange.slug, envelope.params.get("name"))
-            if unread is not None:
-                await self._first_access(exchange, user, unread)
-                route = self.admit(exchange, envelope, user)
+            route = await self._read_first(exchange, envelope, user, route)
         if route is None:
             offering = CombinedOffering(self._admission.view(user))
             await self._aggregate.post(exchange, envelope, user, offering)
@@ -229,6 +234,39 @@ class Dispatcher:
             return
         await self._passthrough.post(exchange, envelope, user, route)
 
+    def narrowed(
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        route: Route | None,
+        envelope: Envelope | None,
+    ) -> ToolsetOffering | None:
+        """Return what toolsets leave of the path; None if none narrows it.
+
+        Raises:
+            ToolsetUnknown: One does not exist, or *user* may not use it.
+            SessionUnknown: The session is not one of this user at this path.
+        """
+        if not self._admission.narrows(exchange, user):
+            return None
+        client = None
+        if self._admission.asks_client_name(exchange, user):
+            client = self._client_name(exchange, user, envelope)
+        return self._admission.narrowed(exchange, user, route, client)
+
+    def _client_name(
+        self, exchange: GatewayRequest, user: UserContext, envelope: Envelope | None
+    ) -> str | None:
+        info: Mapping[str, Any] = {}
+        sealed = exchange.headers.get("mcp-session-id")
+        if exchange.is_modern:
+            info = members(members(exchange.params.get("_meta")).get(CLIENT_INFO_META_KEY))
+        elif envelope is not None and envelope.method == "initialize":
+            info = members(envelope.params.get("clientInfo"))
+        elif sealed is not None:
+            info = self._sessions.resume(user, COMBINED, sealed).info
+        return client_name(info)
+
     async def take(self, exchange: GatewayRequest, envelope: Envelope, user: UserContext) -> bool:
         """Take a message about a call that waits for its user; return whether it is only that.
 
@@ -238,6 +276,20 @@ class Dispatcher:
         if envelope.method == CANCELLED:
             return await self._questions.cancel(exchange, user)
         return not envelope.method and await self._questions.take(envelope, user)
+
+    async def _read_first(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        route: Route | None,
+    ) -> Route | None:
+        """Return the route again once an unread server has been read."""
+        unread = self._admission.unread(user, exchange.slug, envelope.params.get("name"))
+        if unread is None:
+            return route
+        await self._first_access(exchange, user, unread)
+        return self.admit(exchange, envelope, user)
 
     async def _first_access(
         self, exchange: GatewayRequest, user: UserContext, route: Route
@@ -341,6 +393,11 @@ class Dispatcher:
             Refusal: The answer is an error.
             ClientGone: The client disconnected.
         """
+        serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
+        narrowed = self.narrowed(exchange, user, route, None)
+        if narrowed is not None:
+            await serve(exchange, user, narrowed)
+            return
         if (
             route is not None
             and not _is_hosted(route)
@@ -351,7 +408,6 @@ class Dispatcher:
         ):
             await self._passthrough.get_or_delete(exchange, user, route)
             return
-        serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
         if route is None:
             await serve(exchange, user, CombinedOffering(self._admission.view(user)))
         else:

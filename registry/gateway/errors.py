@@ -265,6 +265,21 @@ class ServerUnknown(Refusal):
         super().__init__("Server not found.")
 
 
+class ToolsetUnknown(Refusal):
+    """The toolset does not exist, or the caller may not use it."""
+
+    status = 404
+    code = 404
+    error = "not_found"
+    outcome = CallOutcome.REFUSED
+    is_of_http = True
+
+    def __init__(self, name: str, named_by: str) -> None:
+        super().__init__(
+            f"The toolset {name[:64]!r} ({named_by}) does not exist, or you may not use it."
+        )
+
+
 class SessionUnknown(Refusal):
     """The session id is unknown, has expired, or belongs to another caller."""
 

@@ -47,6 +47,8 @@ class ToolEntry:
         is_behind: Whether the server offers another definition than this approved one.
         facets: Its known effects, as texts `flag:value`, for policies.
         rules: What is demanded of its calls.
+        version: Number of its served version.
+        tags: Its tags.
     """
 
     name: str
@@ -56,6 +58,8 @@ class ToolEntry:
     is_behind: bool = False
     facets: tuple[str, ...] = ()
     rules: CallRules = NO_CALL_RULES
+    version: int = 1
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,8 @@ def tool_entry(
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
     rules: CallRules = NO_CALL_RULES,
+    version: int = 1,
+    tags: tuple[str, ...] = (),
 ) -> ToolEntry:
     """Return the entry of one tool from the JSON text of its object.
 
@@ -219,6 +225,8 @@ def tool_entry(
         is_behind: Whether the server now offers another definition.
         facets: Its known effects, as texts `flag:value`.
         rules: What is demanded of its calls.
+        version: Number of its served version.
+        tags: Its tags.
 
     Raises:
         ValueError: More arguments are mirrored in headers than can be checked on each call.
@@ -227,7 +235,9 @@ def tool_entry(
     schema = None
     if PARAM_HEADER_MARK in wire:
         schema = mirrored_part(orjson.loads(wire).get("inputSchema"))
-    return ToolEntry(name, wire, schema, _may_repeat(wire), is_behind, facets, rules)
+    return ToolEntry(
+        name, wire, schema, _may_repeat(wire), is_behind, facets, rules, version, tags
+    )
 
 
 def _may_repeat(wire: bytes) -> bool:

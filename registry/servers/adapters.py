@@ -1,5 +1,6 @@
 """Adapters: what policies, decisions about tools and connections need of servers."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
@@ -12,6 +13,7 @@ from registry.auth.identity import Tenants, UserContext
 from registry.connections.values import VisibleServer
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, members
+from registry.core.text import OBJECT_ID
 from registry.oauth.values import OAuthServer
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import ServerNotFoundError
@@ -22,7 +24,7 @@ from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerRecord, oauth_server
 from registry.tools.governance.errors import ToolNotFoundError
-from registry.tools.naming import slug_of
+from registry.tools.naming import PATH_PREFIX, slug_of
 from registry.tools.ports import OwnerRights, OwnersSeen
 from registry.tools.values import ListedTool, ToolDefinition
 
@@ -56,6 +58,21 @@ class PolicyServerReader:
     def rights(self, user: UserContext) -> Mapping[str, int]:
         """Return what *user* may do with each server that they see."""
         return self._visible.rights(user)
+
+    async def seen_owner(self, named: str, user: UserContext, now: datetime) -> str | None:
+        """Return the id of the server with this id, name or path; None if *user* sees none."""
+        server = None
+        if re.fullmatch(OBJECT_ID, named):
+            server = await self._servers.record_unchecked(named.lower())
+        if server is None and named.startswith(PATH_PREFIX):
+            server = await self._servers.at_path(named, user.tenants)
+        if server is None:
+            server = await self._servers.by_name(named, user.tenants)
+        if server is None:
+            server = await self._servers.at_path(PATH_PREFIX + named, user.tenants)
+        if server is None or not await self._visible.bits(server, user, now) & Permission.VIEW:
+            return None
+        return server.id
 
     def visible(self, user: UserContext) -> Sequence[ServerPath]:
         """Return the servers that *user* sees."""

@@ -100,6 +100,7 @@ def present_family(listed: ListedFamily) -> JsonObject:
         "role": family.role.value,
         "scope": " ".join(family.scopes),
         "description": family.description,
+        "toolset": family.toolset,
         "generated_with": family.ancestors[-1] if family.ancestors else None,
         "created_at": timestamp(family.created_at),
         "renewed_at": None if family.exchanged_at is None else timestamp(family.exchanged_at),

@@ -172,6 +172,9 @@ class TokenRefresh(_Body):
         return self
 
 
+TOOLSET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class TokenGenerate(_Body):
     """A pair of tokens to issue."""
 
@@ -189,6 +192,11 @@ class TokenGenerate(_Body):
     )
     expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)]
     description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
+    toolset: Annotated[str, StringConstraints(pattern=TOOLSET_NAME, max_length=64)] | None = Field(
+        default=None,
+        description="Name of the toolset that the token is limited to at the gateway, whatever "
+        "the path.",
+    )
 
 
 class TokenIssue(_Body):
@@ -208,6 +216,11 @@ class TokenIssue(_Body):
     role: Role = Field(default=Role.USER, description="Not above the role stored of the user.")
     expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)] = 8
     description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
+    toolset: Annotated[str, StringConstraints(pattern=TOOLSET_NAME, max_length=64)] | None = Field(
+        default=None,
+        description="Name of the toolset that the token is limited to at the gateway, whatever "
+        "the path.",
+    )
 
 
 class SessionRefresh(_Body):
@@ -321,6 +334,7 @@ class IssuedSummary(BaseModel):
     role: str
     scope: str
     description: str | None
+    toolset: str | None = Field(description="The toolset that they are limited to.")
     generated_with: str | None = Field(
         description="`sid` or `jti` of the token that they were generated with."
     )

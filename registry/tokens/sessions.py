@@ -174,6 +174,7 @@ class SessionService:
                 refresh_token_id=uuid.uuid4().hex,
                 access_tokens=(_new_access_token(request.expires_in_hours, end, now),),
                 tenant_id=user.tenant_id,
+                toolset=_toolset(request.toolset, user),
             )
             pair = self._sign_pair(family, now)
             await self._insert(family, user)
@@ -220,6 +221,7 @@ class SessionService:
                 expires_at=end,
                 access_tokens=(IssuedAccessToken(id=uuid.uuid4().hex, expires_at=end),),
                 tenant_id=None if entry is None else entry.tenant_id,
+                toolset=order.toolset,
             )
             await self._insert(family, actor)
             token = self._sign_access_token(family, now)
@@ -253,6 +255,7 @@ class SessionService:
             lifetime=timedelta(hours=request.expires_in_hours),
             description=request.description,
             ancestors=_ancestors(actor),
+            toolset=_toolset(request.toolset, actor),
         )
         return order, await self.issue(order, actor)
 
@@ -514,6 +517,7 @@ class SessionService:
             session_id=family.family_id,
             ancestors=family.ancestors,
             is_service_account=not family.is_known_user,
+            toolset=family.toolset,
         )
 
     async def _record(
@@ -560,6 +564,18 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
     if missing:
         raise InsufficientScopeError(missing)
     return scopes
+
+
+def _toolset(requested: str | None, actor: UserContext) -> str | None:
+    """Return the toolset of a token that *actor* has issued: their own token's, if it has one.
+
+    Raises:
+        ValidationFailedError: They request another one.
+    """
+    if actor.toolset is not None and requested not in {None, actor.toolset}:
+        problem = f"your token is limited to the toolset {actor.toolset}"
+        raise ValidationFailedError("toolset", problem)
+    return requested or actor.toolset
 
 
 def _ancestors(user: UserContext) -> tuple[str, ...]:

@@ -243,6 +243,7 @@ class IssuedFamily(Projection):
         access_tokens: The latest access tokens, the newest last.
         revoked_at: A stored value that is not a time counts as one.
         tenant_id: The tenant that the user was of when it began.
+        toolset: Name of the toolset that its tokens are limited to; an unreadable one names none.
     """
 
     family_id: Annotated[StrictStr, Field(alias="_id")]
@@ -266,6 +267,10 @@ class IssuedFamily(Projection):
         PlainValidator(lambda stored: None if stored is None else moment_of(stored) or LATEST),
     ] = None
     tenant_id: Annotated[str | None, PlainValidator(tenant_of)] = None
+    toolset: Annotated[
+        str | None,
+        PlainValidator(lambda stored: None if stored is None else text_of(stored) or ""),
+    ] = None
 
     @property
     def access_token(self) -> IssuedAccessToken:
@@ -314,6 +319,7 @@ class TokenOrder:
         username: Shown in records; the stored user's where empty.
         scopes: Custom ones included.
         ancestors: The token of the actor, preceded by that token's own ancestors.
+        toolset: Name of the toolset that it is limited to at the gateway.
     """
 
     user_id: str
@@ -323,6 +329,7 @@ class TokenOrder:
     lifetime: timedelta
     description: str | None = None
     ancestors: tuple[str, ...] = ()
+    toolset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,8 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
         is_behind="pending_hash" in row or "seen_hash" in row,
         facets=facets,
         said=_call_members(row.get("tool_metadata")),
+        version=whole_of(row.get("served_version")) or 1,
+        tags=tuple(tags),
     )
 
 

@@ -89,6 +89,7 @@ ROW_FIELDS = (
     *("owner_id", "name", "definition", "presented", "pending_hash", "seen_hash", "facets"),
     *("source_type", "registration_state", "exposure_state"),
     *("title", "display_name", "tags", "description", "description_override", "tool_metadata"),
+    "served_version",
 )
 SYNC_EVENTS_KEPT = 100
 """Maximum number of kept versions of a tool. They are part of its row, and of the same write."""

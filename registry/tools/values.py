@@ -218,6 +218,8 @@ class ToolRow:
         is_behind: Whether the upstream now offers another definition.
         facets: Its known effects, as texts `flag:value`.
         said: What people stated that its call rules are made from.
+        version: Number of the served version.
+        tags: Its tags.
     """
 
     listed: ListedTool
@@ -227,3 +229,5 @@ class ToolRow:
     is_behind: bool = False
     facets: tuple[str, ...] = ()
     said: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    tags: tuple[str, ...] = ()

@@ -7,6 +7,9 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from packages.models import check_schema_version
+from registry.access.ports import TOOLSET_TYPE
+from registry.access.repository import AclRepository
+from registry.access.toolsets.repository import ToolsetRepository
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
 from registry.connections.reconnection import Reconnection
@@ -22,6 +25,7 @@ from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSe
 from registry.gateway.edge.spent_states import SpentStateRepository, SpentStates
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
+from registry.gateway.view.toolsets import Toolsets
 from registry.servers.adapters import VisibleServerDirectory
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
@@ -49,6 +53,8 @@ from registry.wiring.services import (
     build_sessions,
     build_tokens,
     build_tools,
+    build_toolset_permissions,
+    build_toolsets,
     build_users,
 )
 from registry.wiring.storage import build_storage, prepared
@@ -125,6 +131,9 @@ async def components(  # noqa: PLR0915 - one statement for each part
         upstreams = upstreams.with_tokens(authorizations.tokens)
         limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
         approvals = build_approvals(settings, storage, clock)
+        toolsets = Toolsets(
+            clock, ToolsetRepository(database), AclRepository(database, TOOLSET_TYPE)
+        )
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -139,7 +148,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
             metrics=metrics,
             freed=memory.note,
-            tables=(limits.table, approvals.notices),
+            tables=(limits.table, approvals.notices, toolsets),
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker)
         servers = build_servers(
@@ -187,6 +196,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             limits=limits,
             approvals=approvals,
             clock=clock,
+            toolsets=toolsets,
         )
         gateway = builder.build()
         stack.push_async_callback(gateway.close)
@@ -263,6 +273,10 @@ async def components(  # noqa: PLR0915 - one statement for each part
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
             limits=build_limit_service(settings, storage, known.directory, snapshot, clock),
+            toolsets=build_toolsets(settings, storage, known.directory, snapshot, clock),
+            toolset_permissions=build_toolset_permissions(
+                settings, storage, known.directory, snapshot, clock
+            ),
             users=build_users(settings, storage, clock),
             sync=sync.service,
             approvals=approvals.service,

@@ -29,6 +29,7 @@ from registry.wiring.services import (
     build_servers,
     build_sessions,
     build_tools,
+    build_toolsets,
     build_users,
 )
 from registry.wiring.storage import Storage, build_storage, prepared
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from registry.access.limits.service import LimitService
     from registry.access.policies.service import PolicyService
     from registry.access.service import PermissionService
+    from registry.access.toolsets.service import ToolsetService
+    from registry.access.toolsets.values import Toolset
     from registry.audit.service import AuditService
+    from registry.auth.identity import UserContext
     from registry.auth.repository import DirectoryRepository
     from registry.servers.service import ServerService
     from registry.tokens.sessions import SessionService
@@ -49,7 +53,8 @@ if TYPE_CHECKING:
 class NoGateway:
     """Ignores changes: no gateway runs in this process, and others see them in change streams.
 
-    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges` and `LimitChanges`.
+    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges`, `LimitChanges` and
+    `ServedToolsets`.
     """
 
     async def server_changed(self, server_id: str) -> None:
@@ -60,6 +65,9 @@ class NoGateway:
 
     async def table_changed(self, collection: str, document_id: str) -> None:
         """Do nothing."""
+
+    def resolved(self, toolset: Toolset, user: UserContext) -> None:
+        """Return None: what is served is not known here."""
 
 
 Lists: TypeAlias = Literal["servers", "tools"]
@@ -120,6 +128,11 @@ class CommandServices:
     def policies(self) -> PolicyService:
         """Return the policy service."""
         return build_policies(self.settings, self.storage, self.directory, NoGateway(), self.clock)
+
+    @cached_property
+    def toolsets(self) -> ToolsetService:
+        """Return the toolset service."""
+        return build_toolsets(self.settings, self.storage, self.directory, NoGateway(), self.clock)
 
     @cached_property
     def sessions(self) -> SessionService:

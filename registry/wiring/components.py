@@ -8,6 +8,7 @@ from packages.database.errors import DatabaseUnavailable
 from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
+from registry.access.toolsets.service import ToolsetService
 from registry.approvals.service import ApprovalService
 from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
@@ -73,6 +74,8 @@ class Components:
     tools: ToolService
     policies: PolicyService
     limits: LimitService
+    toolsets: ToolsetService
+    toolset_permissions: PermissionService
     users: UserService
     sync: SyncService
     approvals: ApprovalService

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from registry.access.policies.service import PolicyService
     from registry.access.ports import ResourceChanges
     from registry.access.service import PermissionService
+    from registry.access.toolsets.ports import ServedToolsets
+    from registry.access.toolsets.service import ToolsetService
     from registry.auth.jwt import TokenIssuer, TokenVerifier
     from registry.auth.repository import DirectoryRepository
     from registry.auth.revocation import RevocationList
@@ -157,6 +159,62 @@ def build_limit_service(
         storage.audit,
         changes,
         clock=clock,
+    )
+
+
+def build_toolsets(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    served: ServedToolsets,
+    clock: Clock,
+) -> ToolsetService:
+    """Return the toolset service."""
+    from registry.access.ports import TOOLSET_TYPE  # noqa: PLC0415
+    from registry.access.repository import AclRepository  # noqa: PLC0415
+    from registry.access.toolsets.repository import ToolsetRepository  # noqa: PLC0415
+    from registry.access.toolsets.service import ToolsetService  # noqa: PLC0415
+    from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
+
+    repositories = storage.repositories
+    return ToolsetService(
+        storage.database,
+        ToolsetRepository(storage.database),
+        AclRepository(storage.database, TOOLSET_TYPE),
+        PolicyServerReader(repositories.servers, repositories.visible),
+        repositories.tools,
+        directory,
+        storage.audit,
+        served,
+        clock=clock,
+        admin_sees_private=settings.admin_sees_private,
+    )
+
+
+def build_toolset_permissions(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    changes: ResourceChanges,
+    clock: Clock,
+) -> PermissionService:
+    """Return the sharing service of toolsets."""
+    from registry.access.ports import TOOLSET_TYPE  # noqa: PLC0415
+    from registry.access.repository import AclRepository  # noqa: PLC0415
+    from registry.access.service import PermissionService  # noqa: PLC0415
+    from registry.access.toolsets.repository import ToolsetRepository  # noqa: PLC0415
+    from registry.access.toolsets.service import SharedToolsets  # noqa: PLC0415
+
+    return PermissionService(
+        storage.database,
+        AclRepository(storage.database, TOOLSET_TYPE),
+        SharedToolsets(ToolsetRepository(storage.database)),
+        directory,
+        storage.audit,
+        changes,
+        clock=clock,
+        admin_sees_private=settings.admin_sees_private,
+        noun="toolset",
     )
 
 

@@ -63,6 +63,10 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
     made = await hiding.ask(OWNER, "POST", "/access/policies", json=policy)
     limit = {"name": "few", "target": {"owner_id": server["id"]}, "in_flight": 9}
     limited = await hiding.ask(OWNER, "POST", "/limits", json=limit)
+    entries = [{"server": server["id"], "tool": "echo"}]
+    toolset = await hiding.ask(
+        OWNER, "POST", "/toolsets", json={"name": "hidden", "entries": entries}
+    )
     job = await hiding.ask(OWNER, "POST", f"/sync/owners/{server['id']}")
     await hiding.job(OWNER, job.json()["job_id"])
     yield {
@@ -72,6 +76,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
         "limit_id": limited.json()["id"],
+        "toolset_id": toolset.json()["id"],
         "job_id": job.json()["job_id"],
     }
     await hiding.forget_everything()

@@ -66,7 +66,7 @@ NOBODYS = Belongings(
     dict.fromkeys(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
-            *("group_id", "token_id", "limit_id"),
+            *("group_id", "token_id", "limit_id", "toolset_id"),
         ),
         UNKNOWN,
     )
@@ -105,6 +105,12 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {**LIMIT, "subjects": {"users": ["{user_id}"]}, "target": {"owner_id": "{own}"}},
     ],
     ("PATCH", f"{V1}/limits/{{limit_id}}"): [{"is_enabled": False}],
+    ("POST", f"{V1}/toolsets"): [
+        {"name": "taken", "entries": [{"server": "{server_id}", "tool": "echo"}]},
+        {"name": "taken", "entries": [], "default_for": {"users": ["{user_id}"]}},
+    ],
+    ("PATCH", f"{V1}/toolsets/{{toolset_id}}"): [{"title": "Taken"}],
+    ("PUT", f"{V1}/toolsets/{{toolset_id}}"): [{"name": "taken", "entries": []}],
     ("POST", f"{V1}/access/explain"): [
         {"tool": "echo", "server_id": "{server_id}"},
         {"tool": "echo", "server_id": "{own}", "user_id": "{user_id}"},
@@ -160,6 +166,8 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("DELETE", f"{V1}/access/policies/{{policy_id}}"),
             ("GET", f"{V1}/limits/{{limit_id}}"),
             ("DELETE", f"{V1}/limits/{{limit_id}}"),
+            ("GET", f"{V1}/toolsets/{{toolset_id}}"),
+            ("DELETE", f"{V1}/toolsets/{{toolset_id}}"),
             ("GET", f"{V1}/users/{{user_id}}"),
             ("GET", f"{V1}/groups/{{group_id}}"),
             ("GET", f"{V1}/tokens/{{token_id}}"),
@@ -174,6 +182,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", f"{V1}/sync/jobs"),
             ("GET", f"{V1}/access/policies"),
             ("GET", f"{V1}/limits"),
+            ("GET", f"{V1}/toolsets"),
             ("GET", f"{V1}/mcp/connection/status"),
             ("GET", f"{V1}/permissions/search-principals"),
         ],
@@ -226,6 +235,12 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         "/limits",
         {**LIMIT, "name": tenant, "target": {"owner_id": server["id"], "tools": ["none"]}},
     )
+    toolset = await made(
+        rest,
+        admin,
+        "/toolsets",
+        {"name": "same", "title": tenant, "entries": [{"server": server["id"], "tool": "*"}]},
+    )
     group = await made(
         rest, admin, "/groups", {"name": f"{tenant} person", "members": [user.user_id]}
     )
@@ -250,6 +265,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
             "job_id": job["job_id"],
             "policy_id": policy["id"],
             "limit_id": limit["id"],
+            "toolset_id": toolset["id"],
             "user_id": user.user_id,
             "group_id": group["id"],
             "jti": issued["tokens"]["jti"],

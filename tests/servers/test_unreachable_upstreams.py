@@ -73,6 +73,8 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
     made = await rest.ask(root, "POST", "/access/policies", json=policy)
     limited = await rest.ask(root, "POST", "/limits", json={"name": "x", "in_flight": 9})
+    body = {"name": "x", "entries": [{"server": "weather", "tool": "*"}]}
+    toolset = await rest.ask(root, "POST", "/toolsets", json=body)
     # The other application owns the directory here.
     users, groups = (rest.parts.database.collection(name) for name in ("users", "groups"))
     user_id = (await users.insert_one({"name": "A", "email": "a@b.example"})).inserted_id
@@ -83,6 +85,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
         "limit_id": limited.json()["id"],
+        "toolset_id": toolset.json()["id"],
         "server_id": server["id"],
         "version": "1",
         "resource_type": "mcpServer",

@@ -6,6 +6,7 @@ prompt or resource.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -72,6 +73,7 @@ from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.protocol.list_pages import CursorError, marked, page_result
+from registry.gateway.protocol.messages import with_arguments
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.early_stream import STREAM_HEADERS
 from registry.gateway.transport.forwarder import REPEATABLE
@@ -309,7 +311,7 @@ class AggregateServer:
             case "tools/call":
                 called = await self._tool(request)
                 if called is not None:
-                    await self._call(request, called, "name")
+                    await self._call(*called, "name")
             case "prompts/get":
                 name = _named(envelope, "name")
                 owned_prompt = offering.prompt(name)
@@ -425,8 +427,8 @@ class AggregateServer:
             answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
         await exchange.answer(200, answer)
 
-    async def _tool(self, request: ClientRequest) -> CatalogueEntry | None:
-        """Return the tool of a call that may be made; None if it has been answered."""
+    async def _tool(self, request: ClientRequest) -> tuple[ClientRequest, CatalogueEntry] | None:
+        """Return a call that may be made, and its tool; None if it has been answered."""
         exchange, envelope, offering = request.exchange, request.envelope, request.offering
         name = _named(envelope, "name")
         owned = offering.tool(name)
@@ -437,14 +439,21 @@ class AggregateServer:
         if not exchange.is_modern and "task" in envelope.params:
             # The client could never fetch the task: tasks/get is not supported here.
             raise InvalidParams(NO_TASKS)
+        preset, mirrored = owned.preset, owned.tool.param_header_schema
+        if preset is not None:
+            # From here on, the call is what the server will get.
+            envelope = with_arguments(envelope, preset.arguments)
+            mirrored = preset.param_header_schema
+            exchange.preset = preset.text
+            request = replace(request, envelope=envelope)
         arguments, is_answered = await self._governance.admit(
             exchange, envelope, request.caller.user, owned.route, owned.tool
         )
         if is_answered:
             return None
-        if exchange.is_modern and owned.tool.param_header_schema is not None:
-            check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
-        return owned
+        if exchange.is_modern and mirrored is not None:
+            check_param_headers(mirrored, arguments, exchange.headers)
+        return request, owned
 
     def _note_hidden(self, request: ClientRequest, name: str) -> None:
         if request.offering.only is None and request.exchange.user is not None:
@@ -483,6 +492,8 @@ class AggregateServer:
     ) -> None:
         exchange, envelope, caller = request.exchange, request.envelope, request.caller
         is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
+        # Headers that mirror preset arguments are not the client's to send.
+        is_read_here = is_read_here or (owned.preset is not None and owned.preset.is_mirrored)
         if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
             self._admission.note_use(exchange, caller.user, owned.route)
             exchange.served_by(owned.route)

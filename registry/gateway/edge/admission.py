@@ -9,6 +9,7 @@ from packages.models.states import AuditOutcome
 from registry.access.policies.decisions import NO_RULE, deciding, version_of
 from registry.access.policies.explaining import blocking
 from registry.access.policy import AccessDecision, AccessRule, decide_use
+from registry.access.toolsets.values import Toolset
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
@@ -23,12 +24,15 @@ from registry.gateway.errors import (
     NotServing,
     ServerUnknown,
     ToolDenied,
+    ToolsetUnknown,
     ToolUnknown,
     UpstreamFailed,
 )
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
+from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.values import Credentials, Route, is_unread
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
+from registry.gateway.view.toolsets import HeldToolset, ToolsetOffering, Toolsets
 from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
 from registry.oauth.policy import grant_of
 from registry.oauth.ports import AuthorizationLinks
@@ -60,6 +64,7 @@ class Admission:
         links: Makes links under which callers authorise the registry at servers.
         base_url: The public URL; refusals point below it.
         admin_uses_private: Whether administrators may use others' private servers.
+        toolsets: All toolsets.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Admission:
         links: AuthorizationLinks,
         base_url: str,
         admin_uses_private: bool,
+        toolsets: Toolsets,
     ) -> None:
         self._routes = routes
         self._authenticate = authenticate
@@ -78,6 +84,7 @@ class Admission:
         self._links = links
         self._base_url = base_url
         self._admin_uses_private = admin_uses_private
+        self._toolsets = toolsets
 
     async def identify(self, exchange: GatewayRequest) -> UserContext:
         """Return the caller, on the headers alone.
@@ -308,6 +315,88 @@ class Admission:
     def view(self, user: UserContext) -> CatalogueView:
         """Return *user*'s view of the catalogue."""
         return self._routes.catalogue.view(user, admin_uses_private=self._admin_uses_private)
+
+    def narrows(self, exchange: GatewayRequest, user: UserContext) -> bool:
+        """Whether a toolset may narrow what *user* finds at the path."""
+        return (
+            exchange.toolset is not None
+            or user.toolset is not None
+            or TOOLSET_HEADER in exchange.headers
+            or (not exchange.slug and self._toolsets.has_defaults)
+        )
+
+    def asks_client_name(self, exchange: GatewayRequest, user: UserContext) -> bool:
+        """Whether what *user* finds at the path may depend on the name of their client."""
+        return (
+            self._toolsets.has_client_defaults
+            and not exchange.slug
+            and exchange.toolset is None
+            and user.toolset is None
+            and TOOLSET_HEADER not in exchange.headers
+        )
+
+    def narrowed(
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        route: Route | None,
+        client: str | None = None,
+    ) -> ToolsetOffering | None:
+        """Return what toolsets leave of the path; None if none narrows it.
+
+        The toolset of the path, or else of the caller's default, gives the names; the header and
+        the token narrow it further.
+
+        Args:
+            exchange: The request.
+            user: Who asks.
+            route: The one server of the path, as *user* may use it; None for all.
+            client: The name of the client, if that may matter.
+
+        Raises:
+            ToolsetUnknown: One does not exist, or *user* may not use it.
+        """
+        named = exchange.headers.get(TOOLSET_HEADER)
+        found: list[Toolset] = []
+        if exchange.toolset is not None:
+            found.append(self._usable(exchange, user, exchange.toolset, "in the path"))
+        if named is not None:
+            found.append(self._usable(exchange, user, named, "in the header Mcp-Toolset"))
+        if user.toolset is not None:
+            found.append(self._usable(exchange, user, user.toolset, "in the token"))
+        is_bound = bool(found)
+        if route is None and exchange.toolset is None and self._toolsets.has_defaults:
+            held = self._toolsets.default_of(user, client)
+            if held is not None:
+                found.insert(0, self._admitted(exchange, user, held, "by default"))
+        if not found:
+            return None
+        return self._toolsets.offering(
+            self.view(user),
+            list(dict.fromkeys(found)),
+            server_id=None if route is None else route.server_id,
+            is_default=not is_bound,
+        )
+
+    def _usable(
+        self, exchange: GatewayRequest, user: UserContext, name: str, named_by: str
+    ) -> Toolset:
+        held = self._toolsets.named(name, user.tenant_id)
+        if held is None:
+            raise ToolsetUnknown(name, named_by)
+        return self._admitted(exchange, user, held, named_by)
+
+    def _admitted(
+        self, exchange: GatewayRequest, user: UserContext, held: HeldToolset, named_by: str
+    ) -> Toolset:
+        decision = decide_use(
+            user, self._toolsets.facts(held), admin_uses_private=self._admin_uses_private
+        )
+        if not decision.allowed:
+            name = held.toolset.name
+            self._note(exchange, user, None, f"toolset {name}: {decision.rule}")
+            raise ToolsetUnknown(name, named_by)
+        return held.toolset
 
     def _admit_to(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> Route:
         if route is None:

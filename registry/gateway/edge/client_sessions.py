@@ -128,6 +128,12 @@ def usable_capabilities(sent: object) -> JsonObject:
     return found
 
 
+def client_name(info: Mapping[str, Any]) -> str | None:
+    """Return the name that a client gives itself; None without one."""
+    name = info.get("name")
+    return name[:MAX_NAME_CHARACTERS] if isinstance(name, str) and name else None
+
+
 def _usable_info(sent: object) -> JsonObject:
     known = members(sent)
     return {

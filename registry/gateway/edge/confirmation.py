@@ -184,7 +184,7 @@ class Confirmations:
         if state is None or not (is_passed or result):
             return False
         nonce, *about = state
-        if about != _subject(call.route, call.tool):
+        if about != _subject(call):
             raise ToolChanged(call.tool.name)
         if not await self._spent.spend(nonce, STATE_LIFETIME):
             raise StateMismatch("was used before, and counts once")
@@ -203,7 +203,7 @@ class Confirmations:
 
     async def _ask_to_repeat(self, call: _Call) -> None:
         exchange = call.exchange
-        content = [secrets.token_urlsafe(12), *_subject(call.route, call.tool)]
+        content = [secrets.token_urlsafe(12), *_subject(call)]
         params = {"mode": "form", **_form(call)}
         result: JsonObject = {
             "resultType": INPUT_REQUIRED,
@@ -227,9 +227,10 @@ class Confirmations:
         )
 
 
-def _subject(route: Route, tool: ToolEntry) -> list[str]:
+def _subject(call: _Call) -> list[str]:
     """Return what an agreement is about, besides the caller and the request."""
-    return [route.server_id, hashlib.sha256(tool.wire).hexdigest()]
+    shown = hashlib.sha256(call.tool.wire + call.exchange.preset).hexdigest()
+    return [call.route.server_id, shown]
 
 
 def _form(call: _Call) -> JsonObject:

@@ -19,6 +19,9 @@ from registry.gateway.values import NO_SERVER, Route, ToolEntry
 from registry.upstream.loops import Instance
 
 JSON = "application/json"
+TOOLSETS = "toolsets/"
+"""Begins what follows `/mcp/` in the path of a toolset; no server has such a path."""
+
 NO_STATES: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -40,7 +43,9 @@ class GatewayRequest:
     """What is known so far of one request; each step of the endpoint adds to it.
 
     Attributes:
-        slug: The part of the path after `/mcp/`.
+        slug: The part of the path after `/mcp/`; empty for all servers, and for a toolset.
+        toolset: Name of the toolset of the path; None for any other path.
+        preset: Arguments that a toolset adds to the call, as JSON text; empty for none.
         server: The route's slug once it is known to exist, for logs.
         label: The server's label in metrics.
         method: JSON-RPC method, `response`, or the HTTP method, for metrics.
@@ -96,6 +101,7 @@ class GatewayRequest:
         "output_check",
         "params",
         "permits",
+        "preset",
         "reports_errors_in_body",
         "request_bytes",
         "request_id",
@@ -110,6 +116,7 @@ class GatewayRequest:
         "termination",
         "tool",
         "tool_entry",
+        "toolset",
         "trace",
         "user",
     )
@@ -118,6 +125,10 @@ class GatewayRequest:
         self.scope = scope
         self.client = ClientChannel(receive, send)
         self.slug: str = scope["path"][5:].rstrip("/")
+        self.toolset: str | None = None
+        if self.slug.startswith(TOOLSETS):
+            self.toolset, self.slug = self.slug.removeprefix(TOOLSETS), ""
+        self.preset = b""
         self.headers: Headers = {}
         self.server = NO_SERVER
         self.label = NO_SERVER

@@ -31,7 +31,7 @@ from registry.core.json import JsonObject
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.client_sessions import ClientContext
+from registry.gateway.edge.client_sessions import ClientContext, client_name
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.edge.session_states import (
     MAX_SUBSCRIPTIONS,
@@ -44,6 +44,7 @@ from registry.gateway.errors import (
     NotAcceptable,
     NotServing,
     Refusal,
+    ServerUnknown,
 )
 from registry.gateway.notifications.attachments import Attachments, Wanted
 from registry.gateway.notifications.buffer import NotificationBuffer
@@ -60,6 +61,7 @@ from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resour
 from registry.gateway.view.catalogue import Catalogue
 from registry.gateway.view.differences import (
     ALL_LISTS,
+    NOTHING,
     PROMPTS,
     RESOURCES,
     TOOLS,
@@ -70,6 +72,7 @@ from registry.gateway.view.differences import (
     seen_changes,
 )
 from registry.gateway.view.offering import CombinedOffering, Offering, SingleOffering
+from registry.gateway.view.toolsets import ToolsetOffering
 from registry.servers.values import Era, Transport
 
 log = structlog.get_logger()
@@ -113,6 +116,8 @@ class Stream:
         era: The era of its client.
         route: The server it is about; None for the aggregate server.
         uris: The resources that it is notified of, by their public URIs.
+        toolset: What toolsets leave of the path; None if none narrows it.
+        client_name: The name of its client.
         nonce: The nonce of its session; None in the stateless era.
         capabilities: The capabilities of its client.
         opened_at: Monotonic time, the same in all workers of a machine.
@@ -130,6 +135,7 @@ class Stream:
         "attachments",
         "buffer",
         "capabilities",
+        "client_name",
         "era",
         "exchange",
         "is_sending",
@@ -138,11 +144,12 @@ class Stream:
         "nonce",
         "opened_at",
         "route",
+        "toolset",
         "uris",
         "watch",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each fact
         self,
         exchange: GatewayRequest,
         buffer: NotificationBuffer,
@@ -150,6 +157,8 @@ class Stream:
         *,
         era: Era,
         route: Route | None,
+        toolset: ToolsetOffering | None,
+        client_name: str | None,
         uris: Sequence[str],
         nonce: str | None,
         capabilities: Mapping[str, Any],
@@ -160,6 +169,8 @@ class Stream:
         self.watch = watch
         self.era = era
         self.route = route
+        self.toolset = toolset
+        self.client_name = client_name
         self.uris = uris
         self.nonce = nonce
         self.capabilities = capabilities
@@ -336,6 +347,8 @@ class NotificationStreams:
                 watch,
                 era=caller.era,
                 route=offering.only,
+                toolset=offering if isinstance(offering, ToolsetOffering) else None,
+                client_name=client_name(caller.info),
                 uris=uris,
                 nonce=nonce,
                 capabilities=caller.capabilities,
@@ -446,7 +459,7 @@ class NotificationStreams:
     async def _wanted(self, stream: Stream) -> dict[FeedKey, Wanted]:
         stream.may_attach_later = False
         client = self._clients.get(_key(stream))
-        if client is None or not stream.uris:
+        if client is None or not stream.uris or stream.toolset is not None:
             return {}
         user = client.user
         offering: Offering
@@ -530,6 +543,12 @@ class NotificationStreams:
         if has_changed:
             await self._compare()
             self._watch()
+        else:
+            # Access entries of a toolset may have expired, which is no event.
+            for client in tuple(self._clients.values()):
+                for stream in tuple(client.streams):
+                    if stream.toolset is not None:
+                        self._compare_all(stream, client.user, NOTHING)
         doubtful = [
             client
             for key, client in self._clients.items()
@@ -559,11 +578,39 @@ class NotificationStreams:
                 if stream.route is not None:
                     self._compare_route(stream, stream.route, client.user)
                     continue
-                stream.buffer.changed(lists)
+                self._compare_all(stream, client.user, lists)
                 if is_touched:
                     stream.attach_again()
             if number % CLIENTS_AT_A_TIME == 0:
                 await self._clock.sleep(0)
+
+    def _compare_all(self, stream: Stream, user: UserContext, lists: int) -> None:
+        """Notify a stream about several servers, where *lists* changed but for toolsets."""
+        former = stream.toolset
+        try:
+            stream.toolset = current = self._narrowed(stream, user)
+        except Refusal as refusal:
+            stream.watch.end(refusal)
+            return
+        if former is None and current is None:
+            stream.buffer.changed(lists)
+        elif former is None or current is None:
+            stream.buffer.changed(ALL_LISTS)
+            stream.attach_again()
+        elif former is not current and former.pages.wires != current.pages.wires:
+            stream.buffer.changed(TOOLS)
+
+    def _narrowed(self, stream: Stream, user: UserContext) -> ToolsetOffering | None:
+        exchange = stream.exchange
+        if not self._admission.narrows(exchange, user):
+            return None
+        route = None
+        if exchange.slug:
+            published = self._routes.route(exchange.slug, user.tenant_id)
+            route = None if published is None else self._admission.seen(user, published)
+            if route is None:
+                raise ServerUnknown
+        return self._admission.narrowed(exchange, user, route, stream.client_name)
 
     def _compare_route(self, stream: Stream, former: Route, user: UserContext) -> None:
         published = self._routes.route(former.slug, former.facts.tenant_id)
@@ -604,7 +651,7 @@ class NotificationStreams:
             if stream.route is not None:
                 self._compare_route(stream, stream.route, user)
             else:
-                stream.buffer.changed(lists)
+                self._compare_all(stream, user, lists)
                 stream.attach_again()
 
     def _streams(self) -> list[Stream]:

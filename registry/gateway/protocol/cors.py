@@ -3,7 +3,7 @@
 Whether an origin is allowed is decided in `hosts`; for others, no CORS header is sent.
 """
 
-from registry.gateway.protocol.headers import CONVERSATION_HEADER, Headers
+from registry.gateway.protocol.headers import CONVERSATION_HEADER, TOOLSET_HEADER, Headers
 
 READABLE = b"mcp-session-id, www-authenticate, retry-after"
 SENDABLE = frozenset(
@@ -20,6 +20,7 @@ SENDABLE = frozenset(
         "tracestate",
         "baggage",
         CONVERSATION_HEADER,
+        TOOLSET_HEADER,
     }
 )
 MAX_AGE_SECONDS = 600

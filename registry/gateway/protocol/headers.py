@@ -14,6 +14,9 @@ MODERN_FORWARDED = ("mcp-method", MCP_NAME)
 CONVERSATION_HEADER = "x-conversation-id"
 """Names a client's conversation; each conversation has its own sessions with servers."""
 
+TOOLSET_HEADER = "mcp-toolset"
+"""Names a toolset that a client wants to be limited to."""
+
 JSON_LINE = "content-type: application/json\r\n"
 READ_HERE = (
     "access-control-request-headers",
@@ -24,6 +27,7 @@ READ_HERE = (
     "content-type",
     "host",
     "mcp-session-id",
+    TOOLSET_HEADER,
     "origin",
     CONVERSATION_HEADER,
     "via",

@@ -1,6 +1,6 @@
 """JSON-RPC messages as the gateway relays them: text first, parsed only where necessary."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -81,6 +81,23 @@ def renamed(envelope: Envelope, member: str, name: str) -> bytes:
     body = load_text(envelope.raw)
     members(body["params"])[member] = name
     return dump_text(body)
+
+
+def with_arguments(envelope: Envelope, added: Mapping[str, Any]) -> Envelope:
+    """Return a call with further arguments, which replace the client's own of the same names."""
+    params = envelope.params
+    own = params.get("arguments")
+    if own is not None and type(own) is not dict:
+        # Refused by the check of arguments.
+        return envelope
+    params = {**params, "arguments": {**(own or {}), **added}}
+    body = {**envelope.body, "params": params}
+    if envelope.is_canonical:
+        return envelope._replace(params=params, body=body, raw=orjson.dumps(body))
+    exact = load_text(envelope.raw)
+    sent = members(exact["params"])
+    sent["arguments"] = {**members(sent.get("arguments")), **added}
+    return envelope._replace(params=params, body=body, raw=dump_text(exact))
 
 
 def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:

@@ -197,7 +197,7 @@ class SseEndpoint:
             Refusal: The message was refused.
         """
         opened = self._seal.open(
-            sealed, principal=user.principal, server_id=STREAMS + _scope_id(route)
+            sealed, principal=user.principal, server_id=STREAMS + _scope_id(exchange, route)
         )
         worker, token = orjson.loads(opened)
         if worker != self._peers.own:
@@ -213,7 +213,10 @@ class SseEndpoint:
         match stream.session if stream is not None else None:
             case SseSession() as session:
                 await session.take(exchange, envelope)
-            case SseRelay() as relay if route is not None:
+            case SseRelay() as relay if (
+                # The server itself would not be limited to a toolset.
+                route is not None and not self._admission.narrows(exchange, user)
+            ):
                 await relay.take(exchange, envelope, user, route)
             case _:
                 raise SessionUnknown
@@ -254,8 +257,13 @@ class SseEndpoint:
 
     async def _begin(self, exchange: GatewayRequest, stream: _Stream, route: Route | None) -> None:
         user = stream.user
+        is_narrowed = self._admission.narrows(exchange, user)
+        if is_narrowed:
+            # Refused now rather than with the first message.
+            self._admission.narrowed(exchange, user, route)
         if (
             route is None
+            or is_narrowed
             or route.transport is not Transport.SSE
             or asks_clients(route)
             or not await self._admission.is_authorized(route, user)
@@ -304,7 +312,7 @@ class SseEndpoint:
         name = self._seal.seal(
             orjson.dumps([self._peers.own, token]).decode(),
             principal=user.principal,
-            server_id=STREAMS + _scope_id(route),
+            server_id=STREAMS + _scope_id(exchange, route),
         )
         path = self._base_path + quote(exchange.scope["path"])
         return f"event: endpoint\ndata: {path}?{STREAM}={name}\n\n".encode()
@@ -327,5 +335,7 @@ class SseEndpoint:
         self._tick_later()
 
 
-def _scope_id(route: Route | None) -> str:
+def _scope_id(exchange: GatewayRequest, route: Route | None) -> str:
+    if exchange.toolset is not None:
+        return f"{COMBINED}/{exchange.toolset}"
     return COMBINED if route is None else route.server_id

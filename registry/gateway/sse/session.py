@@ -25,6 +25,7 @@ from registry.gateway.protocol.envelope import (
     read_envelope,
     usable_id,
 )
+from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.protocol.messages import event_text
 from registry.gateway.sse.response import RelayedResponse, SendMessage
 from registry.gateway.sse.send_queue import SendQueue
@@ -284,6 +285,10 @@ class SseSession:
             name: value for name, value in exchange.headers.items() if name not in DROPPED_HEADERS
         }
         headers["accept"] = ACCEPT_BOTH
+        toolset = self._opened_by.headers.get(TOOLSET_HEADER)
+        if toolset is not None:
+            # The whole session is limited to it.
+            headers[TOOLSET_HEADER] = toolset
         if self._session is not None:
             headers["mcp-session-id"] = self._session
         if self._version is not None:

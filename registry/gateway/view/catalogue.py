@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from registry.access.policies.decisions import ToolRule
 from registry.access.policy import decide_use
 from registry.auth.identity import UserContext
-from registry.core.json import dump_text, load_text
+from registry.core.json import JsonObject, dump_text, load_text
 from registry.gateway.protocol.list_pages import (
     PAGE_SIZE,
     CursorError,
@@ -66,17 +66,35 @@ T = TypeVar("T", ToolEntry, FeatureEntry)
 
 
 @dataclass(frozen=True, slots=True)
+class Preset:
+    """Arguments that a toolset adds to each call of a tool.
+
+    Attributes:
+        text: Their JSON text.
+        param_header_schema: What is left of the tool's, without them.
+        is_mirrored: Whether any of them is mirrored in a header.
+    """
+
+    arguments: Mapping[str, Any]
+    text: bytes
+    param_header_schema: JsonObject | None
+    is_mirrored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogueEntry:
     """One thing that a server offers, as the aggregate server lists it.
 
     Attributes:
         key: The server's name for it.
         tool: The entry, if it is a tool.
+        preset: Arguments that are added to each call; None for none.
     """
 
     route: Route
     key: str
     tool: ToolEntry | None = None
+    preset: Preset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +240,9 @@ class CatalogueView:
         serial: Identifies the view in *pages*.
         members: In the order of their names.
         pages: Cache of built pages.
+
+    Attributes:
+        toolsets: Cache of the toolsets as these callers see them.
     """
 
     def __init__(
@@ -230,6 +251,8 @@ class CatalogueView:
         self.members = members
         self._serial = serial
         self._pages = pages
+        # Made of this view alone, and replaced with it.
+        self.toolsets: dict[object, Any] = {}
 
     @cached_property
     def by_prefix(self) -> Mapping[str, AggregatedServer]:

@@ -285,6 +285,8 @@ class RouteReader:
                 is_behind=row.is_behind,
                 facets=self._shared(row.facets),
                 rules=self._rules(row, servers_by_id[owner_id]),
+                version=row.version,
+                tags=self._shared(row.tags),
             )
             if entry is None:
                 log.warning("tool_invalid", tool_id=row.listed.row_id.hex(), server_id=owner_id)
@@ -458,6 +460,8 @@ def _tool_entry(
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
     rules: CallRules = NO_CALL_RULES,
+    version: int = 1,
+    tags: tuple[str, ...] = (),
 ) -> ToolEntry | None:
     """Return the entry of a tool; None if it cannot be served.
 
@@ -472,6 +476,8 @@ def _tool_entry(
             and entry.is_behind is is_behind
             and entry.facets == facets
             and entry.rules == rules
+            and entry.version == version
+            and entry.tags == tags
         ):
             return entry
     if not is_object_text(definition):
@@ -483,6 +489,8 @@ def _tool_entry(
             is_behind=is_behind,
             facets=facets,
             rules=rules,
+            version=version,
+            tags=tags,
         )
     except (ValueError, RecursionError):
         return None

@@ -18,6 +18,8 @@ from packages.database.changes import ChangeFeed, FeedItem, HistoryLost, Positio
 from packages.database.errors import DatabaseUnavailable
 from packages.database.slices import slices
 from registry.access.policies.values import Policy
+from registry.access.toolsets.resolution import Presentations
+from registry.access.toolsets.values import Resolution, Toolset
 from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
@@ -41,6 +43,7 @@ from registry.gateway.view.pending import (
 )
 from registry.gateway.view.policy_filter import RoutePolicies
 from registry.gateway.view.tables import FollowedTable
+from registry.gateway.view.toolsets import resolution
 from registry.gateway.view.user_headers import UserHeaders
 from registry.oauth.values import AccessToken
 from registry.servers.credentials import CredentialVault
@@ -124,8 +127,8 @@ class SnapshotStatus:
 class Snapshot:
     """Routes by slug, replaced as a whole on each change.
 
-    Implements `gateway.ports.RouteTable`, `servers.ports.ServerChanges` and
-    `policies.ports.PolicyChanges`.
+    Implements `gateway.ports.RouteTable`, `servers.ports.ServerChanges`,
+    `policies.ports.PolicyChanges` and `toolsets.ports.ServedToolsets`.
 
     Args:
         users_changed: Called when a user or a group changed.
@@ -173,6 +176,8 @@ class Snapshot:
             enforces_approvals=settings.approvals == "required",
             via=via,
         )
+        self._admin_uses_private = settings.admin_uses_private
+        self._presentations = Presentations()
         self._clock = clock
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
@@ -332,6 +337,11 @@ class Snapshot:
         except DatabaseUnavailable:
             log.warning("snapshot_reload_delayed", collection=collection)
         self._notify()
+
+    def resolved(self, toolset: Toolset, user: UserContext) -> Resolution:
+        """Return what a toolset serves to *user* now."""
+        view = self._catalogue.view(user, admin_uses_private=self._admin_uses_private)
+        return resolution(view, toolset, self._presentations)
 
     async def follow(self) -> None:
         """Apply changes as they are committed, for ever. Survives database outages."""

@@ -1,0 +1,1 @@
+"""Toolsets: named subsets of the tools of any number of servers."""

@@ -1,0 +1,307 @@
+"""Toolsets in memory: which exist, who has which by default, and what a caller finds in one.
+
+A toolset is resolved against a caller's view of the catalogue, so it can never contain what that
+view does not. The result is kept with the view, and callers with equal views share it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+
+from registry.access.policy import Grant, Grants, ServerFacts
+from registry.access.toolsets.presets import without
+from registry.access.toolsets.resolution import (
+    Offered,
+    Presentations,
+    Served,
+    narrowed,
+    resolve,
+)
+from registry.access.toolsets.values import Resolution, ResolvedTool, Toolset, default_keys
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.json import members
+from registry.gateway.protocol.list_pages import ToolPages, build_pages, page_members
+from registry.gateway.values import Route, ToolEntry
+from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry, CatalogueView, Preset
+from registry.gateway.view.offering import COMBINED, nothing_of
+
+COLLECTION = "toolsets"
+CAPABILITIES: Mapping[str, Any] = {"tools": {"listChanged": True}}
+
+MAX_KEPT = 1_000
+"""Maximum number of toolsets that are kept with one view."""
+
+
+class ToolsetReader(Protocol):
+    """The stored toolsets."""
+
+    async def some(self, ids: Iterable[str] | None) -> dict[str, Toolset]:
+        """Return the toolsets with these ids, or all, by their ids."""
+
+
+class GrantReader(Protocol):
+    """The access entries of toolsets."""
+
+    async def grants_of(
+        self, server_ids: list[str] | None, now: datetime
+    ) -> dict[str, list[Grant]]:
+        """Return the unexpired grants of the toolsets named, or of all, by their ids."""
+
+
+@dataclass(slots=True)
+class HeldToolset:
+    """A toolset with its access entries.
+
+    Attributes:
+        facts: What decides who may use it; computed again when an entry has expired.
+    """
+
+    toolset: Toolset
+    grants: Sequence[Grant]
+    facts: ServerFacts = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Combine the access entries."""
+        self._combine(self.grants)
+
+    def current_facts(self, now: datetime) -> ServerFacts:
+        """Return what decides who may use it at *now*."""
+        ends_at = self.facts.grants.next_expiry
+        if ends_at is not None and ends_at <= now:
+            self._combine([g for g in self.grants if g.expires_at is None or g.expires_at > now])
+        return self.facts
+
+    def _combine(self, grants: Sequence[Grant]) -> None:
+        toolset = self.toolset
+        self.grants = grants
+        self.facts = ServerFacts(
+            toolset.author,
+            toolset.scope,
+            Grants.of(grants, toolset.tenant_id),
+            tenant_id=toolset.tenant_id,
+        )
+
+
+class Toolsets:
+    """All toolsets, from memory. Implements `FollowedTable` if it has readers.
+
+    Args:
+        clock: Ends access entries that expire.
+    """
+
+    collection = COLLECTION
+
+    def __init__(
+        self,
+        clock: Clock,
+        reader: ToolsetReader | None = None,
+        grants: GrantReader | None = None,
+    ) -> None:
+        self._clock = clock
+        self._reader = reader
+        self._grants = grants
+        self._by_id: dict[str, HeldToolset] = {}
+        self._by_name: dict[tuple[str | None, str], HeldToolset] = {}
+        self._defaults: dict[tuple[str | None, str], HeldToolset] = {}
+        self._presentations = Presentations()
+        self.has_client_defaults = False
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether any caller has a toolset by default."""
+        return bool(self._defaults)
+
+    async def reload(self, ids: AbstractSet[str] | None) -> None:
+        """Read toolsets again: those with these ids, or all.
+
+        Raises:
+            DatabaseUnavailable: They stay as they were.
+        """
+        if self._reader is None or self._grants is None:
+            return
+        found = await self._reader.some(ids)
+        grants = await self._grants.grants_of(
+            None if ids is None else sorted(found), self._clock.now()
+        )
+        held = {key: HeldToolset(one, grants.get(key, ())) for key, one in found.items()}
+        if ids is not None:
+            held = {k: one for k, one in self._by_id.items() if k not in ids} | held
+        self.replace(held)
+
+    def replace(self, held: Mapping[str, HeldToolset]) -> None:
+        """Use these toolsets, by their ids; the oldest has a contested name or caller."""
+        by_name: dict[tuple[str | None, str], HeldToolset] = {}
+        defaults: dict[tuple[str | None, str], HeldToolset] = {}
+        for key in sorted(held):
+            toolset = held[key].toolset
+            by_name.setdefault((toolset.tenant_id, toolset.name), held[key])
+            for caller in toolset.default_for.keys:
+                defaults.setdefault((toolset.tenant_id, caller), held[key])
+        self._by_id = dict(held)
+        self._by_name = by_name
+        self._defaults = defaults
+        self.has_client_defaults = any(key.startswith("client:") for _, key in defaults)
+
+    def named(self, name: str, tenant_id: str | None) -> HeldToolset | None:
+        """Return the toolset of a tenant with a name. No access check."""
+        return self._by_name.get((tenant_id, name))
+
+    def facts(self, held: HeldToolset) -> ServerFacts:
+        """Return what decides now who may use a toolset."""
+        return held.current_facts(self._clock.now())
+
+    def default_of(self, user: UserContext, client: str | None) -> HeldToolset | None:
+        """Return what a caller has by default: of the token, the user, the role or the client.
+
+        The client's name counts last, because a client gives it to itself.
+        """
+        keys = default_keys(user)
+        for key in keys if client is None else (*keys, f"client:{client}"):
+            held = self._defaults.get((user.tenant_id, key))
+            if held is not None:
+                return held
+        return None
+
+    def offering(
+        self,
+        view: CatalogueView,
+        toolsets: Sequence[Toolset],
+        *,
+        server_id: str | None = None,
+        is_default: bool = False,
+    ) -> "ToolsetOffering":
+        """Return what a caller finds where *toolsets* narrow the path; the first gives the names.
+
+        Args:
+            view: What the caller may use anyway.
+            toolsets: One at least.
+            server_id: The one server of the path; None for all.
+            is_default: Whether sessions are those of the path without a toolset.
+        """
+        key = (
+            tuple((one.id, one.revision, one.name) for one in toolsets),
+            server_id,
+            is_default,
+        )
+        known = view.toolsets.get(key)
+        if isinstance(known, ToolsetOffering):
+            return known
+        offered = _offered(view, server_id)
+        first, *others = toolsets
+        served, _ = resolve(first, offered, self._presentations)
+        for other in others:
+            served = narrowed(served, resolve(other, offered, self._presentations)[0])
+        ids = "+".join(one.id for one in toolsets)
+        offering = ToolsetOffering(
+            served,
+            {member.route.server_id: member.route for member in view.members},
+            scope_id=COMBINED if is_default else f"toolset:{ids}@{server_id or COMBINED}",
+            title=first.title or first.name,
+            instructions=first.description,
+        )
+        if len(view.toolsets) >= MAX_KEPT:
+            view.toolsets.clear()
+        view.toolsets[key] = offering
+        return offering
+
+
+class ToolsetOffering:
+    """What a caller finds where toolsets narrow the path: tools, and nothing else.
+
+    Args:
+        served: The tools by name, in that order.
+        routes: The servers that have them, by id.
+        scope_id: What sessions are bound to.
+        title: The display name.
+        instructions: For models.
+    """
+
+    only: Route | None = None
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self,
+        served: Mapping[str, Served[ToolEntry]],
+        routes: Mapping[str, Route],
+        *,
+        scope_id: str,
+        title: str,
+        instructions: str | None,
+    ) -> None:
+        self.scope_id = scope_id
+        self.title = title
+        self.instructions = instructions
+        self.pages: ToolPages = build_pages([(one.name, one.wire) for one in served.values()])
+        self._entries = {
+            name: CatalogueEntry(
+                routes[one.server_id], one.tool.name, one.tool, _preset(one.tool, one.presets)
+            )
+            for name, one in served.items()
+        }
+
+    def page(self, kind: str, cursor: object) -> bytes | None:
+        """Return the members of a list result."""
+        if kind == "tools":
+            return b",".join(page_members(self.pages, cursor))
+        return nothing_of(kind)
+
+    def tool(self, name: str) -> CatalogueEntry | None:
+        """Return the route of the server that has the tool."""
+        return self._entries.get(name)
+
+    def blocked(self, name: str) -> BlockedTool | None:  # noqa: ARG002 - as of other offerings
+        """Return None: what is refused is not in the toolset."""
+        return None
+
+    def prompt(self, name: str) -> CatalogueEntry | None:  # noqa: ARG002 - as of other offerings
+        """Return None: toolsets have tools alone."""
+        return None
+
+    def resource(self, uri: str) -> CatalogueEntry | None:  # noqa: ARG002 - as of other offerings
+        """Return None: toolsets have tools alone."""
+        return None
+
+    def template(self, uri: str) -> CatalogueEntry | None:  # noqa: ARG002 - as of other offerings
+        """Return None: toolsets have tools alone."""
+        return None
+
+    def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - nothing is read here
+        """Return *uri*."""
+        return uri
+
+
+def _preset(tool: ToolEntry, presets: Mapping[str, Any]) -> Preset | None:
+    if not presets:
+        return None
+    schema, left = tool.param_header_schema, None
+    is_mirrored = schema is not None and not presets.keys().isdisjoint(
+        members(schema.get("properties"))
+    )
+    if schema is not None:
+        left = without(schema, frozenset(presets))
+        left = left if left.get("properties") else None
+    return Preset(presets, orjson.dumps(presets), left, is_mirrored)
+
+
+def resolution(view: CatalogueView, toolset: Toolset, presentations: Presentations) -> Resolution:
+    """Return what a toolset serves to a caller, and why it withholds the rest."""
+    served, problems = resolve(toolset, _offered(view, None), presentations)
+    names = {member.route.server_id: member.route.server_name for member in view.members}
+    tools = tuple(
+        ResolvedTool(one.name, one.server_id, names[one.server_id], one.tool.name, one.entry)
+        for one in served.values()
+    )
+    return Resolution(tools, problems)
+
+
+def _offered(view: CatalogueView, server_id: str | None) -> list[Offered[ToolEntry]]:
+    return [
+        Offered(member.route.server_id, member.prefix, member.route.tools)
+        for member in view.members
+        if server_id is None or member.route.server_id == server_id
+    ]
