@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+import orjson
+
 from packages.database.changes import ChangeStream, HistoryLost
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.models.states import ApprovalState, Verdict
 from registry.approvals.repository import ApprovalRepository
 from registry.approvals.service import ApprovalService
-from registry.approvals.values import Approval, ApprovalFilter
+from registry.approvals.values import Approval, ApprovalFilter, Decision
 from registry.audit.chain import AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.trail import AuditTrail
@@ -21,8 +23,9 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.gateway.building import Approvals
-from registry.gateway.edge.approvals import ApprovalTimes
-from registry.gateway.values import Route, tool_entry
+from registry.gateway.edge.approvals import APPROVAL_META_KEY, ApprovalTimes
+from registry.gateway.edge.error_responses import ERROR_META_KEY
+from registry.gateway.values import Route
 from registry.gateway.view.approval_notices import ApprovalNotices
 from registry.gateway.view.pending import TABLES
 from registry.tools.call_rules import CallRules
@@ -33,10 +36,14 @@ from tests.fakes.everything.eras import OneEra
 from tests.fakes.everything.old import STREAM_PATH, OldEverything
 from tests.fakes.everything.server import everything_app
 from tests.fakes.everything.state import State
-from tests.gateway.conftest import Gateway, StartGateway
+from tests.gateway.conftest import Gateway, StartGateway, request
 from tests.gateway.meeting import Kind, everything_tools, route_to
 from tests.gateway.serving import serve
 from tests.kit.waiting import in_background, until_async
+
+TOOL = "test_simple_text"
+HANDED_OUT = ApprovalTimes(wait_seconds=0.0)
+"""Calls do not wait."""
 
 WAITS = ApprovalTimes(wait_seconds=10.0, round_seconds=2.0, progress_seconds=0.05)
 
@@ -58,6 +65,11 @@ class AllServers:
         """Return no rights besides."""
         del user
         return {}
+
+
+def error_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a failed result that the gateway made."""
+    return dict(result["_meta"][ERROR_META_KEY])
 
 
 @dataclass
@@ -96,10 +108,49 @@ class Approving:
         await until_async(lambda: self.all(state))
         return await self.only()
 
-    async def approve(self, user: UserContext = ROOT) -> Approval:
-        """Approve the pending request."""
+    async def decide(
+        self,
+        verdict: Verdict = Verdict.APPROVE,
+        user: UserContext = ROOT,
+        comment: str | None = None,
+    ) -> Approval:
+        """Decide about the pending request, in another process."""
         approval = await self.pending()
-        return await self.service.decide(approval.id, user, Verdict.APPROVE)
+        now = await self.repository.now()
+        decision = Decision(user.user_id, user.username, verdict, now, comment)
+        decided = await self.repository.decide(approval, decision)
+        assert decided is not None
+        return decided
+
+    async def call(
+        self, user: str = "alice", handle: str | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Call the tool in the era of the handshake, and return the result."""
+        params: dict[str, Any] = {"name": TOOL, "arguments": arguments or {"path": "a.txt"}}
+        if handle is not None:
+            params["_meta"] = {APPROVAL_META_KEY: handle}
+        answer = await self.gateway.post(request("tools/call", params), user=user)
+        assert answer.status_code == 200, answer.text
+        events = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+        body = orjson.loads(events[-1].removeprefix("data: ") if events else answer.content)
+        return dict(body["result"])
+
+    async def handle(self) -> str:
+        """Call the tool, and return the id of the request that waits."""
+        return str(error_of(await self.call())["approval"])
+
+    async def told(self, handle: str) -> str:
+        """Return how a request that is over ended, as its requester is told."""
+        result = await self.call(handle=handle)
+        assert result["isError"]
+        return str(result["content"][0]["text"])
+
+    @asynccontextmanager
+    async def executing(self) -> AsyncIterator[None]:
+        """Let all gateways execute approved calls within the block."""
+        works = (gateway.builder.approved_calls.follow() for gateway in self.gateways)
+        async with in_background(*works):
+            yield
 
     def change(self, **changes: Any) -> None:
         """Let the server have another route from now on."""
@@ -175,8 +226,3 @@ async def follow(
                 if change is not None and change.collection == "approvals":
                     for notice in notices:
                         await notice.reload({change.document_id})
-
-
-def one_tool(definition: str) -> list[Any]:
-    """Return the tool of a definition."""
-    return [tool_entry("echo", definition)]

@@ -1,21 +1,28 @@
 """Calls that people must approve, with the official clients at real servers."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.models.states import ApprovalState, Verdict
+from registry.access.policies.decisions import rules_of
+from registry.access.policies.values import EVERYONE, ToolFacts
+from registry.access.policy import ServerScope
+from registry.gateway.view.policy_filter import CallerRoutes, PolicyFilteredRoute
+from registry.tools.call_rules import CallRules
 from tests.conftest import ROOT
-from tests.gateway.approving import approving
+from tests.gateway.approving import HANDED_OUT, TOOL, Approving, approving, error_of
 from tests.gateway.conftest import StartGateway
 from tests.gateway.meeting import Kind, Speech, connected
+from tests.gateway.policies import allow
 
 pytestmark = pytest.mark.wire
 
-TOOL = "test_simple_text"
 ARGUMENTS = {"path": "a.txt"}
 
 
@@ -43,11 +50,151 @@ async def test_a_call_waits_for_people_and_is_made_once(
         async with connected(place.gateway.url, speech, path) as client:
             async with asyncio.TaskGroup() as group:
                 called = group.create_task(client.call_tool(named(path), ARGUMENTS))
-                approval = await place.pending()
+                await place.pending()
                 assert len(place.server.calls) == number - 1
-                await place.service.decide(approval.id, ROOT, Verdict.APPROVE)
+                await place.decide()
             result = called.result()
 
         assert not result.is_error, result
         assert place.server.calls == [(TOOL, ARGUMENTS)] * number
     assert len(await place.all(ApprovalState.EXECUTED)) == len(Speech)
+
+
+@pytest.fixture
+async def place(
+    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+) -> Approving:
+    """Return two gateways whose calls do not wait."""
+    return await stack.enter_async_context(
+        approving(
+            Kind.MODERN,
+            start_gateway,
+            database,
+            cipher,
+            gateways=2,
+            times=HANDED_OUT,
+            executes=False,
+        )
+    )
+
+
+@pytest.mark.requirement("R-226")
+async def test_a_call_that_waits_for_long_gets_a_handle_and_its_result_once(
+    place: Approving,
+) -> None:
+    waiting = await place.call()
+    handle = error_of(waiting)["approval"]
+    assert waiting["isError"]
+    assert handle in waiting["content"][0]["text"]
+    assert error_of(await place.call())["approval"] == handle
+    async with place.executing():
+        await place.decide()
+        await place.reached(ApprovalState.EXECUTED)
+    assert (
+        "is for other arguments"
+        in (await place.call(handle=handle, path="b.txt"))["content"][0]["text"]
+    )
+    assert "no such request" in (await place.call("bob", handle))["content"][0]["text"]
+
+    async with connected(place.gateway.url, Speech.MODERN, "/mcp") as client:
+        result = await client.call_tool(named("/mcp"), ARGUMENTS)
+
+    assert not result.is_error
+    assert place.server.calls == [(TOOL, ARGUMENTS)]
+    assert "was handed over before" in await place.told(handle)
+    assert error_of(await place.call())["approval"] != handle
+    assert place.server.calls == [(TOOL, ARGUMENTS)]
+
+
+async def test_who_is_denied_is_told_once_and_may_ask_again(place: Approving) -> None:
+    handle = await place.handle()
+    await place.decide(Verdict.DENY, comment="not on a Friday")
+
+    denied = await place.call()
+
+    assert denied["isError"]
+    assert "was denied by root" in denied["content"][0]["text"]
+    assert "not on a Friday" in denied["content"][0]["text"]
+    assert error_of(denied)["state"] == "denied"
+    assert await place.handle() != handle
+    assert place.server.calls == []
+
+
+def without_server(place: Approving) -> None:
+    """Let the server be turned off."""
+    for gateway in place.gateways:
+        gateway.routes.replace()
+
+
+def without_access(place: Approving) -> None:
+    """Let the server be another's alone."""
+    place.change(
+        facts=replace(place.route.facts, author=ROOT.user_id, scope=ServerScope.PRIVATE_USER)
+    )
+
+
+def without_tool(place: Approving) -> None:
+    """Let the tool not be served any more."""
+    place.change(tools={})
+
+
+def with_definition(place: Approving) -> None:
+    """Let the tool have another definition."""
+    tool = place.route.tools[TOOL]
+    place.change(tools={TOOL: replace(tool, wire=tool.wire + b" ")})
+
+
+def with_more_approvers(place: Approving) -> None:
+    """Let two people have to approve the tool's calls."""
+    rules = CallRules(approvals=2)
+    place.change(tools={TOOL: replace(place.route.tools[TOOL], rules=rules)})
+
+
+def with_policy(place: Approving) -> None:
+    """Let a policy say who may use the tool: those who may already."""
+    rules = rules_of([allow(EVERYONE)], [ToolFacts(TOOL)])
+    policies = PolicyFilteredRoute(place.route, rules, 0, CallerRoutes())
+    place.change(policies=policies)
+
+
+def without_requester(place: Approving) -> None:
+    """Let the requester's account be disabled."""
+    for gateway in place.gateways:
+        gateway.authenticate.forget("alice")
+
+
+def without_approver(place: Approving) -> None:
+    """Let the approver's account be disabled."""
+    for gateway in place.gateways:
+        gateway.authenticate.forget("root")
+
+
+@pytest.mark.requirement("E-20")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_server, "the server is not active"),
+        (without_access, "its requester has no access"),
+        (without_tool, "the tool is not served"),
+        (with_definition, "the definition of the tool has changed"),
+        (with_more_approvers, "more people have to approve"),
+        (with_policy, "the policies for the tool have changed"),
+        (without_requester, "its requester is disabled"),
+        (without_approver, "its approver root is disabled"),
+    ],
+)
+async def test_what_an_approval_is_bound_to_changes_before_the_call(
+    place: Approving, change: Callable[[Approving], None], reason: str
+) -> None:
+    await place.handle()
+    await place.decide()
+
+    change(place)
+
+    async with place.executing():
+        approval = await place.reached(ApprovalState.VOID)
+    assert approval.reason is not None
+    assert reason in approval.reason
+    assert place.server.calls == []
+    events = [event for gateway in place.gateways for _, event in gateway.refusals.events]
+    assert [event.reason for event in events] == [approval.reason]
