@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import orjson
+from yarl import URL
 
 from packages.database.changes import ChangeStream, HistoryLost
 from packages.database.client import Database
@@ -30,7 +31,7 @@ from registry.gateway.view.approval_notices import ApprovalNotices
 from registry.gateway.view.pending import TABLES
 from registry.tools.call_rules import CallRules
 from registry.workers.peers import SingleWorker
-from tests.conftest import ROOT
+from tests.conftest import CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.call_counter import CallCounter
 from tests.fakes.everything.eras import OneEra
 from tests.fakes.everything.old import STREAM_PATH, OldEverything
@@ -152,6 +153,10 @@ class Approving:
         async with in_background(*works):
             yield
 
+    def redirect(self, url: str) -> None:
+        """Let the server be at another address from now on."""
+        self.change(url=url, target=URL(url))
+
     def change(self, **changes: Any) -> None:
         """Let the server have another route from now on."""
         self.route = replace(self.route, **changes)
@@ -159,19 +164,32 @@ class Approving:
             gateway.routes.replace(self.route)
 
 
+def approved_tools_route(url: str, kind: Kind = Kind.MODERN) -> Route:
+    """Return the route to an everything server all of whose tools people must approve."""
+    rules = CallRules(approvals=1)
+    tools = [replace(tool, rules=rules) for tool in everything_tools()]
+    return route_to(kind, url, tools=tools, server_id="d" * 24)
+
+
+def approval_service(
+    database: Database, repository: ApprovalRepository, notices: ApprovalNotices
+) -> ApprovalService:
+    """Return the service of requests."""
+    keys = AuditKeys(Cipher(CREDS_KEY, CREDS_IV).derive_keys("audit"))
+    audit = AuditTrail(AuditRepository(database, keys), clock=SystemClock(), metrics=Metrics())
+    return ApprovalService(repository, AllServers(), audit, notices.note, allows_own=False)
+
+
 @asynccontextmanager
-async def approving(  # noqa: PLR0913 - what tests vary
+async def approving(
     kind: Kind,
     start: StartGateway,
     database: Database,
     cipher: Cipher,
     *,
-    needed: int = 1,
     gateways: int = 1,
     times: ApprovalTimes = WAITS,
     executes: bool = True,
-    lifetime: timedelta = timedelta(hours=1),
-    tools: list[Any] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Approving]:
     """Serve the everything server as one *kind* behind gateways that share a database."""
@@ -181,20 +199,14 @@ async def approving(  # noqa: PLR0913 - what tests vary
     else:
         server = CallCounter(OneEra(everything_app(state), is_modern=kind is Kind.MODERN))
     repository = ApprovalRepository(
-        database, cipher, clock, lifetime=lifetime, retention=timedelta(days=1)
+        database, cipher, clock, lifetime=timedelta(hours=1), retention=timedelta(days=1)
     )
-    keys = AuditKeys(cipher.derive_keys("audit"))
-    audit = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=Metrics())
-    rules = CallRules(approvals=needed)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serve(server, lifespan=kind is not Kind.OLD))
         path = STREAM_PATH if kind is Kind.OLD else "/mcp"
-        entries = [replace(tool, rules=rules) for tool in tools or everything_tools()]
-        route = route_to(kind, url + path, tools=entries, server_id="d" * 24)
+        route = approved_tools_route(url + path, kind)
         notices = [ApprovalNotices() for _ in range(gateways)]
-        service = ApprovalService(
-            repository, AllServers(), audit, notices[0].note, allows_own=False
-        )
+        service = approval_service(database, repository, notices[0])
         place = Approving(database, repository, service, server, route)
         following = asyncio.Event()
         await stack.enter_async_context(in_background(follow(database, notices, following)))

@@ -149,6 +149,11 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 def start_gateway(stack: AsyncExitStack) -> StartGateway:
     """Return a function that starts a gateway with routes and settings."""
+    return starter(stack)
+
+
+def starter(stack: AsyncExitStack) -> StartGateway:
+    """Return a function that starts a gateway, which ends with *stack*."""
 
     async def start(  # noqa: PLR0913 - parts of the gateway
         *routes: Any,

@@ -13,7 +13,7 @@ from typing_extensions import override
 from registry.access.policy import ServerFacts, ServerScope
 from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import UserContext
+from registry.auth.identity import Role, UserContext
 from registry.auth.jwt import VerifiedToken
 from registry.core.origin import UrlOrigin
 from registry.gateway.values import Credentials, Route, build_route, tool_entry
@@ -186,6 +186,9 @@ class FakeAuthenticate:
     async def current(self, token: VerifiedToken) -> UserContext:
         """Return the caller of a token by their id, unless theirs is not accepted any more."""
         found = next((one for one in self._users.values() if one.user_id == token.user_id), None)
+        if found is None and token.is_service_account:
+            role = token.role or Role.USER
+            return UserContext(token.user_id, token.username, role, token.scopes or frozenset())
         if found is None:
             raise UnauthorizedError("The bearer token's user does not exist.")
         return replace(found, scopes=found.scopes & (token.scopes or found.scopes))
