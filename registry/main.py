@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import registry
+from registry.access.budgets.routes import router as budgets_router
 from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
 from registry.access.routes import router as permissions_router
@@ -132,6 +133,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.limits = parts.limits
     app.state.toolsets = parts.toolsets
     app.state.toolset_permissions = parts.toolset_permissions
+    app.state.budgets = parts.budgets
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -157,6 +159,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(policies_router)
     app.include_router(limits_router)
     app.include_router(toolsets_router)
+    app.include_router(budgets_router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

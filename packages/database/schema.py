@@ -16,6 +16,7 @@ from packages.models.audit import (
     AuditLog,
     AuditSeal,
 )
+from packages.models.budgets import BudgetDocument
 from packages.models.features import ServerFeature
 from packages.models.limits import LimitDocument, LimitQuota
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
@@ -53,6 +54,7 @@ OWN_DOCUMENTS = (
     SpentState,
     UsageLog,
     UsageTotal,
+    BudgetDocument,
     OAuthFlowDocument,
     OAuthClientDocument,
     ApprovalDocument,

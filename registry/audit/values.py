@@ -39,6 +39,7 @@ class AuditAction(StrEnum):
     ROLLBACK = "rollback"
     CALL = "call"
     AUTHORIZE = "authorize"
+    NOTICE = "notice"
 
 
 class EntityType(StrEnum):
@@ -60,6 +61,7 @@ class EntityType(StrEnum):
     AUTHORIZATION = "authorization"
     APPROVAL = "approval"
     TOOLSET = "toolset"
+    BUDGET = "budget"
 
 
 NAMED_FOR_SERVERS = frozenset(
@@ -75,6 +77,7 @@ NO_SERVERS = frozenset(
         EntityType.USAGE,
         EntityType.USER,
         EntityType.GROUP,
+        EntityType.BUDGET,
     }
 )
 """Types whose records name no server. Those about stored tokens do."""

@@ -88,6 +88,12 @@ class Metrics:
             "Records of calls that were written.",
             registry=self.registry,
         )
+        self.budget_notices = Counter(
+            "budget_notices",
+            "Budgets of which so much was spent, once each month.",
+            ("percent",),
+            registry=self.registry,
+        )
         self.usage_records_dropped = Counter(
             "usage_records_dropped",
             "Records of calls that could not be written.",

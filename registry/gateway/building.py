@@ -31,6 +31,7 @@ from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.approvals import ApprovalGate, ApprovalTimes
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.authorization import AuthorizationPrompts
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.client_sessions import ClientSessions
 from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.ended_sessions import EndedSessions
@@ -112,6 +113,7 @@ class GatewayBuilder:
         clock: Limits sessions and waits.
         approvals: Requests for approval; None refuses calls that need one.
         toolsets: All toolsets; None for none.
+        budgets: Refuse calls that would cost too much; None for none.
     """
 
     settings: Settings
@@ -138,6 +140,7 @@ class GatewayBuilder:
     approvals: Approvals | None = None
     toolsets: Toolsets | None = None
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
+    budgets: Budgets | None = None
 
     @cached_property
     def wire(self) -> UpstreamHttp:
@@ -178,6 +181,7 @@ class GatewayBuilder:
                 max_event_bytes=self.settings.gateway_max_response_bytes,
             ),
             self._approval_gate(),
+            self.budgets,
         )
 
     def _approval_gate(self) -> ApprovalGate | None:

@@ -798,3 +798,27 @@ class ApprovalRefused(Refusal):
 
     def __init__(self, said: str, facts: Mapping[str, object]) -> None:
         super().__init__(said, facts=facts)
+
+
+class BudgetExceeded(Refusal):
+    """A budget for the caller's calls is spent for this month."""
+
+    status = 429
+    code = 429
+    error = "budget_exceeded"
+    outcome = CallOutcome.LIMITED
+    is_for_model = True
+
+    def __init__(self, budget: str | None, starts_again_at: str, seconds: int) -> None:
+        named = "A budget" if budget is None else f"The budget {budget!r}"
+        facts = {} if budget is None else {"budget": budget}
+        super().__init__(
+            f"{named} for this call is spent; it starts again at {starts_again_at}. Nothing was "
+            "sent.",
+            facts={
+                **facts,
+                "starts_again_at": starts_again_at,
+                "retry_after_ms": seconds * 1000,
+            },
+            headers=[(b"retry-after", str(seconds).encode())],
+        )

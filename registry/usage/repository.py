@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import pymongo
 import structlog
@@ -18,15 +19,18 @@ from packages.database.errors import (
     translates_driver_errors,
 )
 from packages.database.stored import id_of, moment_of, text_of
-from packages.models.usage import DAY, PACKED, UsageLog, UsageTotal
+from packages.models.usage import DAY, MONTH, PACKED, UsageLog, UsageTotal
 from registry.usage.batches import BatchUnreadableError, records_of, texts_of
-from registry.usage.totals import SUMMED
+from registry.usage.totals import SUMMED, MonthKey
 from registry.usage.values import GroupBy, UsageFilter, UsageGroup, UsageRecord
 
 log = structlog.get_logger()
 
 INSERT_SECONDS = 5.0
 """Longest time for writing one batch."""
+
+LONGEST_WRITE = timedelta(seconds=2 * INSERT_SECONDS)
+"""A total is visible when its transaction is committed, and was changed before."""
 
 
 GROUPED: Mapping[GroupBy, Sequence[str]] = {
@@ -42,9 +46,14 @@ names."""
 
 @translates_driver_errors
 class UsageRepository:
-    """Stores records of calls."""
+    """Stores records of calls.
+
+    Attributes:
+        writer: Names this start of the process in totals.
+    """
 
     def __init__(self, database: Database) -> None:
+        self.writer = str(ObjectId())
         self._database = database
         # Batches are packed rows, which no model describes further.
         self._rows = database.document(UsageLog).get_pymongo_collection()
@@ -124,6 +133,34 @@ class UsageRepository:
             pending.sort(key=_age)
         return [*found, *reversed(pending)][:limit]
 
+    async def spending(self, month: datetime) -> Counter[MonthKey]:
+        """Return what was spent in a month, by tenant, caller, role and tags."""
+        spent: Counter[MonthKey] = Counter()
+        async for row in self._totals.find({"period": MONTH, "at": month}):
+            spent[_month_key(row)] += row["cost"]
+        return spent
+
+    async def refresh(self, stored: "StoredSpending") -> list[tuple[MonthKey, int]]:
+        """Read what other processes spent since the last time, and return what was added."""
+        query: Doc = {"writer": {"$ne": stored.writer}}
+        if stored.updated_at is None:
+            query |= {"period": MONTH, "at": stored.month}
+        else:
+            query["updated_at"] = {"$gte": stored.updated_at - LONGEST_WRITE}
+        added: list[tuple[MonthKey, int]] = []
+        rows = [row async for row in self._totals.find(query)]
+        for row in rows:
+            updated_at = moment_of(row.get("updated_at"))
+            if updated_at is not None:
+                stored.updated_at = max(stored.updated_at or updated_at, updated_at)
+            key = _month_key(row)
+            more = row["cost"] - stored.costs.get(row["_id"], 0)
+            if more > 0 and key[0] == stored.month:
+                stored.costs[row["_id"]] = row["cost"]
+                stored.spending[key] += more
+                added.append((key, more))
+        return added
+
     async def groups(
         self, record_filter: UsageFilter, group_by: Sequence[GroupBy]
     ) -> AsyncGenerator[UsageGroup]:
@@ -146,6 +183,35 @@ class UsageRepository:
             parts.append(row)
         if key is not None:
             yield group_of(key, parts)
+
+
+@dataclass(slots=True)
+class StoredSpending:
+    """What other processes spent in a month, as it was read last.
+
+    Attributes:
+        writer: This start of this process, whose own totals are left out.
+        updated_at: Of the total that was changed last, by the database's clock.
+        costs: By the id of the total.
+    """
+
+    month: datetime
+    writer: str
+    updated_at: datetime | None = None
+    costs: dict[str, int] = field(default_factory=dict)
+    spending: Counter[MonthKey] = field(default_factory=Counter)
+
+
+def _month_key(row: Doc) -> MonthKey:
+    month = moment_of(row["at"])
+    assert month is not None  # noqa: S101 - the validator demands it
+    return (
+        month,
+        text_of(row.get("tenant_id")),
+        str(row["user_id"]),
+        text_of(row.get("role")) or "",
+        texts_of(row.get("billing_tags")),
+    )
 
 
 def _grouping(record_filter: UsageFilter, group_by: Sequence[GroupBy]) -> list[Doc]:

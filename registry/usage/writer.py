@@ -50,19 +50,17 @@ class UsageWriter:
         repository: Where to.
         packer: Makes documents of batches.
         max_records: How many may wait.
-        writer: Names this start of the process, in totals.
         keep_totals: How long after their day totals are kept.
         clock: Paces it.
         metrics: Count what was written, waits and was dropped.
     """
 
-    def __init__(  # noqa: PLR0913 - collaborators
+    def __init__(
         self,
         repository: UsageRepository,
         packer: BatchPacker,
         *,
         max_records: int,
-        writer: str,
         keep_totals: timedelta = TOTALS_KEPT,
         clock: Clock,
         metrics: Metrics,
@@ -75,7 +73,7 @@ class UsageWriter:
         self._close_seconds = close_seconds
         self._repository = repository
         self._packer = packer
-        self._writer = writer
+        self._writer = repository.writer
         self._keep_totals = keep_totals
         self._max_records = max_records
         self._batch_records = max(1, min(BATCH_RECORDS, max_records // MIN_BATCHES))

@@ -41,11 +41,12 @@ from registry.wiring.components import Components
 from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
-from registry.wiring.governance import build_limits
+from registry.wiring.governance import build_budgets, build_limits
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
 from registry.wiring.oauth import build_oauth
 from registry.wiring.services import (
+    build_budget_service,
     build_limit_service,
     build_permissions,
     build_policies,
@@ -129,6 +130,8 @@ async def components(  # noqa: PLR0915 - one statement for each part
             metrics=metrics,
         )
         upstreams = upstreams.with_tokens(authorizations.tokens)
+        usage_repository = UsageRepository(database)
+        budgets = build_budgets(database, usage_repository, audit, clock=clock, metrics=metrics)
         limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
         approvals = build_approvals(settings, storage, clock)
         toolsets = Toolsets(
@@ -148,7 +151,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
             metrics=metrics,
             freed=memory.note,
-            tables=(limits.table, approvals.notices, toolsets),
+            tables=(limits.table, approvals.notices, toolsets, budgets),
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker)
         servers = build_servers(
@@ -161,9 +164,13 @@ async def components(  # noqa: PLR0915 - one statement for each part
                 idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             )
         )
-        usage_repository = UsageRepository(database)
         recorder, usage = await build_recorder(
-            stack, settings, usage_repository, clock=clock, metrics=metrics
+            stack,
+            settings,
+            usage_repository,
+            budgets,
+            clock=clock,
+            metrics=metrics,
         )
         connector = build_connector(settings, storage, upstreams, tracker, clock)
         reconnection = Reconnection(
@@ -195,6 +202,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             links=authorizations.links,
             limits=limits,
             approvals=approvals,
+            budgets=budgets,
             clock=clock,
             toolsets=toolsets,
         )
@@ -211,6 +219,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
         work: list[Work] = [
             (snapshot.follow(), None),
             (limits.follow(), None),
+            (budgets.follow(), None),
             (era_reprobe.follow(), None),
             (connection_writer.follow(), connection_writer.close),
             (tracker.follow(), None),
@@ -272,6 +281,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            budgets=build_budget_service(settings, storage, known.directory, clock),
             limits=build_limit_service(settings, storage, known.directory, snapshot, clock),
             toolsets=build_toolsets(settings, storage, known.directory, snapshot, clock),
             toolset_permissions=build_toolset_permissions(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
+from registry.access.budgets.service import BudgetService
 from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
@@ -76,6 +77,7 @@ class Components:
     limits: LimitService
     toolsets: ToolsetService
     toolset_permissions: PermissionService
+    budgets: BudgetService
     users: UserService
     sync: SyncService
     approvals: ApprovalService

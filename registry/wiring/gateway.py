@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import structlog
-from bson import ObjectId
 
 from packages.database.changes import ChangeFeed, ChangeStream
 from packages.database.client import Database, TopologyError
@@ -15,6 +14,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.origin import process_name
 from registry.core.settings import Settings
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import CallLog, Recorder
 from registry.gateway.view.era_probe import EraReprobe
@@ -117,6 +117,7 @@ async def build_recorder(
     stack: AsyncExitStack,
     settings: Settings,
     repository: UsageRepository,
+    budgets: Budgets,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -134,11 +135,13 @@ async def build_recorder(
             repository,
             BatchPacker(worker=worker, retention=timedelta(days=days)),
             max_records=settings.usage_buffer_records,
-            writer=str(ObjectId()),
             keep_totals=timedelta(days=settings.usage_totals_retention_days),
             clock=clock,
             metrics=metrics,
         )
     spans = await stack.enter_async_context(tracing(settings, worker))
     call_log = CallLog(settings.call_log)
-    return Recorder(metrics, clock, notes=usage, call_log=call_log, tracing=spans), usage
+    recorder = Recorder(
+        metrics, clock, notes=usage, call_log=call_log, tracing=spans, budgets=budgets
+    )
+    return recorder, usage

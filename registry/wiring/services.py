@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from registry.access.budgets.service import BudgetService
     from registry.access.limits.ports import LimitChanges
     from registry.access.limits.service import LimitService
     from registry.access.policies.ports import PolicyChanges
@@ -215,6 +216,25 @@ def build_toolset_permissions(
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
         noun="toolset",
+    )
+
+
+def build_budget_service(
+    settings: Settings, storage: Storage, directory: DirectoryRepository, clock: Clock
+) -> BudgetService:
+    """Return the service of budgets."""
+    from registry.access.budgets.repository import BudgetRepository  # noqa: PLC0415
+    from registry.access.budgets.service import BudgetService  # noqa: PLC0415
+    from registry.usage.repository import UsageRepository  # noqa: PLC0415
+
+    return BudgetService(
+        storage.database,
+        BudgetRepository(storage.database),
+        UsageRepository(storage.database),
+        directory,
+        storage.audit,
+        clock=clock,
+        is_recorded=settings.usage_retention_days > 0,
     )
 
 

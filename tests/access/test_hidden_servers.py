@@ -82,7 +82,13 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
     await hiding.forget_everything()
 
 
-ELSEWHERE = {"resource_type": "mcpServer", "version": "1", "name": "KEY", "flow_id": "f"}
+ELSEWHERE = {
+    "resource_type": "mcpServer",
+    "version": "1",
+    "name": "KEY",
+    "flow_id": "f",
+    "budget_id": "0" * 24,
+}
 
 
 async def operations(rest: Rest) -> list[tuple[str, str, str]]:

@@ -66,7 +66,7 @@ NOBODYS = Belongings(
     dict.fromkeys(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
-            *("group_id", "token_id", "limit_id", "toolset_id"),
+            *("group_id", "token_id", "limit_id", "budget_id", "toolset_id"),
         ),
         UNKNOWN,
     )
@@ -74,6 +74,7 @@ NOBODYS = Belongings(
 )
 
 POLICY = {"name": "p", "effect": "deny", "subjects": {"everyone": True}}
+BUDGET = {"name": "b", "amount": 100, "subjects": {"everyone": True}}
 LIMIT = {"name": "l", "in_flight": 9}
 SEEN = {"tools": [{"id": "{tool_id}", "hash": HASH}]}
 V1 = "/api/v1"
@@ -100,6 +101,8 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {**POLICY, "subjects": {"groups": ["{group_id}"]}, "target": {"owner_id": "{own}"}},
     ],
     ("PATCH", f"{V1}/access/policies/{{policy_id}}"): [{"enabled": False}],
+    ("POST", f"{V1}/budgets"): [{**BUDGET, "subjects": {"users": ["{user_id}"]}}],
+    ("PATCH", f"{V1}/budgets/{{budget_id}}"): [{"amount": 5}],
     ("POST", f"{V1}/limits"): [
         {**LIMIT, "target": {"owner_id": "{owner_id}"}},
         {**LIMIT, "subjects": {"users": ["{user_id}"]}, "target": {"owner_id": "{own}"}},
@@ -164,6 +167,8 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", SHARED),
             ("GET", f"{V1}/access/policies/{{policy_id}}"),
             ("DELETE", f"{V1}/access/policies/{{policy_id}}"),
+            ("GET", f"{V1}/budgets/{{budget_id}}"),
+            ("DELETE", f"{V1}/budgets/{{budget_id}}"),
             ("GET", f"{V1}/limits/{{limit_id}}"),
             ("DELETE", f"{V1}/limits/{{limit_id}}"),
             ("GET", f"{V1}/toolsets/{{toolset_id}}"),
@@ -181,6 +186,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             *(("GET", f"{V1}/{name}") for name in ("usage", "tokens/issued", "registry/tools")),
             ("GET", f"{V1}/sync/jobs"),
             ("GET", f"{V1}/access/policies"),
+            ("GET", f"{V1}/budgets"),
             ("GET", f"{V1}/limits"),
             ("GET", f"{V1}/toolsets"),
             ("GET", f"{V1}/mcp/connection/status"),
@@ -241,6 +247,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         "/toolsets",
         {"name": "same", "title": tenant, "entries": [{"server": server["id"], "tool": "*"}]},
     )
+    budget = await made(rest, admin, "/budgets", {**BUDGET, "name": tenant})
     group = await made(
         rest, admin, "/groups", {"name": f"{tenant} person", "members": [user.user_id]}
     )
@@ -264,6 +271,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
             "tool_id": tools[0]["id"],
             "job_id": job["job_id"],
             "policy_id": policy["id"],
+            "budget_id": budget["id"],
             "limit_id": limit["id"],
             "toolset_id": toolset["id"],
             "user_id": user.user_id,

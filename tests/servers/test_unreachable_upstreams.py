@@ -75,6 +75,8 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     limited = await rest.ask(root, "POST", "/limits", json={"name": "x", "in_flight": 9})
     body = {"name": "x", "entries": [{"server": "weather", "tool": "*"}]}
     toolset = await rest.ask(root, "POST", "/toolsets", json=body)
+    budget = {"name": "x", "amount": 100, "subjects": {"everyone": True}}
+    budgeted = await rest.ask(root, "POST", "/budgets", json=budget)
     # The other application owns the directory here.
     users, groups = (rest.parts.database.collection(name) for name in ("users", "groups"))
     user_id = (await users.insert_one({"name": "A", "email": "a@b.example"})).inserted_id
@@ -84,6 +86,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "owner_id": server["id"],
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
+        "budget_id": budgeted.json()["id"],
         "limit_id": limited.json()["id"],
         "toolset_id": toolset.json()["id"],
         "server_id": server["id"],

@@ -29,6 +29,7 @@ class Shelf(UsageRepository):
     """Takes batches as the test says."""
 
     def __init__(self) -> None:
+        self.writer = "w1"
         self.batches: dict[object, Doc] = {}
         self.sizes: list[int] = []
         self.is_away = False
@@ -89,7 +90,6 @@ def make(
         repository,
         packer,
         max_records=max_records,
-        writer="w1",
         clock=SystemClock(),
         metrics=metrics,
         **times,

@@ -10,6 +10,7 @@ from typing import Any
 from registry.auth.identity import UserContext
 from registry.gateway.edge.approvals import ApprovalGate
 from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.confirmation import Confirmations
 from registry.gateway.edge.eras import require_arguments
 from registry.gateway.edge.limits import CallLimits
@@ -28,6 +29,7 @@ class CallGovernance:
         limits: Keeps limits on calls.
         confirmations: Asks callers' users.
         approvals: Answers calls that people must approve; None refuses them.
+        budgets: Refuse calls that would cost too much; None for none.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class CallGovernance:
         limits: CallLimits,
         confirmations: Confirmations,
         approvals: ApprovalGate | None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._arguments = arguments
+        self._budgets = budgets
         self._limits = limits
         self._confirmations = confirmations
         self._approvals = approvals
@@ -82,6 +86,8 @@ class CallGovernance:
         counted = self._limits.take(exchange, user, route, tool)
         if counted is not None:
             await counted
+        if (rules.price_per_call or rules.price_per_kib) and self._budgets is not None:
+            self._budgets.check(user, tool)
         if rules.is_confirmed and await self._confirmations.require(
             exchange, envelope, user, route, tool
         ):

@@ -12,6 +12,7 @@ import structlog
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.series import Count, Timing
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.requests import CallSpans, GatewayRequest
 from registry.gateway.errors import CallOutcome
 from registry.gateway.ports import CallNotes
@@ -116,6 +117,7 @@ class Recorder:
         notes: Receives usage records; None for none.
         call_log: Writes the log; None for none.
         tracing: Creates spans; None for none.
+        budgets: Learn what calls cost; None for none.
     """
 
     def __init__(
@@ -126,7 +128,9 @@ class Recorder:
         notes: CallNotes | None = None,
         call_log: CallLog | None = None,
         tracing: Tracing | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
+        self._budgets = budgets
         self._monotonic = clock.monotonic
         self._request_timings = metrics.gateway_requests
         self._phase_timings = metrics.gateway_phases
@@ -228,6 +232,11 @@ class Recorder:
                 counted = self._call_series(label, tool, outcome)
             counted.inc()
         user, route = exchange.user, exchange.route
+        charge = None
+        if exchange.tool_entry is not None and user is not None:
+            charge = charge_of(exchange.tool_entry.rules)
+            if charge is not None and exchange.decided_at and self._budgets is not None:
+                self._budgets.spent(user, charge, exchange.request_bytes + client.sent_bytes)
         if self._notes is not None and user is not None:
             self._notes.note(
                 (
@@ -244,7 +253,7 @@ class Recorder:
                     user.role,
                     user.tenant_id,
                     exchange.tool,
-                    None if exchange.tool_entry is None else charge_of(exchange.tool_entry.rules),
+                    charge,
                 ),
                 (
                     exchange.began_at,

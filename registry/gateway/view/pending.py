@@ -41,6 +41,7 @@ TABLES: tuple[Watched, ...] = (
     Watched("limits", stamp="updated_at"),
     Watched("approvals", stamp="updated_at", ignored=frozenset({"alive_at"})),
     Watched("toolsets", stamp="updated_at", is_counted=True),
+    Watched("budgets", stamp="updated_at", is_counted=True),
 )
 """Small collections that are held in memory as a whole, by the tables of `view.tables`."""
 
