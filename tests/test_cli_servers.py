@@ -122,6 +122,8 @@ def test_a_server_is_shared_by_names(weather: dict[str, Any], database_uri: str)
         (["tools", "call", "weather/get", "[]"], 1, "the arguments are no JSON object"),
         (["policies", "show", "nothing"], 3, "there is no policy 'nothing'"),
         (["policies", "add", "missing.json"], 1, "missing.json cannot be read"),
+        (["limits", "show", "nothing"], 3, "there is no limit 'nothing'"),
+        (["limits", "list", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
         (["audit", "list", "--action", "hack"], 1, "action: "),
         (["audit", "list", "--since", "yesterday"], 1, "since: "),
         (["usage", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
@@ -162,6 +164,34 @@ def test_policies_are_added_changed_shown_and_removed(
     ]
     assert removed.exit_code == 0
     assert printed("policies", "list") == []
+
+
+def test_limits_are_added_changed_shown_and_removed(
+    weather: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = {
+        "name": "few",
+        "target": {"owner_id": weather["id"], "metadata": {"cost_tier": "high"}},
+        "rates": [{"count": 9, "per": "hour"}, {"count": 2, "per": "second"}],
+        "per": ["user", "tool"],
+    }
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    (tmp_path / "part.json").write_text(json.dumps({"in_flight": 3}))
+    (tmp_path / "wrong.json").write_text(json.dumps({"rates": [], "in_flight": None}))
+
+    added = printed("limits", "add", str(tmp_path / "whole.json"))
+    wrong = run("limits", "update", "few", str(tmp_path / "wrong.json"))
+    changed = printed("limits", "update", "few", str(tmp_path / "part.json"))
+    listed = run("limits", "list", "--server", "weather")
+    shown = printed("limits", "show", "few")
+    removed = run("limits", "remove", added["id"], "--yes")
+
+    assert [rate["per"] for rate in added["rates"]] == ["second", "hour"]
+    assert (wrong.exit_code, "give rates, in_flight, or both" in wrong.stderr) == (1, True)
+    assert (changed["in_flight"], changed["rates"], shown) == (3, added["rates"], changed)
+    assert listed.stdout.splitlines()[1].split()[:5] == ["few", "yes", "2/second,", "9/hour", "3"]
+    assert removed.exit_code == 0
+    assert printed("limits", "list") == []
 
 
 def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:

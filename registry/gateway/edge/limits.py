@@ -6,12 +6,13 @@ the limit is refused from memory until a lease may succeed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import structlog
 
 from packages.database.errors import DatabaseUnavailable
+from registry.access.limits.decisions import ToolLimits
 from registry.access.limits.errors import QuotaContendedError
 from registry.access.limits.ports import Quotas
 from registry.access.limits.quotas import AHEAD_SECONDS, HOLD_SECONDS, kept_permits, wanted_of
@@ -63,6 +64,12 @@ SWEPT_AT_ONCE = 500
 """How many of them are looked at before other work may go on."""
 
 RETURNED_AT_ONCE = 20
+
+MAX_COUNTED = 20_000
+"""Of how many callers and tools it is kept what their calls are counted in."""
+
+_Address = tuple[str, str, str]
+"""Limit, period or `FLIGHT`, and key."""
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +162,9 @@ class _Bucket:
         self.units = min(self.units, self.most)
 
 
+_Counted = tuple[UserContext, ToolLimits, tuple[tuple[_Address, Limit, Rate | None], ...]]
+
+
 class CallLimits:
     """Keeps the limits on calls.
 
@@ -188,7 +198,8 @@ class CallLimits:
         self._monotonic = clock.monotonic
         self._uncounted = metrics.limit_calls_uncounted
         self._leases = metrics.limit_leases
-        self._buckets: dict[tuple[str, str, str], _Bucket] = {}
+        self._buckets: dict[_Address, _Bucket] = {}
+        self._counted: dict[tuple[int, int], _Counted] = {}
         self._is_lost = False
         self._lost_until = 0.0
 
@@ -219,13 +230,12 @@ class CallLimits:
             limits = self._table.find(facts, tool)
         if limits.is_empty:
             return None
-        buckets: list[_Bucket] = []
-        for limit in limits.applying(user):
-            if limit.problem is not None:
-                raise LimitsAway
-            buckets += self._of(limit, user, limits.tool)
-        if not buckets:
+        counted = self._counted.get((id(user), id(limits)))
+        if counted is None or counted[0] is not user or counted[1] is not limits:
+            counted = self._count(user, limits)
+        if not counted[2]:
             return None
+        buckets = [self._bucket(*one) for one in counted[2]]
         if self._taken(exchange, buckets, limits.tool):
             return None
         return self._waited(exchange, buckets, limits.tool)
@@ -291,21 +301,32 @@ class CallLimits:
             # It lapses when its slot does.
             log.debug("limit_quota_not_returned")
 
-    def _of(self, limit: Limit, user: UserContext, tool: LimitedTool) -> Iterator[_Bucket]:
-        key = key_of(limit, user, tool)
-        for rate in limit.rates:
-            yield self._bucket(limit, rate.period, key, rate)
-        if limit.in_flight is not None:
-            yield self._bucket(limit, FLIGHT, key, None)
+    def _count(self, user: UserContext, limits: ToolLimits) -> _Counted:
+        """Find what the calls of a tool by a caller are counted in, and keep it.
 
-    def _bucket(self, limit: Limit, part: str, key: str, rate: Rate | None) -> _Bucket:
-        at = (limit.id, part, key)
+        Raises:
+            LimitsAway: A limit cannot be read.
+        """
+        found: list[tuple[_Address, Limit, Rate | None]] = []
+        for limit in limits.applying(user):
+            if limit.problem is not None:
+                raise LimitsAway
+            key = key_of(limit, user, limits.tool)
+            found += [((limit.id, rate.period.value, key), limit, rate) for rate in limit.rates]
+            if limit.in_flight is not None:
+                found.append(((limit.id, FLIGHT, key), limit, None))
+        if len(self._counted) >= MAX_COUNTED:
+            self._counted.clear()
+        # Holds both, so that no other objects get their ids.
+        counted = self._counted[id(user), id(limits)] = (user, limits, tuple(found))
+        return counted
+
+    def _bucket(self, at: _Address, limit: Limit, rate: Rate | None) -> _Bucket:
         bucket = self._buckets.get(at)
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._drop_idle()
-            quota_key = QuotaKey(limit.id, str(part), key)
-            bucket = self._buckets[at] = _Bucket(limit, quota_key, rate, self._monotonic())
+            bucket = self._buckets[at] = _Bucket(limit, QuotaKey(*at), rate, self._monotonic())
         elif bucket.limit is not limit:
             bucket.follow(limit, rate)
         return bucket
