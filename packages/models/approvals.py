@@ -21,7 +21,7 @@ class ApprovalDocument(Document):
         live_binding: The same while it is live, or its end is still to be reported to its
             requester; absent after that. Unique.
         requester: `user_id`, `username`, `role`, `scopes` and `token_id` of the caller; further
-            `session_id`, `ancestors` and `is_service_account` as their token says.
+            `session_id`, `ancestors`, `is_service_account` and `toolset` as their token says.
         tool: The tool's own name on its server.
         called_as: The name that the caller used, at *path*.
         definition_hash: SHA-256 of the served definition that the arguments match.

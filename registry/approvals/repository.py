@@ -483,7 +483,7 @@ def _stored_requester(requester: Requester) -> Doc:
         "role": requester.role.value,
         "scopes": list(requester.scopes),
     }
-    for name in ("token_id", "session_id"):
+    for name in ("token_id", "session_id", "toolset"):
         if (value := getattr(requester, name)) is not None:
             stored[name] = value
     if requester.ancestors:

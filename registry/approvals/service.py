@@ -162,4 +162,5 @@ def requester_of(user: UserContext) -> Requester:
         user.session_id,
         user.ancestors,
         user.is_service_account,
+        user.toolset,
     )

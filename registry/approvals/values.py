@@ -38,6 +38,7 @@ class Requester:
         session_id: Family of tokens that it belongs to, if any.
         ancestors: Tokens and families that it was generated with.
         is_service_account: Whether the account may exist in the token alone.
+        toolset: Name of the toolset that their token is limited to.
     """
 
     user_id: str
@@ -48,6 +49,7 @@ class Requester:
     session_id: str | None = None
     ancestors: tuple[str, ...] = ()
     is_service_account: bool = False
+    toolset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def _requester(stored: object) -> Requester:
         text_of(said.get("session_id")),
         tuple(texts_of(said.get("ancestors"))),
         said.get("is_service_account") is True,
+        text_of(said.get("toolset")),
     )
 
 

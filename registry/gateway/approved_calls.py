@@ -43,6 +43,7 @@ from registry.gateway.errors import (
     MethodUnknown,
     NoJsonRpcAnswer,
     Refusal,
+    ToolsetUnknown,
     UpstreamAnswered,
     UpstreamTimedOut,
     Wait,
@@ -297,6 +298,7 @@ class ApprovedCalls:
             raise NoLongerHolds("the policies for the tool have changed")
         if tool.rules.approvals > approval.approvals:
             raise NoLongerHolds("more people have to approve the tool's calls now")
+        self._require_in_toolset(approval, user, route)
         await self._require_approvers(approval)
         try:
             arguments = load_text(self._repository.arguments_of(approval))
@@ -319,6 +321,7 @@ class ApprovedCalls:
             ancestors=requester.ancestors,
             custom_scopes=frozenset(requester.scopes) - known,
             is_service_account=requester.is_service_account,
+            toolset=requester.toolset,
         )
         try:
             user = await self._admission.current(token)
@@ -329,6 +332,26 @@ class ApprovedCalls:
         if user.lacks(Scope.INVOKE_TOOLS):
             raise NoLongerHolds("its requester may not call tools any more")
         return user
+
+    def _require_in_toolset(self, approval: Approval, user: UserContext, route: Route) -> None:
+        """Check that the toolsets of path and token still have the tool.
+
+        Raises:
+            NoLongerHolds: They do not, or the requester may not use them any more.
+        """
+        exchange = _request_at(approval.path)
+        if exchange.toolset is None and user.toolset is None:
+            return
+        only = None if not exchange.slug else route
+        try:
+            offering = self._admission.narrowed(exchange, user, only)
+        except ToolsetUnknown:
+            raise NoLongerHolds("its requester may not use the toolset any more") from None
+        owned = None if offering is None else offering.tool(approval.called_as)
+        if offering is not None and (
+            owned is None or (owned.route.server_id, owned.key) != (route.server_id, approval.tool)
+        ):
+            raise NoLongerHolds("the tool is not in its requester's toolset any more")
 
     async def _require_approvers(self, approval: Approval) -> None:
         """Check that those who approved it are still users.
@@ -358,14 +381,7 @@ class ApprovedCalls:
 
     def _exchange(self, prepared: _Prepared) -> GatewayRequest:
         """Return the request that records of the call are made from; nobody waits for it."""
-        approval = prepared.approval
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": "POST",
-            "path": approval.path,
-            "headers": [],
-        }
-        exchange = GatewayRequest(scope, _never, _nowhere)
+        exchange = _request_at(prepared.approval.path)
         exchange.method = CALL
         exchange.user = prepared.user
         exchange.served_by(prepared.route)
@@ -485,6 +501,12 @@ class ApprovedCalls:
         )
         self._records.note_later(actor, event, PROCESS)
         self._notices.note(approval.id)
+
+
+def _request_at(path: str) -> GatewayRequest:
+    """Return a request that no client sent."""
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": []}
+    return GatewayRequest(scope, _never, _nowhere)
 
 
 def _ask(prepared: _Prepared, sent: Credentials) -> Ask:

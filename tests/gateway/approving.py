@@ -109,6 +109,10 @@ class Approving:
         await until_async(lambda: self.all(state))
         return await self.only()
 
+    async def reached_among(self, state: ApprovalState) -> None:
+        """Return once one of the requests is in a state."""
+        await until_async(lambda: self.all(state))
+
     async def decide(
         self,
         verdict: Verdict = Verdict.APPROVE,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from packages.database.client import Database
@@ -13,13 +14,16 @@ from packages.models.states import ApprovalState, Verdict
 from registry.access.policies.decisions import rules_of
 from registry.access.policies.values import EVERYONE, ToolFacts
 from registry.access.policy import ServerScope
+from registry.gateway.edge.approvals import ApprovalTimes
 from registry.gateway.view.policy_filter import CallerRoutes, PolicyFilteredRoute
 from registry.tools.call_rules import CallRules
 from tests.conftest import ROOT
 from tests.gateway.approving import HANDED_OUT, TOOL, Approving, approving, error_of
-from tests.gateway.conftest import StartGateway
+from tests.gateway.conftest import StartGateway, head
+from tests.gateway.eras import modern
 from tests.gateway.meeting import Kind, Speech, connected
 from tests.gateway.policies import allow
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.wire
 
@@ -198,3 +202,74 @@ async def test_what_an_approval_is_bound_to_changes_before_the_call(
     assert place.server.calls == []
     events = [event for gateway in place.gateways for _, event in gateway.refusals.events]
     assert [event.reason for event in events] == [approval.reason]
+
+
+async def test_a_waiting_client_is_told_of_progress_and_one_that_cancels_ends_the_request(
+    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+) -> None:
+    place = await stack.enter_async_context(
+        approving(Kind.LEGACY, start_gateway, database, cipher)
+    )
+    said: list[str | None] = []
+
+    async def progressed(progress: float, total: float | None, message: str | None) -> None:
+        said.append(message)
+
+    async with connected(place.gateway.url, Speech.LEGACY, "/mcp") as client:
+        async with asyncio.TaskGroup() as group:
+            called = group.create_task(
+                client.call_tool(named("/mcp"), ARGUMENTS, progress_callback=progressed)
+            )
+            approval = await place.pending()
+            await until(lambda: len(said) > 2)
+            await place.decide()
+        assert not called.result().is_error
+        cancelled = asyncio.get_running_loop().create_task(
+            client.call_tool(named("/mcp"), {"path": "b.txt"})
+        )
+        await place.pending()
+        cancelled.cancel()
+        await place.reached_among(ApprovalState.CANCELLED)
+
+    assert said[0] == f"Waiting for approval {approval.id} (0 of 1)"
+    assert place.server.calls == [(TOOL, ARGUMENTS)]
+
+
+async def test_a_client_of_the_stateless_era_repeats_its_call_until_people_have_decided(
+    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+) -> None:
+    times = ApprovalTimes(wait_seconds=30.0, round_seconds=0.2)
+    place = await stack.enter_async_context(
+        approving(Kind.MODERN, start_gateway, database, cipher, times=times)
+    )
+
+    async with (
+        connected(place.gateway.url, Speech.MODERN) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        called = group.create_task(client.call_tool(TOOL, ARGUMENTS))
+        await until(lambda: len(place.gateway.notes.calls) >= 2)
+        await place.decide()
+
+    assert not called.result().is_error
+    assert place.server.calls == [(TOOL, ARGUMENTS)]
+
+
+async def test_a_client_that_disconnects_leaves_its_request_open(
+    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+) -> None:
+    place = await stack.enter_async_context(
+        approving(Kind.MODERN, start_gateway, database, cipher)
+    )
+    message, headers = modern("tools/call", {"name": TOOL, "arguments": ARGUMENTS})
+
+    with pytest.raises(httpx.ReadTimeout):
+        await place.gateway.http.post(
+            "/mcp/demo", json=message, headers=head(**headers), timeout=0.5
+        )
+
+    assert (await place.pending()).id
+    await until(lambda: place.gateway.in_flight == 0)
+    await place.decide()
+    await place.reached(ApprovalState.EXECUTED)
+    assert not (await place.call()).get("isError")
