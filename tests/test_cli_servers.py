@@ -121,6 +121,7 @@ def test_a_server_is_shared_by_names(weather: dict[str, Any], database_uri: str)
         (["tools", "accept", "f" * 24], 3, "Tool not found"),
         (["tools", "call", "weather/get", "[]"], 1, "the arguments are no JSON object"),
         (["policies", "show", "nothing"], 3, "there is no policy 'nothing'"),
+        (["toolsets", "show", "nothing"], 3, "there is no toolset 'nothing'"),
         (["policies", "add", "missing.json"], 1, "missing.json cannot be read"),
         (["limits", "show", "nothing"], 3, "there is no limit 'nothing'"),
         (["limits", "list", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
@@ -192,6 +193,28 @@ def test_limits_are_added_changed_shown_and_removed(
     assert listed.stdout.splitlines()[1].split()[:5] == ["few", "yes", "2/second,", "9/hour", "3"]
     assert removed.exit_code == 0
     assert printed("limits", "list") == []
+
+
+def test_toolsets_are_added_listed_shown_and_removed(
+    weather: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {"server": "weather", "tool": "rain", "arguments": {"unit": "mm"}}
+    whole = {"name": "agent", "title": "For the agent", "entries": [entry]}
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    (tmp_path / "odd.json").write_text(json.dumps({**whole, "entries": [{"server": "weather"}]}))
+
+    added = printed("toolsets", "add", str(tmp_path / "whole.json"))
+    odd = run("toolsets", "add", str(tmp_path / "odd.json"))
+    shown = printed("toolsets", "show", "agent")
+    listed = run("toolsets", "list")
+    removed = run("toolsets", "remove", "agent", "--yes")
+
+    assert added["path"] == "/mcp/toolsets/agent"
+    assert shown["entries"] == [{**entry, "server": weather["id"]}]
+    assert "give one of tool, tag and metadata" in odd.stderr
+    assert listed.stdout.splitlines()[1].split()[:5] == ["agent", "For", "the", "agent", "1"]
+    assert removed.exit_code == 0
+    assert printed("toolsets", "list") == []
 
 
 def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:
