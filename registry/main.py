@@ -16,6 +16,7 @@ from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
 from registry.access.routes import router as permissions_router
 from registry.access.toolsets.routes import router as toolsets_router
+from registry.approvals.routes import router as approvals_router
 from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
 from registry.auth.errors import challenge
@@ -106,7 +107,7 @@ async def application(
         yield app, parts
 
 
-def control_plane(parts: Components) -> ASGIApp:
+def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statement for each part
     """Return the REST application."""
     base_url = parts.settings.base_url
     app = FastAPI(
@@ -134,6 +135,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.toolsets = parts.toolsets
     app.state.toolset_permissions = parts.toolset_permissions
     app.state.budgets = parts.budgets
+    app.state.approvals = parts.approvals
+    app.state.approval_reader = parts.approval_reader
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -160,6 +163,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(limits_router)
     app.include_router(toolsets_router)
     app.include_router(budgets_router)
+    app.include_router(approvals_router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

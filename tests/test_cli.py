@@ -210,6 +210,7 @@ def test_a_command_that_is_interrupted_while_it_loads_ends_quietly(tmp_path: Pat
             {Scope.READ_SERVERS, Scope.INVOKE_TOOLS},
         ),
         (["--scope", "confirm:tools"], Role.USER, {Scope.CONFIRM_TOOLS}),
+        (["--scope", "approve:tools"], Role.USER, {Scope.APPROVE_TOOLS}),
     ],
 )
 def test_a_created_token_verifies(

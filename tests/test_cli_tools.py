@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -94,6 +95,35 @@ def test_a_call_of_a_tool_that_is_confirmed_is_confirmed_by_an_option(
 
     assert (asked.returncode, done.returncode) == (1, 0)
     assert "mcp-gateway-registry/confirm" in asked.stdout + asked.stderr
+
+
+def test_a_call_waits_until_it_is_approved_on_the_command_line(
+    local: tuple[Path, RunningRegistry],
+) -> None:
+    export = json.loads(run(local, "export").stdout)
+    (demo,) = (one for one in export["servers"] if one["serverName"] == "demo")
+    add = next(one for one in demo["tools"] if one["name"] == "add")
+    add["tool_metadata"] = {"human_approval_required": True}
+    file = local[0] / "approved.json"
+    file.write_text(json.dumps(export))
+    run(local, "apply", str(file))
+    listing = ("approvals", "list", "--state", "pending", "--server", "demo", "--json")
+
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(run, local, "tools", "call", "demo/add", '{"a": 1, "b": 2}')
+        listed = next(
+            found for _ in range(30) if (found := json.loads(run(local, *listing).stdout))
+        )
+        shown = json.loads(run(local, "approvals", "show", listed[0]["id"], "--json").stdout)
+        approved = run(local, "approvals", "approve", listed[0]["id"], "--comment", "fine")
+        called = calling.result()
+    again = run(local, "approvals", "deny", listed[0]["id"])
+    unknown = run(local, "approvals", "show", "0" * 24)
+
+    assert (shown["tool"], shown["arguments"]) == ("add", {"a": 1, "b": 2})
+    assert "approved, 1 of 1 approved" in approved.stdout
+    assert (called.returncode, called.stdout.strip()) == (0, "3.0")
+    assert (again.returncode, unknown.returncode) == (4, 3)
 
 
 def test_a_call_warns_of_a_token_on_the_command_line_and_says_that_no_registry_serves(

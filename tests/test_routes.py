@@ -50,6 +50,9 @@ WRITING = {
     Scope.WRITE_ACCESS,
     Scope.WRITE_TOKENS,
     Scope.WRITE_TOOLS,
+    # Decide about calls, and withdraw one's own.
+    Scope.APPROVE_TOOLS,
+    Scope.INVOKE_TOOLS,
 }
 
 FORGIVING = {
@@ -117,7 +120,7 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
         if key[0] != "GET" and key not in OPEN and key not in ASKING
     }
 
-    assert len(changing) == 48
+    assert len(changing) == 51
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()
 
 

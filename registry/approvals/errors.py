@@ -47,3 +47,12 @@ class DecidedAlreadyError(RegistryError):
 
     def __init__(self) -> None:
         super().__init__("You have decided about this request already.")
+
+
+class NotPermittedToApproveError(RegistryError):
+    """Only those approve calls of a tool who may use it themselves."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self) -> None:
+        super().__init__("You may not use this tool yourself, so you may not approve its calls.")

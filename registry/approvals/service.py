@@ -11,13 +11,17 @@ from registry.approvals.errors import (
     ApprovalNotFoundError,
     ApprovalOverError,
     DecidedAlreadyError,
+    NotPermittedToApproveError,
     OwnApprovalError,
 )
+from registry.approvals.ports import ToolUse
+from registry.approvals.reading import may_read, may_see
 from registry.approvals.repository import ApprovalRepository
 from registry.approvals.values import Approval, Decision, RequestedCall, Requester
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
-from registry.auth.identity import UserContext
+from registry.auth.errors import InsufficientScopeError
+from registry.auth.identity import Scope, UserContext
 from registry.auth.ports import SeenServers
 
 ATTEMPTS = 5
@@ -30,6 +34,7 @@ class ApprovalService:
     Args:
         approvals: Stores them.
         servers: Knows which servers people see: of others they decide nothing.
+        use: Knows which tools people may use: calls of others they do not approve.
         audit: Records each step.
         changed: Called with the id of a request that changed, for what waits in this process.
         allows_own: Whether requesters may approve their own calls.
@@ -42,10 +47,12 @@ class ApprovalService:
         audit: AuditTrail,
         changed: Callable[[str], None],
         *,
+        use: ToolUse,
         allows_own: bool,
     ) -> None:
         self._approvals = approvals
         self._servers = servers
+        self._use = use
         self._audit = audit
         self._changed = changed
         self._allows_own = allows_own
@@ -64,21 +71,24 @@ class ApprovalService:
             ApprovalNotFoundError: There is none, or *user* does not see its server.
         """
         found = await self._approvals.get(approval_id)
-        is_own = found is not None and found.requester.user_id == user.user_id
-        if found is None or not (is_own or self._sees(user, found)):
+        if found is None or not may_read(self._servers, user, found):
             raise ApprovalNotFoundError
         return found
 
-    async def cancel(self, approval_id: str, user: UserContext) -> Approval:
+    async def cancel(
+        self, approval_id: str, user: UserContext, *, expected_etag: str | None = None
+    ) -> Approval:
         """End a request of *user* that is not being executed.
 
         Raises:
             ApprovalNotFoundError: *user* made no such request.
             ApprovalOverError: It has ended, or is being executed.
+            ApprovalChangedError: It changed meanwhile, or is not as *expected_etag* says.
         """
         found = await self._approvals.get(approval_id)
         if found is None or found.requester.user_id != user.user_id:
             raise ApprovalNotFoundError
+        _require_etag(found, expected_etag)
         state = found.state_at(await self._approvals.now())
         if state not in {ApprovalState.PENDING, ApprovalState.APPROVED}:
             raise ApprovalOverError(state.value, found.reason)
@@ -90,22 +100,34 @@ class ApprovalService:
         return ended
 
     async def decide(
-        self, approval_id: str, user: UserContext, verdict: Verdict, comment: str | None = None
+        self,
+        approval_id: str,
+        user: UserContext,
+        verdict: Verdict,
+        comment: str | None = None,
+        *,
+        expected_etag: str | None = None,
     ) -> Approval:
         """Approve or deny a request.
 
         Raises:
             ApprovalNotFoundError: There is none, or *user* does not see its server.
+            InsufficientScopeError: *user* has no scope `approve:tools`.
             OwnApprovalError: It is their own.
+            NotPermittedToApproveError: They approve, and may not use the tool themselves.
             ApprovalOverError: It is not pending any more.
             DecidedAlreadyError: *user* has decided about it.
-            ApprovalChangedError: Others keep changing it.
+            ApprovalChangedError: Others keep changing it, or it is not as *expected_etag* says.
         """
+        if user.lacks(Scope.APPROVE_TOOLS):
+            raise InsufficientScopeError((Scope.APPROVE_TOOLS,))
         for _ in range(ATTEMPTS):
             found = await self.get(approval_id, user)
-            is_own = found.requester.user_id == user.user_id
-            if is_own and verdict is Verdict.APPROVE and not self._allows_own:
-                raise OwnApprovalError
+            _require_etag(found, expected_etag)
+            if verdict is Verdict.APPROVE:
+                await self._require_may_approve(user, found)
+            elif not may_see(self._servers, user, found):
+                raise ApprovalNotFoundError
             now = await self._approvals.now()
             state = found.state_at(now)
             if state is not ApprovalState.PENDING:
@@ -113,7 +135,9 @@ class ApprovalService:
             if any(one.user_id == user.user_id for one in found.decisions):
                 raise DecidedAlreadyError
             decision = Decision(
-                user.user_id, user.username, verdict, now, comment, user.is_service_account
+                *(user.user_id, user.username, verdict, now, comment),
+                # The operator is no stored user either.
+                is_service_account=user.is_service_account or user.is_of_all_tenants,
             )
             decided = await self._approvals.decide(found, decision)
             if decided is not None:
@@ -124,12 +148,15 @@ class ApprovalService:
                 return decided
         raise ApprovalChangedError
 
-    def _sees(self, user: UserContext, approval: Approval) -> bool:
-        if not user.sees_tenant(approval.tenant_id):
-            return False
-        return self._servers.sees_everything(user) or (
-            approval.server_id in self._servers.rights(user)
-        )
+    async def _require_may_approve(self, user: UserContext, approval: Approval) -> None:
+        if approval.requester.user_id == user.user_id and not self._allows_own:
+            raise OwnApprovalError
+        if user.is_of_all_tenants:
+            return
+        if not may_see(self._servers, user, approval):
+            raise ApprovalNotFoundError
+        if not await self._use.may_use(approval.server_id, approval.tool, user):
+            raise NotPermittedToApproveError
 
     async def _note(
         self,
@@ -164,3 +191,8 @@ def requester_of(user: UserContext) -> Requester:
         user.is_service_account,
         user.toolset,
     )
+
+
+def _require_etag(approval: Approval, expected_etag: str | None) -> None:
+    if expected_etag is not None and expected_etag != approval.etag:
+        raise ApprovalChangedError

@@ -18,7 +18,8 @@ from packages.database.stored import (
     text_of,
     texts_of,
 )
-from packages.models.states import ApprovalState, Verdict
+from packages.models.states import ApprovalState
+from packages.models.states import Verdict as Verdict  # noqa: PLC0414 - for the routes
 from registry.auth.identity import Role, tenant_of
 from registry.core.json import choice_of, dump_text, members
 

@@ -33,6 +33,7 @@ class Scope(StrEnum):
     WRITE_ACCESS = "write:access"
     INVOKE_TOOLS = "invoke:tools"
     CONFIRM_TOOLS = "confirm:tools"
+    APPROVE_TOOLS = "approve:tools"
 
 
 ALL_SCOPES = frozenset(Scope)
@@ -50,10 +51,10 @@ USER_SCOPES = frozenset(
 )
 """Scopes of a plain user whose token names none (jarvis-api's tokens)."""
 
-GRANTED_SCOPES = frozenset({Scope.CONFIRM_TOOLS})
+GRANTED_SCOPES = frozenset({Scope.CONFIRM_TOOLS, Scope.APPROVE_TOOLS})
 """Scopes that plain users do not have by default, and that their tokens may be given."""
 
-RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog", "approve:tools"})
+RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog"})
 """Reserved names of scopes that guard nothing yet: no token is issued with them, and custom scopes
 cannot use them. Earlier releases issued them: such tokens stay valid, and policies that name these
 scopes still apply. Source: docs/decisions/0022-issued-tokens-on-record.md."""

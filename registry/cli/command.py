@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from registry.cli.approvals import approvals
 from registry.cli.audit import audit
 from registry.cli.clients import client_config
 from registry.cli.connections import connect, connections, disconnect
@@ -74,6 +75,7 @@ app.add_typer(servers, name="servers")
 app.add_typer(policies, name="policies")
 app.add_typer(limits, name="limits")
 app.add_typer(toolsets, name="toolsets")
+app.add_typer(approvals, name="approvals")
 app.add_typer(users, name="users")
 app.add_typer(groups, name="groups")
 

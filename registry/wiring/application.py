@@ -46,6 +46,7 @@ from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
 from registry.wiring.oauth import build_oauth
 from registry.wiring.services import (
+    build_approval_reader,
     build_budget_service,
     build_limit_service,
     build_permissions,
@@ -133,7 +134,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
         usage_repository = UsageRepository(database)
         budgets = build_budgets(database, usage_repository, audit, clock=clock, metrics=metrics)
         limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
-        approvals = build_approvals(settings, storage, clock)
+        approvals = build_approvals(settings, storage, known.directory, clock)
         toolsets = Toolsets(
             clock, ToolsetRepository(database), AclRepository(database, TOOLSET_TYPE)
         )
@@ -290,6 +291,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             users=build_users(settings, storage, clock),
             sync=sync.service,
             approvals=approvals.service,
+            approval_reader=build_approval_reader(storage, approvals.repository),
             authorizations=authorizations.service(
                 settings,
                 storage,

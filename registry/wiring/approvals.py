@@ -1,31 +1,19 @@
-"""Builds requests for approval."""
+"""Builds requests for approval, as the gateway uses them."""
 
-from datetime import timedelta
-
-from registry.approvals.repository import ApprovalRepository
-from registry.approvals.service import ApprovalService
+from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.settings import Settings
 from registry.gateway.building import Approvals
 from registry.gateway.view.approval_notices import ApprovalNotices
+from registry.wiring.services import build_approval_repository, build_approval_service
 from registry.wiring.storage import Storage
 
 
-def build_approvals(settings: Settings, storage: Storage, clock: Clock) -> Approvals:
+def build_approvals(
+    settings: Settings, storage: Storage, directory: DirectoryRepository, clock: Clock
+) -> Approvals:
     """Return the requests for approval, as the gateway uses them."""
-    repository = ApprovalRepository(
-        storage.database,
-        storage.cipher,
-        clock,
-        lifetime=timedelta(hours=settings.approval_lifetime_hours),
-        retention=timedelta(days=settings.approval_retention_days),
-    )
+    repository = build_approval_repository(settings, storage, clock)
     notices = ApprovalNotices()
-    service = ApprovalService(
-        repository,
-        storage.repositories.visible,
-        storage.audit,
-        notices.note,
-        allows_own=settings.approval_by_requester,
-    )
+    service = build_approval_service(settings, storage, directory, repository, notices.note, clock)
     return Approvals(service, repository, notices)

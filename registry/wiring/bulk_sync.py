@@ -9,10 +9,10 @@ from registry.core.metrics import Metrics
 from registry.core.origin import process_name
 from registry.core.settings import Settings
 from registry.sync.bulk_sync import BulkSync
-from registry.wiring.commands import NoGateway
 from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
+from registry.wiring.services import NoGateway
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
 from registry.wiring.upstreams import build_upstreams

@@ -23,6 +23,10 @@ from registry.tools.governance.verification import ToolVerifier
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.services import (
+    NoGateway,
+    build_approval_reader,
+    build_approval_repository,
+    build_approval_service,
     build_limit_service,
     build_permissions,
     build_policies,
@@ -39,35 +43,15 @@ if TYPE_CHECKING:
     from registry.access.policies.service import PolicyService
     from registry.access.service import PermissionService
     from registry.access.toolsets.service import ToolsetService
-    from registry.access.toolsets.values import Toolset
+    from registry.approvals.reading import ApprovalReader
+    from registry.approvals.service import ApprovalService
     from registry.audit.service import AuditService
-    from registry.auth.identity import UserContext
     from registry.auth.repository import DirectoryRepository
     from registry.servers.service import ServerService
     from registry.tokens.sessions import SessionService
     from registry.tools.governance.service import ToolService
     from registry.usage.service import UsageService
     from registry.users.service import UserService
-
-
-class NoGateway:
-    """Ignores changes: no gateway runs in this process, and others see them in change streams.
-
-    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges`, `LimitChanges` and
-    `ServedToolsets`.
-    """
-
-    async def server_changed(self, server_id: str) -> None:
-        """Do nothing."""
-
-    async def policy_changed(self, policy_id: str) -> None:
-        """Do nothing."""
-
-    async def table_changed(self, collection: str, document_id: str) -> None:
-        """Do nothing."""
-
-    def resolved(self, toolset: Toolset, user: UserContext) -> None:
-        """Return None: what is served is not known here."""
 
 
 Lists: TypeAlias = Literal["servers", "tools"]
@@ -133,6 +117,22 @@ class CommandServices:
     def toolsets(self) -> ToolsetService:
         """Return the toolset service."""
         return build_toolsets(self.settings, self.storage, self.directory, NoGateway(), self.clock)
+
+    @cached_property
+    def approvals(self) -> ApprovalService:
+        """Return the service of requests for approval."""
+        settings, clock = self.settings, self.clock
+        repository = build_approval_repository(settings, self.storage, clock)
+        # Serving processes see changes of requests in the change stream.
+        return build_approval_service(
+            settings, self.storage, self.directory, repository, lambda _: None, clock
+        )
+
+    @cached_property
+    def approval_reader(self) -> ApprovalReader:
+        """Return the reader of requests for approval."""
+        repository = build_approval_repository(self.settings, self.storage, self.clock)
+        return build_approval_reader(self.storage, repository)
 
     @cached_property
     def sessions(self) -> SessionService:

@@ -10,6 +10,7 @@ from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
 from registry.access.toolsets.service import ToolsetService
+from registry.approvals.reading import ApprovalReader
 from registry.approvals.service import ApprovalService
 from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
@@ -81,6 +82,7 @@ class Components:
     users: UserService
     sync: SyncService
     approvals: ApprovalService
+    approval_reader: ApprovalReader
     authorizations: AuthorizationService
 
     async def database_is_up(self) -> bool:

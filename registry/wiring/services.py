@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from registry.access.budgets.service import BudgetService
     from registry.access.limits.ports import LimitChanges
     from registry.access.limits.service import LimitService
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from registry.access.service import PermissionService
     from registry.access.toolsets.ports import ServedToolsets
     from registry.access.toolsets.service import ToolsetService
+    from registry.access.toolsets.values import Toolset
+    from registry.approvals.reading import ApprovalReader
+    from registry.approvals.repository import ApprovalRepository
+    from registry.approvals.service import ApprovalService
+    from registry.auth.identity import UserContext
     from registry.auth.jwt import TokenIssuer, TokenVerifier
     from registry.auth.repository import DirectoryRepository
     from registry.auth.revocation import RevocationList
@@ -235,6 +242,73 @@ def build_budget_service(
         storage.audit,
         clock=clock,
         is_recorded=settings.usage_retention_days > 0,
+    )
+
+
+class NoGateway:
+    """Ignores changes: no gateway runs in this process, and others see them in change streams.
+
+    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges`, `LimitChanges` and
+    `ServedToolsets`.
+    """
+
+    async def server_changed(self, server_id: str) -> None:
+        """Do nothing."""
+
+    async def policy_changed(self, policy_id: str) -> None:
+        """Do nothing."""
+
+    async def table_changed(self, collection: str, document_id: str) -> None:
+        """Do nothing."""
+
+    def resolved(self, toolset: Toolset, user: UserContext) -> None:
+        """Return None: what is served is not known here."""
+
+
+def build_approval_repository(
+    settings: Settings, storage: Storage, clock: Clock
+) -> ApprovalRepository:
+    """Return the store of requests for approval."""
+    from registry.approvals.repository import ApprovalRepository  # noqa: PLC0415
+
+    return ApprovalRepository(
+        storage.database,
+        storage.cipher,
+        clock,
+        lifetime=timedelta(hours=settings.approval_lifetime_hours),
+        retention=timedelta(days=settings.approval_retention_days),
+    )
+
+
+def build_approval_service(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    repository: ApprovalRepository,
+    changed: Callable[[str], None],
+    clock: Clock,
+) -> ApprovalService:
+    """Return the service of requests for approval."""
+    from registry.approvals.service import ApprovalService  # noqa: PLC0415
+
+    return ApprovalService(
+        repository,
+        storage.repositories.visible,
+        storage.audit,
+        changed,
+        use=build_policies(settings, storage, directory, NoGateway(), clock),
+        allows_own=settings.approval_by_requester,
+    )
+
+
+def build_approval_reader(storage: Storage, repository: ApprovalRepository) -> ApprovalReader:
+    """Return the reader of requests for approval."""
+    from registry.approvals.reading import ApprovalReader  # noqa: PLC0415
+    from registry.tools.governance.repository import GovernedTools  # noqa: PLC0415
+
+    repositories = storage.repositories
+    return ApprovalReader(
+        repository, repositories.visible, repositories.tools, GovernedTools(storage.database)
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
+from tests.approvals.requests import requested
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 
@@ -67,6 +68,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
     toolset = await hiding.ask(
         OWNER, "POST", "/toolsets", json={"name": "hidden", "entries": entries}
     )
+    approval = await requested(hiding, OWNER, server["id"], "echo")
     job = await hiding.ask(OWNER, "POST", f"/sync/owners/{server['id']}")
     await hiding.job(OWNER, job.json()["job_id"])
     yield {
@@ -77,6 +79,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         "policy_id": made.json()["id"],
         "limit_id": limited.json()["id"],
         "toolset_id": toolset.json()["id"],
+        "approval_id": approval.id,
         "job_id": job.json()["job_id"],
     }
     await hiding.forget_everything()
@@ -135,6 +138,7 @@ async def test_what_is_of_a_hidden_server_is_answered_like_what_does_not_exist(
         f"/servers?author={OWNER.user_id}",
         "/registry/tools",
         "/access/policies",
+        "/approvals",
         "/sync/jobs",
         "/mcp/connection/status",
     ],

@@ -17,6 +17,7 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserCon
 from registry.core.clock import SystemClock
 from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
+from tests.approvals.requests import requested
 from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 from tests.test_routes import OPEN, _routes
@@ -66,7 +67,7 @@ NOBODYS = Belongings(
     dict.fromkeys(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
-            *("group_id", "token_id", "limit_id", "budget_id", "toolset_id"),
+            *("group_id", "token_id", "limit_id", "budget_id", "toolset_id", "approval_id"),
         ),
         UNKNOWN,
     )
@@ -175,6 +176,11 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("DELETE", f"{V1}/toolsets/{{toolset_id}}"),
             ("GET", f"{V1}/users/{{user_id}}"),
             ("GET", f"{V1}/groups/{{group_id}}"),
+            ("GET", f"{V1}/approvals/{{approval_id}}"),
+            *(
+                ("POST", f"{V1}/approvals/{{approval_id}}/{step}")
+                for step in ("approve", "deny", "cancel")
+            ),
             ("GET", f"{V1}/tokens/{{token_id}}"),
             ("DELETE", f"{V1}/tokens/{{token_id}}"),
         ],
@@ -189,6 +195,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", f"{V1}/budgets"),
             ("GET", f"{V1}/limits"),
             ("GET", f"{V1}/toolsets"),
+            ("GET", f"{V1}/approvals"),
             ("GET", f"{V1}/mcp/connection/status"),
             ("GET", f"{V1}/permissions/search-principals"),
         ],
@@ -228,6 +235,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         rest, admin, "/servers", {"serverName": tenant, "url": url, "scope": "shared_app"}
     )
     tools = (await rest.ask(admin, "GET", "/registry/tools")).json()["tools"]
+    approval = await requested(rest, user, server["id"], "echo", tenant_id=tenant)
     job = await made(rest, admin, f"/sync/owners/{server['id']}", None)
     policy = await made(
         rest,
@@ -274,6 +282,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
             "budget_id": budget["id"],
             "limit_id": limit["id"],
             "toolset_id": toolset["id"],
+            "approval_id": approval.id,
             "user_id": user.user_id,
             "group_id": group["id"],
             "jti": issued["tokens"]["jti"],

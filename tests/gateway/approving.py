@@ -50,7 +50,7 @@ WAITS = ApprovalTimes(wait_seconds=10.0, round_seconds=2.0, progress_seconds=0.0
 
 
 class AllServers:
-    """Everybody sees every server."""
+    """Everybody sees every server, and may use its tools."""
 
     def sees_everything(self, user: UserContext) -> bool:
         """Return that they do."""
@@ -66,6 +66,11 @@ class AllServers:
         """Return no rights besides."""
         del user
         return {}
+
+    async def may_use(self, server_id: str, tool: str, user: UserContext) -> bool:
+        """Return that they may use every tool."""
+        del server_id, tool, user
+        return True
 
 
 def error_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +186,9 @@ def approval_service(
     """Return the service of requests."""
     keys = AuditKeys(Cipher(CREDS_KEY, CREDS_IV).derive_keys("audit"))
     audit = AuditTrail(AuditRepository(database, keys), clock=SystemClock(), metrics=Metrics())
-    return ApprovalService(repository, AllServers(), audit, notices.note, allows_own=False)
+    return ApprovalService(
+        repository, AllServers(), audit, notices.note, use=AllServers(), allows_own=False
+    )
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from registry.auth.identity import UserContext
+from tests.approvals.requests import requested
 from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.rest import Rest
 
@@ -77,6 +78,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     toolset = await rest.ask(root, "POST", "/toolsets", json=body)
     budget = {"name": "x", "amount": 100, "subjects": {"everyone": True}}
     budgeted = await rest.ask(root, "POST", "/budgets", json=budget)
+    approval = await requested(rest, root, server["id"], "echo")
     # The other application owns the directory here.
     users, groups = (rest.parts.database.collection(name) for name in ("users", "groups"))
     user_id = (await users.insert_one({"name": "A", "email": "a@b.example"})).inserted_id
@@ -89,6 +91,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "budget_id": budgeted.json()["id"],
         "limit_id": limited.json()["id"],
         "toolset_id": toolset.json()["id"],
+        "approval_id": approval.id,
         "server_id": server["id"],
         "version": "1",
         "resource_type": "mcpServer",

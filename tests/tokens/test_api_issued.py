@@ -143,7 +143,7 @@ async def test_omitted_scopes_are_never_an_administrators(
     [
         ["read:everything"],
         ["read:catalog"],
-        ["write:catalog", "approve:tools"],
+        ["write:catalog", "read:all"],
         ["Read:Servers"],
         ["finance:read"],
     ],
@@ -152,7 +152,7 @@ async def test_omitted_scopes_are_never_an_administrators(
 async def test_an_unknown_scope_is_refused_by_name(
     rest: Rest, root: UserContext, unknown: list[str]
 ) -> None:
-    holder = replace(root, custom_scopes=frozenset({"read:catalog", "approve:tools"}))
+    holder = replace(root, custom_scopes=frozenset({"read:catalog", "write:catalog"}))
     body = {"requested_scopes": ["read:servers", *unknown], "expires_in_hours": 1}
 
     answer = await rest.ask(holder, "POST", "/tokens/generate", json=body)
@@ -195,4 +195,4 @@ async def test_tokens_of_the_other_application_hold_no_reserved_scope(
     caller = await rest.parts.authenticator.authenticate(f"Bearer {theirs}")
 
     assert caller.held_scopes == ALL_SCOPES
-    assert not caller.held_scopes & {"read:catalog", "write:catalog", "approve:tools"}
+    assert not caller.held_scopes & {"read:catalog", "write:catalog"}

@@ -74,7 +74,7 @@ def explain(
         access: The gateway's decision about them and the server.
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
-        requires_approval: Whether its calls are refused because a person must approve each.
+        requires_approval: Whether people must approve each of its calls.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
     """
@@ -86,7 +86,7 @@ def explain(
         _of_policies(user, rule, reveals_names=reveals_names),
     )
     if requires_approval:
-        reasons = (*reasons, APPROVAL_MISSING)
+        reasons = (*reasons[:-1], APPROVAL_NEEDED, reasons[-1])
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is confidential, and so are the policies for it.
@@ -103,11 +103,10 @@ def explain(
     )
 
 
-APPROVAL_MISSING = Reason(
+APPROVAL_NEEDED = Reason(
     "approval",
-    False,
-    "A person must approve each call (human_approval_required), and approvals are not available "
-    "yet; APPROVALS=advisory lets calls pass.",
+    True,
+    "People must approve each call (human_approval_required): it waits for them.",
 )
 
 

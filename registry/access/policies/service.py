@@ -17,6 +17,7 @@ from registry.access.policies.decisions import (
     WILDCARD,
     PolicyIndex,
     ToolRule,
+    decide,
     rules_of,
 )
 from registry.access.policies.errors import (
@@ -54,7 +55,7 @@ from registry.auth.identity import Role, Scope, UserContext, default_scopes
 from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
-from registry.tools.exposure import SERVED
+from registry.tools.exposure import SERVED, is_served
 from registry.tools.lifecycle import State
 from registry.tools.metadata import facets_of, known, requires_approval, said_in
 from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
@@ -337,6 +338,16 @@ class PolicyService:
         if not asked.is_self and not knows_people and (asked.groups is None or asked.role is None):
             explanation = replace(explanation, message=f"{explanation.message} {NOT_LOOKED_UP}")
         return ExplainResult(owner.id, facts.name, explanation)
+
+    async def may_use(self, server_id: str, tool: str, user: UserContext) -> bool:
+        """Return whether *user* may use a tool, whatever else its calls need."""
+        owner = await self._owners.policy_owner(server_id)
+        if owner is None or not (await self._authority.use(owner, user)).allowed:
+            return False
+        state, facts = await self._tool(owner, tool)
+        if state is None or not is_served(*state):
+            return False
+        return decide(user, await self._rule(owner, facts)).is_allowed
 
     async def _owner(self, asked: ExplainQuestion, user: UserContext) -> PolicyServer | None:
         """Return the server of *asked*. No access check."""

@@ -538,7 +538,7 @@ async def test_a_tool_that_a_person_unselects_does_not_wait_again(
         ("/mcp", "sums__sum", "2026-07-28"),
     ],
 )
-async def test_a_tool_that_needs_approval_refuses_calls_and_says_why(
+async def test_a_call_of_a_tool_that_needs_approval_waits_and_is_denied(
     rest: Rest, upstream: PlainUpstream, path: str, name: str, version: str
 ) -> None:
     upstream.tools = offered("sum")
@@ -548,19 +548,33 @@ async def test_a_tool_that_needs_approval_refuses_calls_and_says_why(
     assert flagged.status_code == 200, flagged.text
     asked_before = upstream.methods.count("tools/call")
 
-    answer = await called(rest, path, name, version)
+    async with asyncio.TaskGroup() as group:
+        calling = group.create_task(called(rest, path, name, version))
+        approval = await pending(rest)
+        await rest.ask(ROOT, "POST", f"/approvals/{approval}/deny", json={"comment": "not now"})
+    answer = calling.result()
 
-    assert "human_approval_required" in answer.text
-    assert "APPROVALS=advisory" in answer.text
+    assert "denied" in answer.text
+    assert "not now" in answer.text
     assert upstream.methods.count("tools/call") == asked_before
     explained = await rest.ask(
         ROOT, "POST", "/access/explain", json={"path": "/mcp/sums", "tool": "sum"}
     )
-    assert explained.json()["allowed"] is False
-    assert explained.json()["reasons"][-1]["step"] == "approval"
+    assert explained.json()["allowed"] is True
+    assert "approval" in {reason["step"] for reason in explained.json()["reasons"]}
     await patch(rest, tool, tool_metadata={"human_approval_required": None})
     await called(rest, path, name, version)
     assert upstream.methods.count("tools/call") > asked_before
+
+
+async def pending(rest: Rest) -> str:
+    """Wait for a request for approval, and return its id."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await rest.ask(ROOT, "GET", "/approvals", params={"state": "pending"})
+            if found.json()["approvals"]:
+                return str(found.json()["approvals"][0]["id"])
+            await rest.parts.clock.sleep(0.02)
 
 
 async def test_the_answer_about_a_tool_has_the_name_that_clients_see(
