@@ -34,6 +34,8 @@ PATTERN_WORDS = {
     r"^[0-9a-f]{64}$": "must be a SHA-256 hash: 64 lower-case hexadecimal characters",
     r"^[0-9a-f]{32}$": "must be a trace id: 32 lower-case hexadecimal characters",
     r"^[A-Za-z0-9_-]{1,64}$": "must be the id of a flow: up to 64 letters, digits, '_' and '-'",
+    r"^(caller|server|tool|tag|day)(,(caller|server|tool|tag|day))*$": "must be some of caller, "
+    "server, tool, tag and day, separated by commas",
     ONE_LINE: "must be one line without control characters",
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "must be text without control characters",
     r"^[^\x00]*$": "must not contain a null character",

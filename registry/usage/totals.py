@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ from bson.errors import InvalidId
 from packages.database.client import Doc
 from packages.models.usage import DAY, MONTH
 from registry.usage.batches import UsageBatch
-from registry.usage.values import CallFacts, Charge, clean_name
+from registry.usage.values import CallFacts, Charge, Measurements, clean_name
 
 SUB_BUCKETS = 16
 """Buckets for each doubling of a duration. A percentile is the middle of its bucket, so it is
@@ -30,6 +31,7 @@ EXACT = 2 * SUB_BUCKETS
 """Durations below so many microseconds have a bucket each."""
 
 SUMMED = ("calls", "sent", "request_bytes", "response_bytes", "cost", "duration_us")
+REQUEST_BYTES, RESPONSE_BYTES = itemgetter(4), itemgetter(5)
 NO_CHARGE = Charge(None, (), 0, 0)
 KEY_BYTES = 16
 
@@ -130,40 +132,30 @@ def totals_of(batch: UsageBatch, now: datetime, monotonic: float) -> BatchTotals
         day_of(now + timedelta(seconds=began - monotonic))
         for began in (min(moments), max(moments))
     )
-    places: dict[tuple[int, datetime], Sums] = {}
+    # Grouped first and then added by functions in C: a third of the time of adding each by itself.
+    groups: dict[tuple[int, datetime], list[Measurements]] = {}
+    for number, row in batch.rows:
+        day = first if first == last else day_of(now + timedelta(seconds=row[0] - monotonic))
+        groups.setdefault((number, day), []).append(row)
     days: dict[DayKey, Sums] = {}
     spent: Counter[MonthKey] = Counter()
-    for number, (
-        began_at,
-        decided_at,
-        _,
-        ended_at,
-        request_bytes,
-        response_bytes,
-        _,
-    ) in batch.rows:
-        day = first
-        if first != last:
-            day = day_of(now + timedelta(seconds=began_at - monotonic))
-        place = (number, day)
-        sums = places.get(place)
-        if sums is None:
-            sums = places[place] = days.setdefault(_key(facts[number], day), Sums())
-            sums.username, sums.server = facts[number].username, facts[number].slug
-        sums.calls += 1
-        sums.request_bytes += request_bytes
-        sums.response_bytes += response_bytes
-        duration = int((ended_at - began_at) * 1_000_000 + 0.5)
-        sums.duration_us += duration
-        sums.latency[bucket_of(duration)] += 1
-        if decided_at:
-            sums.sent += 1
-            charge = facts[number].charge
-            if charge is not None:
-                cost = charge.cost_of(request_bytes + response_bytes)
-                sums.cost += cost
-                if cost:
-                    spent[spender(facts[number], month_of(day))] += cost
+    for (number, day), rows in groups.items():
+        about = facts[number]
+        sums = days.setdefault(_key(about, day), Sums())
+        sums.username, sums.server = about.username, about.slug
+        durations = [int((row[3] - row[0]) * 1_000_000 + 0.5) for row in rows]
+        sums.calls += len(rows)
+        sums.request_bytes += sum(map(REQUEST_BYTES, rows))
+        sums.response_bytes += sum(map(RESPONSE_BYTES, rows))
+        sums.duration_us += sum(durations)
+        sums.latency.update(map(bucket_of, durations))
+        sent = [row for row in rows if row[1]]
+        sums.sent += len(sent)
+        if about.charge is not None:
+            cost = sum([about.charge.cost_of(row[4] + row[5]) for row in sent])
+            sums.cost += cost
+            if cost:
+                spent[spender(about, month_of(day))] += cost
     return BatchTotals(days, spent)
 
 
