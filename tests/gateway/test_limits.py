@@ -331,6 +331,17 @@ async def test_after_its_slot_one_call_is_left_of_a_lease(start: Start, clock: F
     await waiting
 
 
+async def test_a_call_that_its_client_has_to_repeat_counts_once(start: Start) -> None:
+    (process,) = await start(limit(Rate(3, Period.HOUR), in_flight=1))
+    for _ in range(5):
+        assert await process.call()
+        process.limits.uncount(process.under_way[0])
+        process.end()
+    assert await process.call()
+    process.end()
+    assert [await process.call(), await process.call()] == [True, False]
+
+
 @pytest.mark.parametrize("changed", [{"rates": (Rate(0, Period.DAY),)}, {"in_flight": 0}])
 async def test_a_limit_of_nothing_refuses_all_with_and_without_the_database(
     start: Start, quotas: FakeQuotas, clock: FakeClock, changed: dict[str, Any]

@@ -91,6 +91,7 @@ class CallGovernance:
         if rules.is_confirmed and await self._confirmations.require(
             exchange, envelope, user, route, tool
         ):
+            self._limits.uncount(exchange)
             return arguments, True
         if rules.validate_output is not OutputValidation.OFF:
             self._arguments.checks_output(exchange, tool)

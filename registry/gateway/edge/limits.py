@@ -243,8 +243,17 @@ class CallLimits:
     def release(self, exchange: GatewayRequest) -> None:
         """Give the permits of a call that has ended back."""
         permits, exchange.permits = exchange.permits, ()
-        for bucket in permits:
-            bucket.used -= 1
+        for bucket, _ in permits:
+            if bucket.rate is None:
+                bucket.used -= 1
+
+    def uncount(self, exchange: GatewayRequest) -> None:
+        """Take a call back that its client has to repeat: the repetition counts."""
+        now = self._monotonic()
+        for bucket, slot in exchange.permits:
+            if bucket.rate is not None and bucket.slot == slot and now < bucket.valid_until:
+                bucket.units += 1
+                bucket.used = max(0, bucket.used - 1)
 
     async def follow(self) -> None:
         """Return quota that is not used, and renew permits, for ever."""
@@ -368,7 +377,7 @@ class CallLimits:
                 and now >= self._lost_until
             ):
                 bucket.leasing = self._lease_soon(bucket)
-        exchange.permits = tuple(bucket for bucket in counted if bucket.rate is None)
+        exchange.permits = tuple([(bucket, bucket.slot) for bucket in counted])
         return True
 
     async def _waited(

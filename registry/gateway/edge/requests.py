@@ -60,7 +60,7 @@ class GatewayRequest:
         tool_entry: The same, with the rules for its calls.
         output_check: Checks the message with the result of a call, and returns what the client
             gets.
-        permits: What limits hold for it until it ends.
+        permits: What limits have counted it in.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
         request_bytes: Length of the body.
