@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from scripts.bench import (
     access,
+    approvals,
     calls,
     definitions,
     growth,
@@ -44,6 +45,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "pages": pages.section,
     "access": access.section,
     "limits": limits.section,
+    "approvals": approvals.section,
     "readiness": readiness.section,
     "sync": syncing.section,
     "lists": listing.section,
