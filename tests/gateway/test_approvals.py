@@ -19,6 +19,7 @@ from registry.gateway.view.policy_filter import CallerRoutes, PolicyFilteredRout
 from registry.tools.call_rules import CallRules
 from tests.conftest import ROOT
 from tests.gateway.approving import HANDED_OUT, TOOL, Approving, approving, error_of
+from tests.gateway.confirming import agreeing
 from tests.gateway.conftest import StartGateway, head
 from tests.gateway.eras import modern
 from tests.gateway.meeting import Kind, Speech, connected
@@ -273,3 +274,54 @@ async def test_a_client_that_disconnects_leaves_its_request_open(
     await place.decide()
     await place.reached(ApprovalState.EXECUTED)
     assert not (await place.call()).get("isError")
+
+
+@pytest.mark.parametrize("speech", [Speech.LEGACY, Speech.MODERN])
+async def test_a_call_may_need_its_users_agreement_and_that_of_other_people(
+    stack: AsyncExitStack,
+    start_gateway: StartGateway,
+    database: Database,
+    cipher: Cipher,
+    speech: Speech,
+) -> None:
+    times = ApprovalTimes(wait_seconds=30.0, round_seconds=0.2)
+    place = await stack.enter_async_context(
+        approving(Kind.LEGACY, start_gateway, database, cipher, times=times)
+    )
+    rules = CallRules(approvals=1, is_confirmed=True)
+    place.change(tools={TOOL: replace(place.route.tools[TOOL], rules=rules)})
+    user = agreeing()
+
+    async with (
+        connected(place.gateway.url, speech, elicitation_callback=user) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        called = group.create_task(client.call_tool(TOOL, ARGUMENTS))
+        await place.pending()
+        await until(lambda: len(place.gateway.notes.calls) >= 2 or speech is Speech.LEGACY)
+        await place.decide()
+
+    assert not called.result().is_error
+    assert place.server.calls == [(TOOL, ARGUMENTS)]
+    assert len(user.questions) == 1
+
+
+async def test_who_fetches_a_result_is_not_asked_to_confirm_the_call_again(
+    place: Approving,
+) -> None:
+    rules = CallRules(approvals=1, is_confirmed=True)
+    place.change(tools={TOOL: replace(place.route.tools[TOOL], rules=rules)})
+    user = agreeing()
+
+    async with (
+        connected(place.gateway.url, Speech.MODERN, elicitation_callback=user) as client,
+        place.executing(),
+    ):
+        waiting = await client.call_tool(TOOL, ARGUMENTS)
+        await place.decide()
+        await place.reached(ApprovalState.EXECUTED)
+        result = await client.call_tool(TOOL, ARGUMENTS)
+
+    assert waiting.is_error
+    assert not result.is_error
+    assert len(user.questions) == 1

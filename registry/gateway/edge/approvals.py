@@ -174,6 +174,31 @@ class ApprovalGate:
                     return
         await self._finish(call)
 
+    async def knows(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        route: Route,
+        tool: ToolEntry,
+        arguments: Mapping[str, Any],
+    ) -> bool:
+        """Whether a call has a request already: whatever comes before that was done for it.
+
+        Raises:
+            DatabaseUnavailable: That cannot be known now.
+        """
+        requested = self._requested(exchange, envelope, route, tool, arguments)
+        handle = _handle(exchange)
+        if handle is None:
+            return await self._repository.find_live(requested.binding(user.user_id)) is not None
+        found = await self._repository.get(handle) if isinstance(handle, str) else None
+        return (
+            found is not None
+            and found.requester.user_id == user.user_id
+            and found.binding == requested.binding(user.user_id)
+        )
+
     def _requested(
         self,
         exchange: GatewayRequest,
@@ -211,10 +236,7 @@ class ApprovalGate:
         Raises:
             ApprovalRefused: It names one that is not for this call.
         """
-        state = exchange.states.get(KIND)
-        handle: object = members(exchange.params.get("_meta")).get(APPROVAL_META_KEY)
-        if state is not None:
-            handle = state[0]
+        handle = _handle(exchange)
         if handle is None:
             return await self._approvals.request(requested, user)
         found = await self._repository.get(handle) if isinstance(handle, str) else None
@@ -360,6 +382,14 @@ class ApprovalGate:
 def definition_hash(tool: ToolEntry) -> str:
     """Return the SHA-256 of the definition that callers are offered, in hexadecimal."""
     return hashlib.sha256(tool.wire).hexdigest()
+
+
+def _handle(exchange: GatewayRequest) -> object:
+    """Return the id of the request that a call names; None if it names none."""
+    state = exchange.states.get(KIND)
+    if state is not None:
+        return state[0]
+    return members(exchange.params.get("_meta")).get(APPROVAL_META_KEY)
 
 
 def _translated(answer: JsonObject, *, is_modern: bool) -> JsonObject:

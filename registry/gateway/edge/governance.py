@@ -88,8 +88,17 @@ class CallGovernance:
             await counted
         if (rules.price_per_call or rules.price_per_kib) and self._budgets is not None:
             self._budgets.check(user, tool)
-        if rules.is_confirmed and await self._confirmations.require(
-            exchange, envelope, user, route, tool
+        # Who comes for the result of a call has confirmed it.
+        is_known = (
+            rules.is_confirmed
+            and rules.approvals > 0
+            and self._approvals is not None
+            and await self._approvals.knows(exchange, envelope, user, route, tool, arguments)
+        )
+        if (
+            rules.is_confirmed
+            and not is_known
+            and await self._confirmations.require(exchange, envelope, user, route, tool)
         ):
             self._limits.uncount(exchange)
             return arguments, True
