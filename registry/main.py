@@ -14,6 +14,7 @@ import registry
 from registry.access.budgets.routes import router as budgets_router
 from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
+from registry.access.quarantine.routes import router as quarantine_router
 from registry.access.routes import router as permissions_router
 from registry.access.toolsets.routes import router as toolsets_router
 from registry.approvals.routes import router as approvals_router
@@ -107,6 +108,17 @@ async def application(
         yield app, parts
 
 
+GOVERNANCE = (
+    policies_router,
+    limits_router,
+    toolsets_router,
+    budgets_router,
+    quarantine_router,
+    approvals_router,
+)
+"""Routers of what governs calls."""
+
+
 def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statement for each part
     """Return the REST application."""
     base_url = parts.settings.base_url
@@ -137,6 +149,8 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.budgets = parts.budgets
     app.state.approvals = parts.approvals
     app.state.approval_reader = parts.approval_reader
+    app.state.quarantine = parts.quarantine
+    app.state.quarantines = parts.quarantines
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -159,11 +173,8 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(tools_router)
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)
-    app.include_router(policies_router)
-    app.include_router(limits_router)
-    app.include_router(toolsets_router)
-    app.include_router(budgets_router)
-    app.include_router(approvals_router)
+    for router in GOVERNANCE:
+        app.include_router(router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

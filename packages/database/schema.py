@@ -21,6 +21,7 @@ from packages.models.features import ServerFeature
 from packages.models.limits import LimitDocument, LimitQuota
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
+from packages.models.quarantine import QuarantineDocument
 from packages.models.server_versions import ServerVersion
 from packages.models.sessions import EndedSession, RevokedToken, SpentState, TokenFamily
 from packages.models.syncing import (
@@ -61,6 +62,7 @@ OWN_DOCUMENTS = (
     LimitDocument,
     LimitQuota,
     ToolsetDocument,
+    QuarantineDocument,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

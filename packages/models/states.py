@@ -163,3 +163,13 @@ class Verdict(StrEnum):
 
     APPROVE = "approve"
     DENY = "deny"
+
+
+class QuarantineKind(StrEnum):
+    """What can be put in quarantine; `client` is a caller application, by its name."""
+
+    SERVER = "server"
+    TOOL = "tool"
+    USER = "user"
+    TOKEN = "token"  # noqa: S105 - the name of a kind
+    CLIENT = "client"

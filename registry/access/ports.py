@@ -59,3 +59,10 @@ class ResourceChanges(Protocol):
 
     async def table_changed(self, collection: str, document_id: str) -> None:
         """Handle a change of the grants of what a table of the view holds: of a toolset."""
+
+
+class TableChanges(Protocol):
+    """Notified of committed changes, so that the gateway follows at once on this replica."""
+
+    async def table_changed(self, collection: str, document_id: str) -> None:
+        """Handle that a document of a small collection was written or removed."""

@@ -56,6 +56,7 @@ class EntityType(StrEnum):
     USAGE = "usage"
     POLICY = "policy"
     LIMIT = "limit"
+    QUARANTINE = "quarantine"
     USER = "user"
     GROUP = "group"
     AUTHORIZATION = "authorization"

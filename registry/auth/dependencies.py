@@ -1,6 +1,6 @@
 """FastAPI dependencies that authenticate the caller and check the token's scopes."""
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
@@ -9,6 +9,17 @@ from typing_extensions import override
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
+
+
+class CallerChecks(Protocol):
+    """Refuses callers whatever their tokens say."""
+
+    def require_caller(self, user: UserContext) -> None:
+        """Check that a caller is not refused now.
+
+        Raises:
+            RegistryError: They are.
+        """
 
 
 class Caller(HTTPBearer):
@@ -38,6 +49,8 @@ class Caller(HTTPBearer):
             raise UnauthorizedError("Only one Authorization header may be sent.")
         user = await authenticator.authenticate(header[0] if header else None)
         request.state.caller = user
+        checks = cast("CallerChecks", request.app.state.quarantines)
+        checks.require_caller(user)
         if user.lacks(*self.needed_scopes):
             raise InsufficientScopeError(self.needed_scopes)
         return user

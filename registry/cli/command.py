@@ -12,6 +12,7 @@ from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
 from registry.cli.limits import limits
 from registry.cli.policies import policies
+from registry.cli.quarantine import quarantine
 from registry.cli.schemas import schemas
 from registry.cli.servers import servers
 from registry.cli.serving import doctor, serve, worker
@@ -76,6 +77,7 @@ app.add_typer(policies, name="policies")
 app.add_typer(limits, name="limits")
 app.add_typer(toolsets, name="toolsets")
 app.add_typer(approvals, name="approvals")
+app.add_typer(quarantine, name="quarantine")
 app.add_typer(users, name="users")
 app.add_typer(groups, name="groups")
 

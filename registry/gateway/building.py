@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
+from registry.access.quarantine.table import QuarantineTable
 from registry.approvals.repository import ApprovalRepository
 from registry.approvals.service import ApprovalService
 from registry.core.background_tasks import BackgroundTasks
@@ -110,6 +111,7 @@ class GatewayBuilder:
         tokens: Users' access tokens for servers.
         links: Makes links under which users authorise the registry at servers.
         limits: Keeps limits on calls.
+        quarantines: What is refused whatever else holds.
         clock: Limits sessions and waits.
         approvals: Requests for approval; None refuses calls that need one.
         toolsets: All toolsets; None for none.
@@ -136,6 +138,7 @@ class GatewayBuilder:
     tokens: AccessTokens
     links: AuthorizationLinks
     limits: CallLimits
+    quarantines: QuarantineTable
     clock: Clock
     approvals: Approvals | None = None
     toolsets: Toolsets | None = None
@@ -248,6 +251,7 @@ class GatewayBuilder:
             self.authenticate,
             refusals=self.refusals,
             links=self.links,
+            quarantines=self.quarantines,
             base_url=self.settings.base_url,
             admin_uses_private=self.settings.admin_uses_private,
             toolsets=self.toolsets or Toolsets(self.clock),
@@ -403,6 +407,7 @@ class GatewayBuilder:
             ),
             states=self.request_states,
             questions=self.questions,
+            quarantines=self.quarantines,
             limits=self.limits,
         )
 

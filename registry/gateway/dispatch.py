@@ -6,13 +6,16 @@ pass-through. It does not know how the request arrived.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import structlog
 from mcp_types import CLIENT_INFO_META_KEY
 
+from packages.models.states import QuarantineKind
+from registry.access.quarantine.table import QuarantineTable
+from registry.access.quarantine.values import Quarantine
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.drain import Drain
@@ -37,6 +40,7 @@ from registry.gateway.errors import (
     LoopDetected,
     MethodNotAllowed,
     MethodUnknown,
+    Quarantined,
     Refusal,
     RequestCancelled,
     ShuttingDown,
@@ -81,6 +85,7 @@ class Dispatcher:
         sessions: Tells the gateway's own sessions from those with servers.
         prompts: Asks callers to authorise the registry at a server.
         limits: Gets the permits of calls back.
+        quarantines: What is refused whatever else holds; may end calls under way.
         states: What repeated requests of the stateless era bring back.
         questions: Takes clients' answers to questions of the gateway itself.
     """
@@ -98,6 +103,7 @@ class Dispatcher:
         *,
         prompts: AuthorizationPrompts,
         limits: CallLimits,
+        quarantines: QuarantineTable,
         states: RequestStates,
         questions: ClientQuestions,
     ) -> None:
@@ -111,12 +117,17 @@ class Dispatcher:
         self._sessions = sessions
         self._prompts = prompts
         self._limits = limits
+        self._quarantines = quarantines
+        self._under_way: set[GatewayRequest] = set()
+        quarantines.subscribe(self._end_calls)
         self._states = states
         self._questions = questions
 
     async def run(self, exchange: GatewayRequest, steps: Awaitable[None]) -> None:
         """Record a request, and answer it with an error if *steps* fail. Nothing is raised."""
         self._recorder.started(exchange)
+        exchange.task = asyncio.current_task()
+        self._under_way.add(exchange)
         try:
             await steps
         except AuthorizationRequired as required:
@@ -130,9 +141,7 @@ class Dispatcher:
         except ClientGone:
             exchange.outcome = CallOutcome.DISCONNECTED
         except asyncio.CancelledError:
-            # Only the server's shutdown cancels a request. Its client gets an error.
-            log.warning("gateway_call_aborted", server=exchange.server, method=exchange.method)
-            await _refuse(exchange, ShuttingDown())
+            await _cancelled(exchange)
         except Exception as exc:
             translated = refusal_for(exc)
             if isinstance(translated, InternalFailure):
@@ -141,6 +150,8 @@ class Dispatcher:
                 )
             await _refuse(exchange, translated)
         finally:
+            self._under_way.discard(exchange)
+            exchange.task = None
             if exchange.permits:
                 self._limits.release(exchange)
             seconds = self._recorder.ended(exchange)
@@ -151,6 +162,15 @@ class Dispatcher:
                     method=exchange.method,
                     seconds=round(seconds, 3),
                 )
+
+    def _end_calls(self, added: Sequence[Quarantine]) -> None:
+        """End the calls under way of what was put in quarantine, where that is asked for."""
+        for quarantine in added:
+            if quarantine.ends_calls:
+                for exchange in self._under_way:
+                    if _concerns(quarantine, exchange) and exchange.task is not None:
+                        exchange.ended_by = Quarantined(quarantine.name)
+                        exchange.task.cancel()
 
     def understood(
         self, exchange: GatewayRequest, envelope: Envelope, *, is_for_stream: bool = False
@@ -165,6 +185,7 @@ class Dispatcher:
         Raises:
             ShuttingDown: No new work may begin.
             LoopDetected: This deployment sent the request.
+            Quarantined: The application that sent it is in quarantine.
         """
         exchange.method = envelope.method or "response"
         self._recorder.understood(exchange, envelope.params)
@@ -178,6 +199,8 @@ class Dispatcher:
         if self._drain.has_begun and envelope.is_request:
             raise ShuttingDown
         self.refuse_loop(exchange)
+        if not self._quarantines.is_empty:
+            self._admission.require_client(_client_name(envelope.params))
 
     def refuse_loop(self, exchange: GatewayRequest) -> None:
         """Refuse a request that came from this deployment; note one from another gateway.
@@ -448,6 +471,41 @@ class Dispatcher:
         elif method not in ANSWERED_FOR_ALL:
             return False
         return not await self._admission.is_authorized(route, user)
+
+
+async def _cancelled(exchange: GatewayRequest) -> None:
+    """Answer a request that was cancelled: by a shutdown, or because it is refused now."""
+    if exchange.ended_by is not None and exchange.task is not None:
+        exchange.task.uncancel()
+        await _refuse(exchange, exchange.ended_by)
+        return
+    log.warning("gateway_call_aborted", server=exchange.server, method=exchange.method)
+    await _refuse(exchange, ShuttingDown())
+
+
+def _concerns(quarantine: Quarantine, exchange: GatewayRequest) -> bool:
+    user, route = exchange.user, exchange.route
+    match quarantine.kind:
+        case QuarantineKind.USER:
+            return user is not None and user.user_id == quarantine.subject
+        case QuarantineKind.TOKEN:
+            return user is not None and quarantine.subject in {
+                *(user.token_id, user.session_id),
+                *user.ancestors,
+            }
+        case QuarantineKind.SERVER | QuarantineKind.TOOL:
+            if route is None or route.server_id != quarantine.subject:
+                return False
+            return quarantine.tool is None or exchange.tool == quarantine.tool
+        case QuarantineKind.CLIENT:
+            return _client_name(exchange.params) == quarantine.subject
+
+
+def _client_name(params: Mapping[str, Any]) -> object:
+    """Return what an application calls itself in a message, if it does."""
+    meta = members(params.get("_meta"))
+    info = params.get("clientInfo") or meta.get(CLIENT_INFO_META_KEY)
+    return members(info).get("name")
 
 
 def _is_hosted(route: Route) -> bool:

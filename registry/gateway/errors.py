@@ -51,6 +51,7 @@ class CallOutcome(StrEnum):
     REFUSED = "refused"
     DENIED = "denied"
     LIMITED = "limited"
+    QUARANTINED = "quarantined"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
@@ -821,4 +822,20 @@ class BudgetExceeded(Refusal):
                 "retry_after_ms": seconds * 1000,
             },
             headers=[(b"retry-after", str(seconds).encode())],
+        )
+
+
+class Quarantined(Refusal):
+    """A server, tool, user, token or application is in quarantine."""
+
+    status = 403
+    code = 403
+    error = "quarantined"
+    outcome = CallOutcome.QUARANTINED
+    is_for_model = True
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is in quarantine, and nothing was sent; ask an administrator.",
+            facts={"quarantined": True},
         )

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from packages.models import check_schema_version
 from registry.access.ports import TOOLSET_TYPE
+from registry.access.quarantine.repository import QuarantineRepository
+from registry.access.quarantine.table import QuarantineTable
 from registry.access.repository import AclRepository
 from registry.access.toolsets.repository import ToolsetRepository
 from registry.audit.sealing import Sealer
@@ -51,6 +53,7 @@ from registry.wiring.services import (
     build_limit_service,
     build_permissions,
     build_policies,
+    build_quarantine,
     build_servers,
     build_sessions,
     build_tokens,
@@ -133,6 +136,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
         upstreams = upstreams.with_tokens(authorizations.tokens)
         usage_repository = UsageRepository(database)
         budgets = build_budgets(database, usage_repository, audit, clock=clock, metrics=metrics)
+        quarantines = QuarantineTable(QuarantineRepository(database), clock)
         limits = build_limits(database, background_tasks, clock=clock, metrics=metrics)
         approvals = build_approvals(settings, storage, known.directory, clock)
         toolsets = Toolsets(
@@ -152,7 +156,8 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
             metrics=metrics,
             freed=memory.note,
-            tables=(limits.table, approvals.notices, toolsets, budgets),
+            tables=(quarantines, limits.table, approvals.notices, toolsets, budgets),
+            quarantines=quarantines,
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker)
         servers = build_servers(
@@ -202,6 +207,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             tokens=authorizations.tokens,
             links=authorizations.links,
             limits=limits,
+            quarantines=quarantines,
             approvals=approvals,
             budgets=budgets,
             clock=clock,
@@ -282,6 +288,8 @@ async def components(  # noqa: PLR0915 - one statement for each part
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            quarantines=quarantines,
+            quarantine=build_quarantine(settings, storage, known.directory, snapshot, clock),
             budgets=build_budget_service(settings, storage, known.directory, clock),
             limits=build_limit_service(settings, storage, known.directory, snapshot, clock),
             toolsets=build_toolsets(settings, storage, known.directory, snapshot, clock),

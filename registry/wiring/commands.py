@@ -30,6 +30,7 @@ from registry.wiring.services import (
     build_limit_service,
     build_permissions,
     build_policies,
+    build_quarantine,
     build_servers,
     build_sessions,
     build_tools,
@@ -41,6 +42,7 @@ from registry.wiring.storage import Storage, build_storage, prepared
 if TYPE_CHECKING:
     from registry.access.limits.service import LimitService
     from registry.access.policies.service import PolicyService
+    from registry.access.quarantine.service import QuarantineService
     from registry.access.service import PermissionService
     from registry.access.toolsets.service import ToolsetService
     from registry.approvals.reading import ApprovalReader
@@ -98,6 +100,13 @@ class CommandServices:
     def permissions(self) -> PermissionService:
         """Return the sharing service."""
         return build_permissions(
+            self.settings, self.storage, self.directory, NoGateway(), self.clock
+        )
+
+    @cached_property
+    def quarantine(self) -> QuarantineService:
+        """Return the service of quarantine."""
+        return build_quarantine(
             self.settings, self.storage, self.directory, NoGateway(), self.clock
         )
 

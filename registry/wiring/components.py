@@ -8,6 +8,8 @@ from packages.database.errors import DatabaseUnavailable
 from registry.access.budgets.service import BudgetService
 from registry.access.limits.service import LimitService
 from registry.access.policies.service import PolicyService
+from registry.access.quarantine.service import QuarantineService
+from registry.access.quarantine.table import QuarantineTable
 from registry.access.service import PermissionService
 from registry.access.toolsets.service import ToolsetService
 from registry.approvals.reading import ApprovalReader
@@ -79,6 +81,8 @@ class Components:
     toolsets: ToolsetService
     toolset_permissions: PermissionService
     budgets: BudgetService
+    quarantine: QuarantineService
+    quarantines: QuarantineTable
     users: UserService
     sync: SyncService
     approvals: ApprovalService

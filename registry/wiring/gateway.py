@@ -9,6 +9,7 @@ import structlog
 from packages.database.changes import ChangeFeed, ChangeStream
 from packages.database.client import Database, TopologyError
 from packages.database.polling import Polling, polling_indexes
+from registry.access.quarantine.table import QuarantineTable
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
@@ -73,6 +74,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     ended_sessions: EndedSessions,
     tokens: CachedTokens,
     tables: Iterable[FollowedTable],
+    quarantines: QuarantineTable,
     clock: Clock,
     metrics: Metrics,
     freed: Callable[[int], None],
@@ -108,6 +110,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         freed=freed,
         servers_described=described.note,
         tables=tables,
+        quarantines=quarantines,
         via=upstreams.instance.via,
     )
     return snapshot, era_reprobe

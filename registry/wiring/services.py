@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry.access.budgets.service import BudgetService
-    from registry.access.limits.ports import LimitChanges
     from registry.access.limits.service import LimitService
+    from registry.access.policies.authority import RuleAuthority
     from registry.access.policies.ports import PolicyChanges
     from registry.access.policies.service import PolicyService
-    from registry.access.ports import ResourceChanges
+    from registry.access.ports import ResourceChanges, TableChanges
+    from registry.access.quarantine.service import QuarantineService
     from registry.access.service import PermissionService
     from registry.access.toolsets.ports import ServedToolsets
     from registry.access.toolsets.service import ToolsetService
@@ -138,28 +139,65 @@ def build_policies(
     )
 
 
-def build_limit_service(
-    settings: Settings,
-    storage: Storage,
-    directory: DirectoryRepository,
-    changes: LimitChanges,
-    clock: Clock,
-) -> LimitService:
-    """Return the service of limits."""
-    from registry.access.limits.service import LimitService  # noqa: PLC0415
+def _authority(
+    settings: Settings, storage: Storage, directory: DirectoryRepository, clock: Clock, what: str
+) -> RuleAuthority:
     from registry.access.policies.authority import RuleAuthority  # noqa: PLC0415
     from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
 
     repositories = storage.repositories
-    authority = RuleAuthority(
+    return RuleAuthority(
         PolicyServerReader(repositories.servers, repositories.visible),
         repositories.acl,
         directory,
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
         admin_uses_private=settings.admin_uses_private,
-        what="Limits",
+        what=what,
     )
+
+
+def build_quarantine(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    changes: TableChanges,
+    clock: Clock,
+) -> QuarantineService:
+    """Return the service of quarantine."""
+    from registry.access.quarantine.history import RecordedCalls  # noqa: PLC0415
+    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
+    from registry.access.quarantine.service import QuarantineService  # noqa: PLC0415
+    from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
+    from registry.usage.repository import UsageRepository  # noqa: PLC0415
+
+    repositories = storage.repositories
+    return QuarantineService(
+        storage.database,
+        QuarantineRepository(storage.database),
+        _authority(settings, storage, directory, clock, "Quarantines"),
+        PolicyServerReader(repositories.servers, repositories.visible),
+        repositories.tools,
+        directory,
+        RecordedCalls(UsageRepository(storage.database), clock),
+        storage.audit,
+        changes,
+        clock=clock,
+    )
+
+
+def build_limit_service(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    changes: TableChanges,
+    clock: Clock,
+) -> LimitService:
+    """Return the service of limits."""
+    from registry.access.limits.service import LimitService  # noqa: PLC0415
+
+    repositories = storage.repositories
+    authority = _authority(settings, storage, directory, clock, "Limits")
     return LimitService(
         storage.database,
         repositories.limits,
@@ -248,7 +286,7 @@ def build_budget_service(
 class NoGateway:
     """Ignores changes: no gateway runs in this process, and others see them in change streams.
 
-    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges`, `LimitChanges` and
+    Implements `ServerChanges`, `ResourceChanges`, `PolicyChanges`, `TableChanges` and
     `ServedToolsets`.
     """
 

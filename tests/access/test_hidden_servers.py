@@ -69,6 +69,12 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         OWNER, "POST", "/toolsets", json={"name": "hidden", "entries": entries}
     )
     approval = await requested(hiding, OWNER, server["id"], "echo")
+    held = await hiding.ask(
+        OWNER,
+        "POST",
+        "/access/quarantine",
+        json={"kind": "tool", "subject": server["id"], "tool": "echo", "reason": "r"},
+    )
     job = await hiding.ask(OWNER, "POST", f"/sync/owners/{server['id']}")
     await hiding.job(OWNER, job.json()["job_id"])
     yield {
@@ -80,6 +86,7 @@ async def ids(hiding: Rest, upstream: PlainUpstream) -> AsyncIterator[dict[str, 
         "limit_id": limited.json()["id"],
         "toolset_id": toolset.json()["id"],
         "approval_id": approval.id,
+        "quarantine_id": held.json()["id"],
         "job_id": job.json()["job_id"],
     }
     await hiding.forget_everything()

@@ -68,6 +68,7 @@ NOBODYS = Belongings(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
             *("group_id", "token_id", "limit_id", "budget_id", "toolset_id", "approval_id"),
+            "quarantine_id",
         ),
         UNKNOWN,
     )
@@ -115,6 +116,10 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ],
     ("PATCH", f"{V1}/toolsets/{{toolset_id}}"): [{"title": "Taken"}],
     ("PUT", f"{V1}/toolsets/{{toolset_id}}"): [{"name": "taken", "entries": []}],
+    ("POST", f"{V1}/access/quarantine"): [
+        {"kind": "server", "subject": "{server_id}", "reason": "r"},
+        {"kind": "user", "subject": "{user_id}", "reason": "r"},
+    ],
     ("POST", f"{V1}/access/explain"): [
         {"tool": "echo", "server_id": "{server_id}"},
         {"tool": "echo", "server_id": "{own}", "user_id": "{user_id}"},
@@ -174,6 +179,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("DELETE", f"{V1}/limits/{{limit_id}}"),
             ("GET", f"{V1}/toolsets/{{toolset_id}}"),
             ("DELETE", f"{V1}/toolsets/{{toolset_id}}"),
+            ("DELETE", f"{V1}/access/quarantine/{{quarantine_id}}"),
             ("GET", f"{V1}/users/{{user_id}}"),
             ("GET", f"{V1}/groups/{{group_id}}"),
             ("GET", f"{V1}/approvals/{{approval_id}}"),
@@ -196,6 +202,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", f"{V1}/limits"),
             ("GET", f"{V1}/toolsets"),
             ("GET", f"{V1}/approvals"),
+            ("GET", f"{V1}/access/quarantine"),
             ("GET", f"{V1}/mcp/connection/status"),
             ("GET", f"{V1}/permissions/search-principals"),
         ],
@@ -256,6 +263,12 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         {"name": "same", "title": tenant, "entries": [{"server": server["id"], "tool": "*"}]},
     )
     budget = await made(rest, admin, "/budgets", {**BUDGET, "name": tenant})
+    held = await made(
+        rest,
+        admin,
+        "/access/quarantine",
+        {"kind": "tool", "subject": server["id"], "tool": "echo", "reason": "r"},
+    )
     group = await made(
         rest, admin, "/groups", {"name": f"{tenant} person", "members": [user.user_id]}
     )
@@ -283,6 +296,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
             "limit_id": limit["id"],
             "toolset_id": toolset["id"],
             "approval_id": approval.id,
+            "quarantine_id": held["id"],
             "user_id": user.user_id,
             "group_id": group["id"],
             "jti": issued["tokens"]["jti"],

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from registry.access.limits.table import LimitTable
+from registry.access.quarantine.table import QuarantineTable
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
 from registry.connections.tracker import ConnectionTracker
@@ -38,6 +39,7 @@ from registry.workers.peers import SingleWorker
 from tests.conftest import ALICE, BOB, ROOT
 from tests.fakes.limits import FakeLimits, FakeQuotas, call_limits
 from tests.fakes.loopback import NO_CERTIFICATES
+from tests.fakes.quarantines import FakeQuarantines
 from tests.gateway.fakes import (
     FakeAuthenticate,
     FakeRoutes,
@@ -168,6 +170,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
         instance: Instance = INSTANCE,
         limits: CallLimits | None = None,
         approvals: Approvals | None = None,
+        quarantines: QuarantineTable | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -206,6 +209,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
             links=table.tokens,
             limits=limits or call_limits(LimitTable(FakeLimits()), FakeQuotas(clock), clock),
             approvals=approvals,
+            quarantines=quarantines or QuarantineTable(FakeQuarantines(), clock),
             clock=clock,
         )
         endpoint = builder.build()

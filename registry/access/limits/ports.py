@@ -39,10 +39,3 @@ class Quotas(Protocol):
             DatabaseUnavailable: It is unknown whether they are held.
             QuotaContendedError: Others keep changing it.
         """
-
-
-class LimitChanges(Protocol):
-    """Notified of committed changes, so that the gateway follows at once on this replica."""
-
-    async def table_changed(self, collection: str, document_id: str) -> None:
-        """Handle that a document of a small collection was written or removed."""

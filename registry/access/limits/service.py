@@ -14,12 +14,12 @@ from registry.access.limits.errors import (
     LimitUnreadableError,
     TooManyLimitsError,
 )
-from registry.access.limits.ports import LimitChanges
 from registry.access.limits.presenter import present_content
 from registry.access.limits.repository import LimitRepository, new_limit_id
 from registry.access.limits.values import Limit, LimitChange, LimitRecord
 from registry.access.policies.authority import RuleAuthority
 from registry.access.policies.values import NO_SUBJECTS, PolicyEditor, PolicyTarget
+from registry.access.ports import TableChanges
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.identity import UserContext
@@ -47,7 +47,7 @@ class LimitService:
         limits: LimitRepository,
         authority: RuleAuthority,
         audit: AuditTrail,
-        changes: LimitChanges,
+        changes: TableChanges,
         *,
         clock: Clock,
     ) -> None:

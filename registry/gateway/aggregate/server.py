@@ -170,6 +170,7 @@ class AggregateServer:
             caller = _modern_caller(user, envelope.params)
         else:
             caller = self._legacy_caller(exchange, envelope, user, offering)
+            self._admission.require_client(caller.info.get("name"))
         if not envelope.is_request:
             await self._accept(exchange, envelope, caller)
             return

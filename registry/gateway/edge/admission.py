@@ -5,10 +5,11 @@ from contextlib import suppress
 
 from yarl import URL
 
-from packages.models.states import AuditOutcome
+from packages.models.states import AuditOutcome, QuarantineKind
 from registry.access.policies.decisions import NO_RULE, deciding, version_of
 from registry.access.policies.explaining import blocking
 from registry.access.policy import AccessDecision, AccessRule, decide_use
+from registry.access.quarantine.table import PREFIX, QuarantineTable
 from registry.access.toolsets.values import Toolset
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
@@ -22,6 +23,8 @@ from registry.gateway.errors import (
     AuthorizationRequired,
     CredentialsRejected,
     NotServing,
+    Quarantined,
+    Refusal,
     ServerUnknown,
     ToolDenied,
     ToolsetUnknown,
@@ -63,6 +66,7 @@ class Admission:
         refusals: Records what known callers were refused.
         links: Makes links under which callers authorise the registry at servers.
         base_url: The public URL; refusals point below it.
+        quarantines: What is refused whatever else holds.
         admin_uses_private: Whether administrators may use others' private servers.
         toolsets: All toolsets.
     """
@@ -74,6 +78,7 @@ class Admission:
         *,
         refusals: Refusals,
         links: AuthorizationLinks,
+        quarantines: QuarantineTable,
         base_url: str,
         admin_uses_private: bool,
         toolsets: Toolsets,
@@ -82,6 +87,7 @@ class Admission:
         self._authenticate = authenticate
         self._refusals = refusals
         self._links = links
+        self._quarantines = quarantines
         self._base_url = base_url
         self._admin_uses_private = admin_uses_private
         self._toolsets = toolsets
@@ -99,7 +105,27 @@ class Admission:
         if user is None:
             user = await self._verified(authorization)
         exchange.user = user
+        if not self._quarantines.is_empty:
+            self._require_free(user)
         return user
+
+    def require_client(self, name: object) -> None:
+        """Check that a caller application is not in quarantine.
+
+        Args:
+            name: As it says in `clientInfo`.
+
+        Raises:
+            Quarantined: It is.
+        """
+        if self._quarantines.of_client(name) is not None:
+            raise Quarantined("This application")
+
+    def _require_free(self, user: UserContext) -> None:
+        found = self._quarantines.of_caller(user)
+        if found is not None:
+            is_user = found.kind is QuarantineKind.USER
+            raise Quarantined("Your account" if is_user else "Your token")
 
     def admit(
         self,
@@ -405,6 +431,8 @@ class Admission:
         if not decision.allowed:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
+        if self._quarantines.of_server(route.server_id) is not None:
+            raise Quarantined(f"The server {route.server_name}")
         return route if route.policies is None else route.policies.seen_by(user)
 
     def note_use(self, exchange: GatewayRequest, user: UserContext, route: Route) -> None:
@@ -443,10 +471,11 @@ class Admission:
 
     def unknown_tool(
         self, exchange: GatewayRequest, name: str, blocked: BlockedTool | None
-    ) -> ToolUnknown:
+    ) -> Refusal:
         """Return the refusal of a tool that does not exist for the caller.
 
-        It is the same whether there is none or policies refuse it; the latter is recorded.
+        It is the same whether there is none or policies refuse it; the latter is recorded. A tool
+        in quarantine is said to be.
 
         Args:
             exchange: The request.
@@ -468,6 +497,8 @@ class Admission:
             f"tool {tool}: {why}",
             changes={"tool": tool, "policies": [*ids]},
         )
+        if any(policy_id.startswith(PREFIX) for policy_id in ids):
+            return Quarantined(f"The tool {name}")
         return ToolDenied(name)
 
     def note_answer(

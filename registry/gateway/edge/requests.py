@@ -1,5 +1,6 @@
 """One request in progress, and the reading of its body."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -9,7 +10,14 @@ from starlette.types import Receive, Scope, Send
 from registry.auth.identity import UserContext
 from registry.core.asgi import body_of, declares_more
 from registry.core.latency_watcher import LatencyWatcher
-from registry.gateway.errors import BodyTooLarge, BodyTooSlow, CallOutcome, NotAcceptable, NotJson
+from registry.gateway.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    CallOutcome,
+    NotAcceptable,
+    NotJson,
+    Refusal,
+)
 from registry.gateway.protocol.envelope import Envelope, RequestId
 from registry.gateway.protocol.headers import Headers
 from registry.gateway.protocol.trace_context import TraceContext
@@ -60,6 +68,8 @@ class GatewayRequest:
         tool_entry: The same, with the rules for its calls.
         output_check: Checks the message with the result of a call, and returns what the client
             gets.
+        task: What answers it, while it is being answered.
+        ended_by: Why it is cancelled, if that is no shutdown.
         permits: What limits have counted it in.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
@@ -85,6 +95,7 @@ class GatewayRequest:
         "began_at",
         "client",
         "decided_at",
+        "ended_by",
         "envelope",
         "error_code",
         "fills_forms",
@@ -113,6 +124,7 @@ class GatewayRequest:
         "spans",
         "states",
         "target",
+        "task",
         "termination",
         "tool",
         "tool_entry",
@@ -154,6 +166,8 @@ class GatewayRequest:
         self.tool: str | None = None
         self.tool_entry: ToolEntry | None = None
         self.permits: tuple[Any, ...] = ()
+        self.task: asyncio.Task[Any] | None = None
+        self.ended_by: Refusal | None = None
         self.output_check: Callable[[bytes], bytes] | None = None
         self.began_at = 0.0
         self.decided_at = 0.0

@@ -38,6 +38,7 @@ LEASES = frozenset({"registry.lease", "registry.lease.holder"})
 """Fields of a refresh token that are written while it is exchanged."""
 
 TABLES: tuple[Watched, ...] = (
+    Watched("quarantines", stamp="updated_at"),
     Watched("limits", stamp="updated_at"),
     Watched("approvals", stamp="updated_at", ignored=frozenset({"alive_at"})),
     Watched("toolsets", stamp="updated_at", is_counted=True),

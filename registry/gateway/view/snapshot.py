@@ -18,6 +18,7 @@ from packages.database.changes import ChangeFeed, FeedItem, HistoryLost, Positio
 from packages.database.errors import DatabaseUnavailable
 from packages.database.slices import slices
 from registry.access.policies.values import Policy
+from registry.access.quarantine.table import QuarantineTable
 from registry.access.toolsets.resolution import Presentations
 from registry.access.toolsets.values import Resolution, Toolset
 from registry.auth.identity import UserContext
@@ -141,6 +142,7 @@ class Snapshot:
         servers_described: Called with servers that were reloaded and whose tools only the other
             application has described.
         tables: Small collections that are held in memory as a whole.
+        quarantines: One of them: what is refused whatever else holds.
         via: Sent to every server in a header, which identifies requests that come back.
     """
 
@@ -162,10 +164,12 @@ class Snapshot:
         freed: Callable[[int], None] = lambda _: None,
         servers_described: Callable[[Iterable[str]], None] = lambda _: None,
         tables: Iterable[FollowedTable] = (),
+        quarantines: QuarantineTable | None = None,
         via: str | None = None,
     ) -> None:
         self._feed = feed
         self._tables = tuple(tables)
+        self._quarantines = quarantines
         self._inventory = sources.inventory
         self._reader = RouteReader(
             sources,
@@ -333,10 +337,9 @@ class Snapshot:
     async def table_changed(self, collection: str, document_id: str) -> None:
         """Reload a row of a table; if the database is unavailable, leave that to `follow`."""
         try:
-            await self._reload_tables({collection: {document_id}})
+            await self._apply_callers(ChangeBatch(tables={collection: {document_id}}))
         except DatabaseUnavailable:
             log.warning("snapshot_reload_delayed", collection=collection)
-        self._notify()
 
     def resolved(self, toolset: Toolset, user: UserContext) -> Resolution:
         """Return what a toolset serves to *user* now."""
@@ -407,6 +410,9 @@ class Snapshot:
 
     async def _drop_expired_grants(self) -> None:
         # An entry that expires is no change of its document, so no stream reports it.
+        if self._quarantines is not None and self._quarantines.expire():
+            async with self._lock:
+                await self._follow_quarantines()
         now = self._clock.now()
         if self._next_expiry is None or self._next_expiry > now:
             return
@@ -439,10 +445,10 @@ class Snapshot:
             async with self._lock:
                 await self._reload(ids)
                 callers = pending.take_callers()
-                await self._apply_callers(callers)
+                await self._apply_callers(callers, is_locked=True)
                 await self._reload_policies(callers.policies)
 
-    async def _apply_callers(self, taken: ChangeBatch) -> None:
+    async def _apply_callers(self, taken: ChangeBatch, *, is_locked: bool = False) -> None:
         """Apply changes of who may call, before anything that may take longer."""
         if taken.tokens.are_unknown:
             self._tokens.clear()
@@ -456,6 +462,12 @@ class Snapshot:
             self._users_changed()
         if taken.tables:
             await self._reload_tables(taken.tables)
+            if self._quarantines is not None and self._quarantines.collection in taken.tables:
+                if is_locked:
+                    await self._follow_quarantines()
+                else:
+                    async with self._lock:
+                        await self._follow_quarantines()
         if taken.revocations or taken.users or taken.tables:
             self._notify()
 
@@ -495,7 +507,13 @@ class Snapshot:
         async def rest() -> None:
             await self._clock.sleep(0)
 
-        await self._policing.replace(self._policies.values(), routes, rest)
+        denied = () if self._quarantines is None else self._quarantines.policies()
+        await self._policing.replace([*self._policies.values(), *denied], routes, rest)
+
+    async def _follow_quarantines(self) -> None:
+        """Deny what is in quarantine now. The caller holds the lock."""
+        await self._follow_policies(self._policies)
+        self._publish()
 
     async def _reload(self, server_ids: list[str]) -> None:
         """Reload a few servers. The caller holds the lock."""
@@ -547,7 +565,13 @@ class Snapshot:
         for route in self._policing.applied(bare):
             routes.setdefault(route.facts.tenant_id, {}).setdefault(route.slug, route)
         self._routes = routes
-        served = (route for by_slug in routes.values() for route in by_slug.values())
+        quarantines = self._quarantines
+        served = (
+            route
+            for by_slug in routes.values()
+            for route in by_slug.values()
+            if quarantines is None or quarantines.of_server(route.server_id) is None
+        )
         self._catalogue = Catalogue({route.server_id: route for route in served}, self._catalogue)
         ends = (ends_at for view in views if (ends_at := _next_expiry(view)) is not None)
         self._next_expiry = min(ends, default=None)
