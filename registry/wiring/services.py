@@ -117,7 +117,9 @@ def build_policies(
     clock: Clock,
 ) -> PolicyService:
     """Return the policy service."""
+    from registry.access.conditions import CallConditions  # noqa: PLC0415
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
+    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
     from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
 
     repositories = storage.repositories
@@ -129,6 +131,7 @@ def build_policies(
             repositories.tools,
             repositories.acl,
             directory,
+            CallConditions(QuarantineRepository(storage.database), repositories.limits, clock),
         ),
         storage.audit,
         changes,

@@ -9,26 +9,15 @@ from dataclasses import dataclass
 from packages.models.states import Effect
 from registry.access.policies.decisions import ToolRule, decide, deciding, ways
 from registry.access.policies.ports import PolicyServer
-from registry.access.policies.values import Policy, PolicyDecision
+from registry.access.policies.values import Policy, PolicyDecision, Reason
 from registry.access.policy import VIEW_BIT, AccessDecision
 from registry.auth.identity import Scope, UserContext
 from registry.tools.exposure import is_served
 from registry.tools.lifecycle import State
 
 INACTIVE = "inactive"
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One step of the decision.
-
-    Attributes:
-        step: `server`, `tool`, `access`, `scope` or `policy`.
-    """
-
-    step: str
-    passed: bool
-    message: str
+POLICY_STEP = 5
+"""Place of the step about policies, which says why a tool may be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +52,7 @@ def explain(
     rule: ToolRule,
     *,
     requires_approval: bool,
+    further: tuple[Reason, Reason],
     reveals_states: bool,
     reveals_names: bool,
 ) -> Explanation:
@@ -75,15 +65,19 @@ def explain(
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
         requires_approval: Whether people must approve each of its calls.
+        further: What quarantines say, before all else, and limits, after it.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
     """
+    quarantine, limits = further
     reasons: tuple[Reason, ...] = (
+        quarantine,
         _of_server(owner),
         _of_tool(state, reveals_states=reveals_states),
         _of_access(access, is_admin=user.is_admin),
         _of_scope(user),
         _of_policies(user, rule, reveals_names=reveals_names),
+        limits,
     )
     if requires_approval:
         reasons = (*reasons[:-1], APPROVAL_NEEDED, reasons[-1])
@@ -94,11 +88,11 @@ def explain(
     return Explanation(
         allowed=refused is None,
         message=(
-            f"{user.username or user.user_id} may use this tool: {reasons[-1].message}"
+            f"{user.username or user.user_id} may use this tool: {reasons[POLICY_STEP].message}"
             if refused is None
             else f"{user.username or user.user_id} may not use this tool: {refused.message}"
         ),
-        reasons=reasons if reveals_policies else reasons[:2],
+        reasons=reasons if reveals_policies else reasons[:3],
         policies=_consulted(user, rule) if reveals_policies and reveals_names else (),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from packages.database.client import Transaction
+from registry.access.policies.values import Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
@@ -76,3 +77,15 @@ class PolicyChanges(Protocol):
 
     async def policy_changed(self, policy_id: str) -> None:
         """Handle that a policy was created, changed or removed."""
+
+
+class Conditions(Protocol):
+    """What calls depend on besides policies. Implemented by `registry.access.conditions`."""
+
+    async def policies(self) -> Sequence[Policy]:
+        """Return the policies that stand for quarantined servers and tools."""
+
+    async def reasons(
+        self, user: UserContext, server_id: str, tool: ToolFacts
+    ) -> tuple[Reason, Reason]:
+        """Return the first step of a decision, quarantine, and the one about limits."""

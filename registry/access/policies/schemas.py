@@ -333,7 +333,10 @@ class PolicyReason(BaseModel):
 class ReasonAnswer(BaseModel):
     """One step on the way to a tool."""
 
-    step: str = Field(description="`server`, `tool`, `access`, `scope`, `policy` or `approval`.")
+    step: str = Field(
+        description="`quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit` or "
+        "`approval`."
+    )
     passed: bool
     message: str
 

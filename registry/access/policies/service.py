@@ -30,7 +30,7 @@ from registry.access.policies.errors import (
     UnknownSubjectsError,
 )
 from registry.access.policies.explaining import Explanation, explain
-from registry.access.policies.ports import PolicyChanges, PolicyServer, PolicyServers
+from registry.access.policies.ports import Conditions, PolicyChanges, PolicyServer, PolicyServers
 from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
 from registry.access.policies.values import (
@@ -132,6 +132,7 @@ class PolicyStore:
     tools: ToolRepository
     acl: AclRepository
     directory: DirectoryRepository
+    conditions: Conditions
 
 
 class PolicyService:
@@ -154,6 +155,7 @@ class PolicyService:
         self._owners = store.owners
         self._tools = store.tools
         self._directory = store.directory
+        self._conditions = store.conditions
         self._authority = RuleAuthority(
             store.owners,
             store.acl,
@@ -332,6 +334,7 @@ class PolicyService:
             state,
             rule,
             requires_approval=self._enforces_approvals and requires_approval(facts.facets),
+            further=await self._conditions.reasons(caller, owner.id, facts),
             reveals_states=bool(rights & Permission.EDIT),
             reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )
@@ -389,7 +392,8 @@ class PolicyService:
         return next((name for name in names if public_suffix(prefix, name) == suffix), None)
 
     async def _rule(self, owner: PolicyServer, tool: ToolFacts) -> ToolRule:
-        index = PolicyIndex(await self._policies.about(owner.id))
+        policies = [*await self._policies.about(owner.id), *await self._conditions.policies()]
+        index = PolicyIndex(policies)
         return rules_of(index.about(owner.id), [tool]).get(tool.name, NO_RULE)
 
     async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:

@@ -188,3 +188,16 @@ class PolicyChange:
     is_enabled: bool = True
     target: PolicyTarget = field(default_factory=PolicyTarget)
     subjects: Subjects = NO_SUBJECTS
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One step of the decision.
+
+    Attributes:
+        step: `quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit` or `approval`.
+    """
+
+    step: str
+    passed: bool
+    message: str

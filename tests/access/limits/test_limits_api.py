@@ -54,6 +54,14 @@ async def test_a_limit_is_made_kept_changed_and_removed(
     assert passed == [False, False, True, True]
     assert not is_limited(await call(rest, ROOT, "sums"))
 
+    explained = await rest.ask(ALICE, "POST", "/access/explain", json={"tool": "sums__echo"})
+    said = {one["step"]: one for one in explained.json()["reasons"]}
+    assert said["limit"] == {
+        "step": "limit",
+        "passed": True,
+        "message": "At most 2 calls a minute for each user.",
+    }
+
     path = f"/limits/{limit['id']}"
     raised = {"rates": [{"count": 3, "per": "minute"}]}
     stale = await rest.ask(ROOT, "PATCH", path, json=raised, headers={"If-Match": '"9"'})

@@ -70,6 +70,8 @@ async def test_a_quarantined_tool_is_in_no_list_and_not_called(
             assert name not in await names(rest, user, path)
             called = await mcp(rest, user, path, "tools/call", name=name, arguments={})
             assert "is in quarantine" in str(called)
+    explained = await rest.ask(ALICE, "POST", "/access/explain", json={"tool": "sums__echo"})
+    assert explained.json()["allowed"] is False
     again = (await rest.ask(ROOT, "GET", "/access/quarantine")).json()["quarantines"]
     assert [one["id"] for one in again] == [added["id"]]
     assert await lift(rest, ROOT, added) == 200
@@ -101,6 +103,10 @@ async def test_a_quarantined_user_is_refused_at_the_gateway_and_the_api(
     denied = await rest.ask(ALICE, "GET", "/servers")
     assert (denied.status_code, denied.json()["error"]) == (403, "forbidden")
     assert "why" not in denied.text
+    asked = {"tool": "sums__echo", "user_id": ALICE.user_id}
+    explained = await rest.ask(ROOT, "POST", "/access/explain", json=asked)
+    refused_by = [one for one in explained.json()["reasons"] if not one["passed"]]
+    assert refused_by[0]["step"] == "quarantine"
     assert "error" not in await mcp(rest, BOB, "sums")
     await lift(rest, ROOT, added)
     assert "error" not in await mcp(rest, ALICE, "sums")

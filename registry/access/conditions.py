@@ -1,0 +1,77 @@
+"""What else calls of a tool depend on, for explanations: quarantines and limits.
+
+Read from the database, like everything that is explained.
+"""
+
+from collections.abc import Sequence
+
+from registry.access.limits.decisions import LimitIndex
+from registry.access.limits.repository import LimitRepository
+from registry.access.limits.values import Limit, LimitedTool
+from registry.access.policies.values import Policy, Reason, ToolFacts
+from registry.access.quarantine.repository import QuarantineRepository
+from registry.access.quarantine.table import QuarantineTable
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.tools.metadata import COST_TIER
+
+MAX_SAID = 5
+
+
+class CallConditions:
+    """Reads what calls depend on besides policies. Implements `policies.ports.Conditions`."""
+
+    def __init__(
+        self, quarantines: QuarantineRepository, limits: LimitRepository, clock: Clock
+    ) -> None:
+        self._quarantines = quarantines
+        self._limits = limits
+        self._clock = clock
+
+    async def policies(self) -> Sequence[Policy]:
+        """Return the policies that stand for quarantined servers and tools."""
+        return (await self._table()).policies()
+
+    async def reasons(
+        self, user: UserContext, server_id: str, tool: ToolFacts
+    ) -> tuple[Reason, Reason]:
+        """Return the first step of a decision, quarantine, and the one about limits."""
+        table = await self._table()
+        caller, server = table.of_caller(user), table.of_server(server_id)
+        quarantine = Reason("quarantine", True, "Neither they nor the server are in quarantine.")
+        if caller is not None:
+            quarantine = Reason("quarantine", False, "They, or their token, are in quarantine.")
+        elif server is not None:
+            quarantine = Reason("quarantine", False, "The server is in quarantine.")
+        return quarantine, await self._of_limits(user, server_id, tool)
+
+    async def _of_limits(self, user: UserContext, server_id: str, tool: ToolFacts) -> Reason:
+        tier = next(
+            (one.partition(":")[2] for one in tool.facets if one.startswith(f"{COST_TIER}:")), None
+        )
+        limited = LimitedTool(server_id, tool.name, tool.facets, tier)
+        index = LimitIndex((await self._limits.every()).values())
+        found = index.about(limited).applying(user)
+        if not found:
+            return Reason("limit", True, "No limit applies.")
+        if any(limit.problem is not None for limit in found):
+            return Reason("limit", False, "A limit cannot be read, and refuses all calls.")
+        said = "; ".join(_said(limit) for limit in found[:MAX_SAID])
+        more = f"; and {len(found) - MAX_SAID} more" if len(found) > MAX_SAID else ""
+        is_closed = any(
+            limit.in_flight == 0 or any(rate.count == 0 for rate in limit.rates) for limit in found
+        )
+        return Reason("limit", not is_closed, f"At most {said}{more}.")
+
+    async def _table(self) -> QuarantineTable:
+        table = QuarantineTable(self._quarantines, self._clock)
+        await table.reload(None)
+        return table
+
+
+def _said(limit: Limit) -> str:
+    parts = [f"{rate.count} calls a {rate.period.value}" for rate in limit.rates]
+    if limit.in_flight is not None:
+        parts.append(f"{limit.in_flight} calls at a time")
+    per = " and ".join(one.value.replace("_", " ") for one in limit.per)
+    return " and ".join(parts) + (f" for each {per}" if per else "")
