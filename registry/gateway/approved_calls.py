@@ -42,6 +42,7 @@ from registry.gateway.errors import (
     CredentialsRejected,
     MethodUnknown,
     NoJsonRpcAnswer,
+    Quarantined,
     Refusal,
     ToolsetUnknown,
     UpstreamAnswered,
@@ -329,6 +330,8 @@ class ApprovedCalls:
             raise NoLongerHolds(
                 "its requester is disabled or does not exist any more, or their token was revoked"
             ) from None
+        except Quarantined:
+            raise NoLongerHolds("its requester is in quarantine") from None
         if user.lacks(Scope.INVOKE_TOOLS):
             raise NoLongerHolds("its requester may not call tools any more")
         return user
@@ -378,6 +381,8 @@ class ApprovedCalls:
                 raise NoLongerHolds(
                     f"its approver {decision.username} is disabled or does not exist any more"
                 ) from None
+            except Quarantined:
+                raise NoLongerHolds(f"its approver {decision.username} is in quarantine") from None
 
     def _exchange(self, prepared: _Prepared) -> GatewayRequest:
         """Return the request that records of the call are made from; nobody waits for it."""

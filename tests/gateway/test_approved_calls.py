@@ -11,10 +11,14 @@ import pytest
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
-from packages.models.states import ApprovalState, Verdict
+from packages.models.states import ApprovalState, QuarantineKind, Verdict
+from registry.access.quarantine.table import QuarantineTable
+from registry.access.quarantine.values import Quarantine
 from registry.approvals.values import Decision
 from registry.core.clock import SystemClock
+from tests.conftest import ALICE
 from tests.fakes.killed_worker import Moment
+from tests.fakes.quarantines import FakeQuarantines
 from tests.gateway.approving import HANDED_OUT, Approving, approving
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fakes import Request, ScriptedUpstream
@@ -221,3 +225,33 @@ async def test_of_many_approvers_and_replicas_one_decides_and_one_sends(
             while len(await place.all(ApprovalState.EXECUTED)) < number:
                 await SystemClock().sleep(0.01)
     assert len(place.server.calls) == 5
+
+
+async def test_an_approved_call_of_a_user_in_quarantine_is_not_made(
+    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+) -> None:
+    clock, stored = SystemClock(), FakeQuarantines()
+    table = QuarantineTable(stored, clock)
+    place = await stack.enter_async_context(
+        approving(
+            Kind.MODERN,
+            start_gateway,
+            database,
+            cipher,
+            times=HANDED_OUT,
+            executes=False,
+            quarantines=table,
+        )
+    )
+    await approved(place)
+    kind = QuarantineKind.USER
+    stored.quarantines = (
+        Quarantine("1" * 24, kind, ALICE.user_id, "alice", "why", clock.now(), None),
+    )
+    await table.reload(None)
+
+    async with place.executing():
+        approval = await place.reached(ApprovalState.VOID)
+
+    assert approval.reason == "its requester is in quarantine"
+    assert place.server.calls == []

@@ -209,9 +209,12 @@ class Admission:
 
         Raises:
             UnauthorizedError: They do not exist any more, are disabled, or the token is revoked.
+            Quarantined: They are in quarantine, or the token is.
             DatabaseUnavailable: That cannot be known now.
         """
-        return await self._authenticate.current(token)
+        user = await self._authenticate.current(token)
+        self._require_free(user)
+        return user
 
     def seen(self, user: UserContext, route: Route) -> Route | None:
         """Return the server as *user* may use it; None if it does not exist for them."""
