@@ -11,7 +11,8 @@ import httpx
 import httpx2
 import pytest
 from bson import ObjectId
-from mcp import Client
+from mcp import Client, ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp.server.mcpserver import MCPServer
@@ -345,6 +346,15 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
                 assert result.structured_content == {"result": "q in app, 10"}
             both = await sets.names(alice, "/code", mode, header="mine", claim="reading")
             assert both == ["find"]
+        # A client of HTTP+SSE is limited to what its stream began with.
+        sent = {"Authorization": f"Bearer {await sets.token(alice)}", "Mcp-Toolset": "mine"}
+        async with (
+            sse_client(f"{sets.url}/mcp/code", headers=sent) as (read, write),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = [tool.name for tool in (await session.list_tools()).tools]
+            assert tools == ["code__drop_repo", "find"]
         for path, header in (
             ("/toolsets/nothing", None),
             ("/toolsets/mine", None),
