@@ -105,8 +105,9 @@ def disconnect(
         if as_json:
             show_fields(revoked, as_json=True)
             return
-        at_provider = "" if revoked["revokedAtProvider"] else ", which did not confirm it"
-        typer.echo(text(f"the access to {found['serverName']} is removed{at_provider}"))
+        name = found["serverName"]
+        note = "" if revoked["revokedAtProvider"] else "; its provider did not confirm revocation"
+        typer.echo(text(f"the access to {name} is removed{note}"))
 
     run(work)
 

@@ -105,6 +105,20 @@ class OAuthFlowRepository:
         update = {"$set": changes, "$unset": {"code_verifier": ""}}
         return await matched(flow.update(update, session=tx)) == 1
 
+    async def cancel_exchanges(self, user_id: str, server_id: str, now: datetime) -> int:
+        """Cancel the flows of a user at a server whose codes are being exchanged; return how many.
+
+        What such an exchange obtains can no longer be stored.
+        """
+        query: Doc = {
+            "user_id": ObjectId(user_id),
+            "server_id": server_id,
+            "status": FlowStatus.EXCHANGING.value,
+        }
+        changes: Doc = {"status": FlowStatus.CANCELLED.value, "updated_at": now}
+        update = {"$set": changes, "$unset": {"code_verifier": ""}}
+        return await matched(self._flows.find(query).update(update))
+
     async def latest_of(
         self, user_id: str, server_ids: Collection[str], now: datetime
     ) -> Mapping[str, OAuthFlow]:

@@ -5,6 +5,7 @@ authorization server, which may arrive at any replica. The link says whose flow 
 of the response which one, and a cookie that it is the same browser.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -68,6 +69,9 @@ FLOW_LIFETIME = timedelta(minutes=10)
 
 LEFT_AFTER = timedelta(minutes=1)
 """After this long without a response, the client that was used may be unknown there."""
+
+REVOCATION_SECONDS = 10
+"""How long an authorization server may take to revoke tokens; someone waits for it."""
 
 COOKIE_BYTES = 32
 NONCE_BYTES = 24
@@ -301,9 +305,8 @@ class AuthorizationService:
             DatabaseUnavailable: Nothing was changed.
         """
         flow = await self.status(flow_id, user)
-        pending = [FlowStatus.PENDING]
-        now = self._clock.now()
-        if await self._flows.end(flow.id, FlowStatus.CANCELLED, None, now, was=pending):
+        # An exchange in progress finds its flow ended, and revokes what it obtained.
+        if await self._flows.end(flow.id, FlowStatus.CANCELLED, None, self._clock.now()):
             self._links.forget(user.user_id, flow.server_id)
             self._counted.labels("cancelled").inc()
             await self._note(user, flow.server_id, "cancelled")
@@ -312,32 +315,31 @@ class AuthorizationService:
     async def revoke(self, server_id: str, user: UserContext) -> bool:
         """Remove the tokens of *user* for a server, and revoke them at the authorization server.
 
+        An exchange in progress is cancelled: it stores nothing, and revokes what it obtains.
+
         Returns:
             Whether the authorization server confirmed it; they are removed here in any case.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
-            NotAuthorizedError: There are no tokens.
-            DatabaseUnavailable: Nothing was removed.
+            NotAuthorizedError: There are no tokens, and no exchange in progress.
+            DatabaseUnavailable: Tokens may be left.
         """
         server = await self._servers.usable(server_id, user)
+        # Before the removal: an exchange that stores first is removed, a later one is refused.
+        cancelled = await self._flows.cancel_exchanges(user.user_id, server.id, self._clock.now())
+        for _ in range(cancelled):
+            self._counted.labels("cancelled").inc()
+            await self._note(user, server.id, "cancelled")
         removed = await self._tokens.remove(user, server)
-        if removed is None:
+        if removed is None and not cancelled:
             raise NotAuthorizedError
         self._links.forget(user.user_id, server.id)
         is_confirmed = False
-        request = removed.request
-        if request is not None:
-            given = (
-                (removed.refresh_token, "refresh_token"),
-                (removed.access_token, "access_token"),
+        if removed is not None and removed.request is not None:
+            is_confirmed = await self._revoke_both(
+                removed.request, removed.access_token, removed.refresh_token
             )
-            sent = [
-                await self._revoked(request, token, hint)
-                for token, hint in given
-                if token is not None
-            ]
-            is_confirmed = bool(sent) and all(sent)
         event = AuditEvent(
             AuditAction.REVOKE,
             EntityType.AUTHORIZATION,
@@ -347,12 +349,28 @@ class AuthorizationService:
         await self._audit.note(user, event)
         return is_confirmed
 
+    async def _revoke_both(
+        self, request: TokenRequest, access_token: str | None, refresh_token: str | None
+    ) -> bool:
+        """Revoke tokens at the authorization server, at once; whether it confirmed each."""
+        given = ((refresh_token, "refresh_token"), (access_token, "access_token"))
+        async with asyncio.TaskGroup() as group:
+            sent = [
+                group.create_task(self._revoked(request, token, hint))
+                for token, hint in given
+                if token is not None
+            ]
+        return bool(sent) and all(one.result() for one in sent)
+
     async def _revoked(self, request: TokenRequest, token: str, hint: str) -> bool:
         try:
-            return await self._endpoint.revoke(request.server, request.client, token, hint)
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                return await self._endpoint.revoke(request.server, request.client, token, hint)
         except UpstreamError as exc:
             log.info("oauth_revocation_failed", reason=exc.message)
-            return False
+        except TimeoutError:
+            log.info("oauth_revocation_failed", reason="The authorization server did not answer.")
+        return False
 
     async def _opened(self, sealed: str) -> tuple[Ticket, UserContext]:
         ticket = self._links.open(sealed)
@@ -582,7 +600,11 @@ class AuthorizationService:
                 )
             await self._failed(flow, user, exc.message)
             raise AuthorizationFailedError(exc.message) from exc
-        await self._tokens.store(user, server, request, tokens, flow.id)
+        try:
+            await self._tokens.store(user, server, request, tokens, flow.id)
+        except FlowEndedError:
+            await self._revoke_both(request, tokens.access_token, tokens.refresh_token)
+            raise
         self._links.forget(user.user_id, server.id)
         self._counted.labels("completed").inc()
         await self._note(user, server.id, "completed")

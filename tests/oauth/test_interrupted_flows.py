@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from bson import ObjectId
 from registry.auth.identity import ALL_SCOPES, Role, UserContext, default_scopes
 from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.wire
 
@@ -34,6 +36,7 @@ class SentBack:
     rest: Rest
     oauth: RunningOAuth
     browser: httpx.AsyncClient
+    server_id: str
     flow_id: str
     callback: str
 
@@ -59,7 +62,8 @@ async def sent_back(
         begun = await rest.ask(ALICE, "GET", f"/mcp/{server['id']}/oauth/initiate")
         pressed = await browser.post(begun.json()["authorizationUrl"])
         consented = await elsewhere.get(pressed.headers["location"])
-        yield SentBack(rest, oauth, browser, begun.json()["flowId"], consented.headers["location"])
+        callback = consented.headers["location"]
+        yield SentBack(rest, oauth, browser, server["id"], begun.json()["flowId"], callback)
 
 
 async def test_a_user_who_is_disabled_on_the_way_gets_no_token(sent_back: SentBack) -> None:
@@ -96,3 +100,46 @@ async def test_a_response_that_comes_too_late_is_refused(sent_back: SentBack) ->
     assert page.status_code == 409
     assert sent_back.oauth.provider.counts["token"] == 0
     assert (await sent_back.status())["error"] == "The authorization was not completed in time."
+
+
+async def test_an_exchange_whose_flow_is_cancelled_stores_nothing(sent_back: SentBack) -> None:
+    async with exchanging(sent_back) as page:
+        cancelled = await sent_back.rest.ask(
+            ALICE, "POST", f"/mcp/oauth/cancel/{sent_back.flow_id}"
+        )
+
+    assert cancelled.json()["status"] == "cancelled"
+    assert (await page).status_code == 409
+    assert (await sent_back.status())["status"] == "cancelled"
+    await nothing_is_left(sent_back)
+
+
+async def test_revoking_during_an_exchange_stores_nothing(sent_back: SentBack) -> None:
+    async with exchanging(sent_back) as page:
+        revoked = await sent_back.rest.ask(
+            ALICE, "DELETE", f"/mcp/{sent_back.server_id}/oauth/token"
+        )
+
+    assert revoked.status_code == 200
+    assert (await page).status_code == 409
+    assert (await sent_back.status())["status"] == "cancelled"
+    await nothing_is_left(sent_back)
+
+
+@asynccontextmanager
+async def exchanging(sent_back: SentBack) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """Open the callback; within, the token endpoint has the code and has not answered."""
+    provider = sent_back.oauth.provider
+    provider.token_answers.clear()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        page = group.create_task(sent_back.browser.get(sent_back.callback))
+        await until(lambda: provider.counts["token"] == 1)
+        yield page
+        provider.token_answers.set()
+
+
+async def nothing_is_left(sent_back: SentBack) -> None:
+    """Assert that no token is stored, and that those issued were revoked."""
+    stored = sent_back.rest.parts.database.db["tokens"]
+    assert await stored.count_documents({"type": {"$in": ["mcp_oauth", "mcp_oauth_refresh"]}}) == 0
+    assert sent_back.oauth.provider.counts["revoke"] == 2

@@ -117,6 +117,7 @@ class _Handlers:
         status, body, _ = provider.server.create_token_response(
             ("POST", str(request.url), form, request.headers)
         )
+        await provider.token_answers.wait()
         if switches.delay:
             await asyncio.sleep(switches.delay)
         if switches.status:

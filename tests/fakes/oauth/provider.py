@@ -3,6 +3,7 @@
 Refresh tokens are rotated; one that is used twice revokes its whole family.
 """
 
+import asyncio
 import os
 import secrets
 import time
@@ -193,6 +194,7 @@ class Provider:
     Attributes:
         issuer: Its URL.
         counts: Of what happened: `authorize`, `token`, `refresh`, `reuse`, `revoke`, `register`.
+        token_answers: Cleared, the token endpoint answers once it is set again.
     """
 
     issuer: str
@@ -201,9 +203,11 @@ class Provider:
     clients: dict[str, Client] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
+    token_answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         """Build the server."""
+        self.token_answers.set()
         self.server = _Server(self)
 
     def find(self, access_token: str) -> Token | None:
