@@ -492,11 +492,13 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
 
     assert free["allowed"] is True
     assert [reason["step"] for reason in free["reasons"]] == [
+        "quarantine",
         "server",
         "tool",
         "access",
         "scope",
         "policy",
+        "limit",
     ]
     # Which policies there are is for those who may read them.
     assert (refused["allowed"], refused["policies"]) == (False, [])

@@ -86,6 +86,10 @@ async def test_a_quarantined_server_answers_nothing(rest: Rest, upstream: PlainU
         refused = await mcp(rest, ALICE, "sums", method)
         assert refused["error"]["data"]["error"] == "quarantined"
     assert {name.partition("__")[0] for name in await names(rest, ALICE, "")} == {"other"}
+    asked = {"tool": "echo", "path": "/mcp/sums"}
+    explained = await rest.ask(ALICE, "POST", "/access/explain", json=asked)
+    refused_by = [one["step"] for one in explained.json()["reasons"] if not one["passed"]]
+    assert refused_by[0] == "quarantine"
     assert "error" not in await mcp(rest, ALICE, "other")
     assert other["id"] != server["id"]
     await lift(rest, ROOT, added)
@@ -103,10 +107,6 @@ async def test_a_quarantined_user_is_refused_at_the_gateway_and_the_api(
     denied = await rest.ask(ALICE, "GET", "/servers")
     assert (denied.status_code, denied.json()["error"]) == (403, "forbidden")
     assert "why" not in denied.text
-    asked = {"tool": "sums__echo", "user_id": ALICE.user_id}
-    explained = await rest.ask(ROOT, "POST", "/access/explain", json=asked)
-    refused_by = [one for one in explained.json()["reasons"] if not one["passed"]]
-    assert refused_by[0]["step"] == "quarantine"
     assert "error" not in await mcp(rest, BOB, "sums")
     await lift(rest, ROOT, added)
     assert "error" not in await mcp(rest, ALICE, "sums")
