@@ -68,6 +68,7 @@ PARAMETERS = {
     "toolset_id": "f" * 24,
     "budget_id": "f" * 24,
     "approval_id": "f" * 24,
+    "quarantine_id": "f" * 24,
     "owner_id": "f" * 24,
     "job_id": "f" * 24,
     "token_id": "f" * 24,
