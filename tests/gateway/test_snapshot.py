@@ -484,7 +484,6 @@ async def test_many_commits_cost_the_database_few_questions(
     await listened_to.close()
 
     assert asked <= 2 + 2 * rounds
-    assert asked < commits / 2
 
 
 async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
