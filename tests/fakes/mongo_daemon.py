@@ -1,14 +1,18 @@
 """A MongoDB-compatible daemon in a process of its own, for tests that need the real wire.
 
-It runs without `--sync-on-commit`: tests want speed, and what they store may be lost.
+It runs without `--sync-on-commit`: tests want speed, and what they store may be lost. Where the
+system has a file system in memory, its files are there: it makes a file for each collection and
+index, hundreds in a test, and waits for each where the disk is busy.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,10 @@ STOP_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 0.25
 POLL_SECONDS = 0.02
 LOG_TAIL_CHARACTERS = 2000
+MEMORY = Path("/", "dev", "shm")
+LEAST_MEMORY_BYTES = 2_000_000_000
+"""Free space of that file system below which the disk is used."""
+PREFIX = "registry-tests-"
 
 
 class DaemonError(Exception):
@@ -103,6 +111,10 @@ class RunningDaemon:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+        data = self.storage / "data"
+        if data.is_symlink():
+            shutil.rmtree(data.resolve(), ignore_errors=True)
+            data.unlink()
 
 
 def start_daemon(storage: Path, *options: str) -> RunningDaemon:
@@ -112,10 +124,25 @@ def start_daemon(storage: Path, *options: str) -> RunningDaemon:
         DaemonError: It ended, or did not answer in time.
     """
     storage.mkdir(parents=True, exist_ok=True)
+    _keep_in_memory(storage / "data")
     port = _free_port()
     daemon = RunningDaemon(storage, port, _spawn(storage, port, options), options)
     _wait_until_ready(daemon)
     return daemon
+
+
+def _keep_in_memory(data: Path) -> None:
+    if data.exists() or not _has_room(MEMORY):
+        return
+    for left in MEMORY.glob(f"{PREFIX}*"):
+        # Of a run of tests that was killed.
+        if not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    data.symlink_to(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=MEMORY))
+
+
+def _has_room(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= LEAST_MEMORY_BYTES
 
 
 def _spawn(storage: Path, port: int, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
