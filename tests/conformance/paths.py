@@ -56,50 +56,77 @@ class Findings:
 
 
 async def find_all(
-    node: str, database_uri: str, key_files: tuple[Path, Path], folder: Path
+    node: str, mongo_uri: str, key_files: tuple[Path, Path], folder: Path
 ) -> Findings:
-    """Run the suite for every revision on every path that is served."""
+    """Run the suite for every revision on every path that is served, and as a client.
+
+    Much of it is waiting, so two things are done at a time; with more, what the suite expects
+    within a moment would be late.
+    """
     findings = Findings()
+    base, question, options = mongo_uri.partition("?")
+    database_uri = f"{base.rstrip('/')}/conformance{question}{options}"
+    behind = _find_behind_gateway(node, findings, database_uri, key_files, folder)
+
+    async def others() -> None:
+        await _find_directly(node, findings, folder / "direct")
+        findings.clients.update(await _find_clients(node, mongo_uri, key_files, folder))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(behind)
+        tasks.create_task(others())
+    return findings
+
+
+async def _find_directly(node: str, findings: Findings, folder: Path) -> None:
+    async with serving_everything() as everything, serving_everything(unlisted=UNLISTED) as plain:
+        findings.add(DIRECT, await _find(node, everything.url, folder / "found"))
+        outcome = await run_scenario(node, plain.url, STATELESS, folder / "plain")
+    findings.plain[DIRECT] = outcome
+
+
+async def _find_behind_gateway(
+    node: str, findings: Findings, database_uri: str, key_files: tuple[Path, Path], folder: Path
+) -> None:
     async with (
         serving_everything() as everything,
         serving_everything(unlisted=UNLISTED) as plain,
         registry_in_front_of(SLUG, everything.url, database_uri, key_files, folder) as registry,
     ):
         gateway = registry.url
-        urls = {DIRECT: everything.url, ONE_SERVER: f"{gateway}/mcp/{SLUG}"}
+        urls = {ONE_SERVER: f"{gateway}/mcp/{SLUG}"}
         if await _is_served(f"{gateway}/mcp"):
             urls[COMBINED] = f"{gateway}/mcp"
         for number, (path, url) in enumerate(urls.items()):
             findings.add(path, await _find(node, url, folder / f"found-{number}"))
         await registry.register(PLAIN, plain.url)
         registry.give_names_back_of(PLAIN)
-        urls |= {DIRECT: plain.url, ONE_SERVER: f"{gateway}/mcp/{PLAIN}"}
+        urls |= {ONE_SERVER: f"{gateway}/mcp/{PLAIN}"}
         for number, (path, url) in enumerate(urls.items()):
             found = folder / f"plain-{number}"
             findings.plain[path] = await run_scenario(node, url, STATELESS, found)
-    return findings
 
 
-async def find_clients(
+async def _find_clients(
     node: str, mongo_uri: str, key_files: tuple[Path, Path], folder: Path
 ) -> dict[str, dict[str, Outcome]]:
-    """Run the scenarios for clients that authorise, of every revision."""
     port = free_port()
     home = folder / "home"
     home.mkdir()
     public_url = f"http://127.0.0.1:{port}"
     settings = rest_settings(mongo_uri, key_files, home, public_url=public_url)
-    found = {}
+
+    async def find(revision: str) -> dict[str, Outcome]:
+        wanted = client_requirements(revision)
+        names = frozenset((*wanted.scored, *wanted.unscored))
+        async with playing(rest, gateway, names) as control:
+            command = f"{node} {PROGRAM} {control}"
+            return await run_client(node, command, revision, folder / f"clients-{revision}")
+
     async with running(settings) as rest, serve(rest.app, port=port) as gateway:
-        for revision in REVISIONS:
-            wanted = client_requirements(revision)
-            names = frozenset((*wanted.scored, *wanted.unscored))
-            async with playing(rest, gateway, names) as control:
-                command = f"{node} {PROGRAM} {control}"
-                output = folder / f"clients-{revision}"
-                found[revision] = await run_client(node, command, revision, output)
+        found = await asyncio.gather(*map(find, REVISIONS))
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)
-    return found
+    return dict(zip(REVISIONS, found, strict=True))
 
 
 async def _find(node: str, url: str, folder: Path) -> dict[str, dict[str, Outcome]]:

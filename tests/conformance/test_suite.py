@@ -8,7 +8,7 @@ import pytest_asyncio
 from pydantic_settings import BaseSettings
 
 from tests.conformance.page import PAGE, page
-from tests.conformance.paths import COMBINED, DIRECT, ONE_SERVER, Findings, find_all, find_clients
+from tests.conformance.paths import COMBINED, DIRECT, ONE_SERVER, Findings, find_all
 from tests.conformance.suite import REVISIONS, client_requirements, requirements
 from tests.npm.programs import INSTALL_SECONDS, new_node
 
@@ -66,13 +66,7 @@ async def findings(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Findings:
     """Return what the suite found on every path."""
-    base, question, options = mongo_uri.partition("?")
-    database_uri = f"{base.rstrip('/')}/conformance{question}{options}"
-    folder = tmp_path_factory.mktemp("conformance")
-    node = new_node()
-    found = await find_all(node, database_uri, key_files, folder)
-    found.clients.update(await find_clients(node, mongo_uri, key_files, folder))
-    return found
+    return await find_all(new_node(), mongo_uri, key_files, tmp_path_factory.mktemp("conformance"))
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
