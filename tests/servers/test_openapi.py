@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 OPENAPI = "/api/v1/openapi.json"
 KNOWN = "e" * 24
-EXAMPLES = 8
+EXAMPLES = 4
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
