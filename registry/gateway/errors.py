@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
-from registry.oauth.values import AuthorizationLink
+from registry.oauth.values import AuthorizationLink, shown_scopes
 from registry.upstream.loops import LOOP_DETECTED
 
 PARSE_ERROR = -32700
@@ -422,11 +422,11 @@ class NotServing(Refusal):
     outcome = CallOutcome.UNAVAILABLE
     is_for_model = True
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after_seconds: int = RETRY_AFTER_SECONDS) -> None:
         super().__init__(
             message,
-            facts={"retry_after_seconds": RETRY_AFTER_SECONDS},
-            headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())],
+            facts={"retry_after_seconds": retry_after_seconds},
+            headers=[(b"retry-after", str(retry_after_seconds).encode())],
         )
 
 
@@ -589,6 +589,7 @@ class AuthorizationRequired(UpstreamFailed):
     Attributes:
         server_id: The server.
         link: Where the caller can do so.
+        wanted: What the caller has to do, without the link.
     """
 
     status = 403
@@ -596,11 +597,20 @@ class AuthorizationRequired(UpstreamFailed):
     error = "authorization_required"
     outcome = CallOutcome.REFUSED
 
-    def __init__(self, server_name: str, server_id: str, link: AuthorizationLink) -> None:
-        super().__init__(
-            f"Authorise the registry at {server_name} first, then repeat the request: {link.url}"
-        )
-        self.server_name = server_name
+    def __init__(
+        self,
+        server_name: str,
+        server_id: str,
+        link: AuthorizationLink,
+        scopes: Sequence[str] = (),
+    ) -> None:
+        self.wanted = f"Authorise the registry at {server_name}"
+        if scopes:
+            self.wanted = (
+                f"{server_name} wants more than was granted: {shown_scopes(scopes)}. "
+                "Authorise the registry there again"
+            )
+        super().__init__(f"{self.wanted}. Open {link.url} and then repeat the request.")
         self.server_id = server_id
         self.link = link
 
@@ -611,7 +621,7 @@ class AuthorizationRequired(UpstreamFailed):
             "mode": "url",
             "elicitationId": self.link.flow_id,
             "url": self.link.url,
-            "message": f"Authorise the registry at {self.server_name}.",
+            "message": f"{self.wanted}.",
         }
 
 

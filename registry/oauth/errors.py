@@ -3,6 +3,9 @@
 from registry.core.errors import ErrorKind, RegistryError
 from registry.oauth.values import AuthorizationLink
 
+AGAIN_SECONDS = 5
+"""Pause after a renewal failed on which calls waited; they fail at once until then."""
+
 
 class AuthorizationRequiredError(RegistryError):
     """The user must authorise the registry at a server first.
@@ -35,7 +38,8 @@ class AuthorizationUnavailableError(RegistryError):
     def __init__(self, server_name: str) -> None:
         super().__init__(
             f"The access token for {server_name} has expired and could not be renewed now; "
-            "try again."
+            "try again.",
+            {"retry_after_seconds": AGAIN_SECONDS},
         )
         self.server_name = server_name
 

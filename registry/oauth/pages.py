@@ -5,9 +5,12 @@ Everything that comes from a server, a user or an authorization server is escape
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from html import escape
 
 from starlette.responses import HTMLResponse
+
+from registry.oauth.values import shown_scopes
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:3rem auto;padding:0 1rem;"
@@ -50,8 +53,11 @@ CONFIRM = """<p>Access to <strong>{server}</strong> ({host}) will be given to th
 <strong>{user}</strong> of this MCP gateway registry.</p>
 <p>Continue only if <strong>{user}</strong> is you, and you asked for this. Someone who sent you
 this link would otherwise get access to what is yours at {server}.</p>
-<form method="post"><button type="submit">Continue to sign in</button></form>
+{wanted}<form method="post"><button type="submit">Continue to sign in</button></form>
 <p class="note">You will be asked at the sign-in page of {server}.</p>"""
+
+WANTED = """<p>{server} wants more than was granted before: <strong>{scopes}</strong>.</p>
+"""
 
 DONE = """<p>The registry can now use <strong>{server}</strong> on your behalf.</p>
 <p class="note">You can close this page and go on in your application.</p>"""
@@ -60,9 +66,21 @@ FAILED = """<p>{message}</p>
 <p class="note">You can close this page.</p>"""
 
 
-def confirm_page(server: str, host: str, user: str) -> HTMLResponse:
-    """Return the page that asks a person whether to begin."""
-    content = CONFIRM.format(server=escape(server), host=escape(host), user=escape(user))
+def confirm_page(server: str, host: str, user: str, scopes: Sequence[str] = ()) -> HTMLResponse:
+    """Return the page that asks a person whether to begin.
+
+    Args:
+        server: Its title.
+        host: Where it is.
+        user: The account that gets access.
+        scopes: Those that a call has lacked.
+    """
+    wanted = ""
+    if scopes:
+        wanted = WANTED.format(server=escape(server), scopes=escape(shown_scopes(scopes)))
+    content = CONFIRM.format(
+        server=escape(server), host=escape(host), user=escape(user), wanted=wanted
+    )
     page = _page(f"Connect {server}", content)
     # With `no-referrer`, browsers send `Origin: null` with the form.
     page.headers["Referrer-Policy"] = "same-origin"

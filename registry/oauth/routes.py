@@ -117,7 +117,7 @@ async def start_page(request: Request, ticket: Parameter = None) -> Response:
 
     async def answer() -> Response:
         page = await _service(request).page(ticket or "")
-        return confirm_page(page.server_title, page.host, page.username)
+        return confirm_page(page.server_title, page.host, page.username, page.scopes)
 
     return await _page(answer)
 

@@ -70,8 +70,14 @@ FLOW_LIFETIME = timedelta(minutes=10)
 LEFT_AFTER = timedelta(minutes=1)
 """After this long without a response, the client that was used may be unknown there."""
 
+BEGIN_SECONDS = 10
+"""How long metadata and a registration may take; someone has pressed the button and waits."""
+
 REVOCATION_SECONDS = 10
 """How long an authorization server may take to revoke tokens; someone waits for it."""
+
+NO_ANSWER = f"The authorization server did not answer within {BEGIN_SECONDS} s. Try again."
+SERVER_REMOVED = "The server was removed during the authorization."
 
 COOKIE_BYTES = 32
 NONCE_BYTES = 24
@@ -92,11 +98,13 @@ class LinkPage:
 
     Attributes:
         host: Of the server that tools are called on.
+        scopes: Those that a call has lacked.
     """
 
     username: str
     server_title: str
     host: str
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,9 @@ class AuthorizationService:
         ticket, user = await self._opened(sealed)
         server = await self._usable(ticket.server_id, user)
         await self._require_open(ticket.flow_id)
-        return LinkPage(user.username, server.title, _host(server.url))
+        granted = await self._tokens.granted(user, server) if ticket.scopes else ()
+        missing = tuple(one for one in ticket.scopes if one not in granted) or ticket.scopes
+        return LinkPage(user.username, server.title, _host(server.url), missing)
 
     async def begin(self, sealed: str) -> BegunFlow:
         """Begin the flow of a link.
@@ -268,7 +278,7 @@ class AuthorizationService:
         except OAuthError as exc:
             # A response that another server made must not end the flow.
             self._counted.labels("refused").inc()
-            raise AuthorizationFailedError(exc.message) from None
+            raise AuthorizationFailedError(_sentence(exc.message)) from None
         if response.error is not None or response.code is None:
             reason = _refusal_text(response)
             await self._failed(flow, user, reason)
@@ -449,10 +459,11 @@ class AuthorizationService:
         state = orjson.dumps({"f": flow_id, "n": nonce})
         redirect_uri = self._authorization_servers.redirect_uri
         try:
-            found = await self._authorization_servers.discover(server)
-            granted = await self._tokens.granted(user, server) if more else ()
-            scopes = asked_scopes(found, oauth, (*granted, *more))
-            client = await self._client(user, server, found, scopes)
+            async with asyncio.timeout(BEGIN_SECONDS):
+                found = await self._authorization_servers.discover(server)
+                granted = await self._tokens.granted(user, server) if more else ()
+                scopes = asked_scopes(found, oauth, (*granted, *more))
+                client = await self._client(user, server, found, scopes)
             url = authorization_url(
                 found.server,
                 client,
@@ -463,11 +474,12 @@ class AuthorizationService:
                 resource=found.resource.resource,
                 skips_challenge_check=skips_challenge_check(oauth),
             )
-        except UpstreamError as exc:
+        except (UpstreamError, TimeoutError) as exc:
             # The flow stays as it is: the same button can be pressed again.
-            await self._note(user, server.id, "not_started", exc.message)
+            reason = NO_ANSWER if isinstance(exc, TimeoutError) else _sentence(exc.message)
+            await self._note(user, server.id, "not_started", reason)
             self._counted.labels("not_started").inc()
-            raise AuthorizationFailedError(exc.message) from exc
+            raise AuthorizationFailedError(reason) from exc
         cookie = secrets.token_urlsafe(COOKIE_BYTES)
         flow.browser, flow.nonce, flow.code_verifier = _digest(cookie), nonce, verifier
         flow.issuer = found.server.issuer
@@ -554,8 +566,9 @@ class AuthorizationService:
             try:
                 found = await self._authorization_servers.discover(server)
             except UpstreamError as exc:
-                await self._failed(flow, user, exc.message)
-                raise AuthorizationFailedError(exc.message) from None
+                reason = _sentence(exc.message)
+                await self._failed(flow, user, reason)
+                raise AuthorizationFailedError(reason) from None
         began_with = server_of(flow.authorization_server)
         if (
             found is None
@@ -598,12 +611,15 @@ class AuthorizationService:
                 await self._authorization_servers.forget(
                     server, found.server, flow.client_id or ""
                 )
-            await self._failed(flow, user, exc.message)
-            raise AuthorizationFailedError(exc.message) from exc
+            reason = _sentence(exc.message)
+            await self._failed(flow, user, reason)
+            raise AuthorizationFailedError(reason) from exc
         try:
             await self._tokens.store(user, server, request, tokens, flow.id)
         except FlowEndedError:
             await self._revoke_both(request, tokens.access_token, tokens.refresh_token)
+            if await self._servers.unchecked(server.id) is None:
+                raise AuthorizationFailedError(SERVER_REMOVED) from None
             raise
         self._links.forget(user.user_id, server.id)
         self._counted.labels("completed").inc()
@@ -645,12 +661,23 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc
 
 
+def _sentence(message: str) -> str:
+    """Return a reason as a page shows it."""
+    return message if message.endswith((".", "!", "?")) else f"{message}."
+
+
 def _refusal_text(response: AuthorizationResponse) -> str:
     code = response.error or ""
     if code == "access_denied":
         return "The authorization was denied."
-    shown = code if CODE.fullmatch(code) else "no code"
+    said = "The authorization server "
+    if response.error is None:
+        said += "answered neither a code nor an error"
+    elif CODE.fullmatch(code):
+        said += f"answered {code}"
+    else:
+        said += "refused the authorization"
     text = response.error_description or ""
     described = "".join(one if one.isprintable() else " " for one in text)
     described = described[:DESCRIPTION_CHARACTERS]
-    return f"The authorization server answered {shown}" + (f": {described}" if described else ".")
+    return f"{said}: {described}" if described else f"{said}."

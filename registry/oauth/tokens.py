@@ -28,7 +28,11 @@ from registry.oauth.authorization_servers import (
     oauth_of,
     place_of,
 )
-from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
+from registry.oauth.errors import (
+    AGAIN_SECONDS,
+    AuthorizationRequiredError,
+    AuthorizationUnavailableError,
+)
 from registry.oauth.policy import grant_of
 from registry.oauth.ports import AuthorizationLinks
 from registry.oauth.renewal import EXCHANGE_SECONDS, Renewal, UsableToken
@@ -62,9 +66,6 @@ AHEAD, MAX_AHEAD = 0.2, timedelta(minutes=5)
 
 AHEAD_AGAIN_SECONDS = 30.0
 """Pause after a renewal ahead of the expiry failed."""
-
-AGAIN_SECONDS = 5.0
-"""Pause after a renewal failed on which calls waited; they fail at once until then."""
 
 JUST_RENEWED_SECONDS = 10.0
 """A new token that is refused within this time is not renewed: the next would be refused too."""

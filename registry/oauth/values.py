@@ -1,5 +1,6 @@
 """Values of the oauth domain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -148,6 +149,15 @@ class AccessToken:
     expires_at: datetime
     refresh_at: datetime
     scopes: frozenset[str] | None = None
+
+
+SHOWN_SCOPES = 10
+
+
+def shown_scopes(scopes: Sequence[str]) -> str:
+    """Return scopes as a text for people; a server may have named any number, of any length."""
+    shown = ", ".join(one[:100] for one in scopes[:SHOWN_SCOPES])
+    return f"{shown} and others" if len(scopes) > SHOWN_SCOPES else shown
 
 
 @dataclass(frozen=True, slots=True)

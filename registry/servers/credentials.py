@@ -152,6 +152,12 @@ MIXED = (
 WITH_SECRET = ("client_id", "authorization_url", "token_url")
 """What must stand beside `client_secret`."""
 
+CHOOSING = ("token_url", "authorization_url", "client_id", "grant_types_supported")
+"""What says how tokens are obtained."""
+
+GRANTS = frozenset({*(grant.value for grant in Grant), "refresh_token"})
+"""Grants of which a configuration names one, if it names any."""
+
 OAUTH_ADDRESSES = ("authorization_url", "token_url", "redirect_uri", "revocation_endpoint")
 
 
@@ -200,6 +206,35 @@ def is_stored_header(value: str) -> bool:
     the oldest encrypted form, which we never write here.
     """
     return stored_form(value) not in {None, StoredForm.V1}
+
+
+def _says_the_same(oauth: JsonObject, stored: JsonObject) -> bool:
+    """Whether what chooses client and grant is as it was stored, by whichever application."""
+    return bool(stored) and all(oauth.get(name) == stored.get(name) for name in CHOOSING)
+
+
+def _require_usable(oauth: JsonObject) -> None:
+    """Check that a configuration names what its grant needs.
+
+    Raises:
+        ValidationFailedError: It could only fail later, in the browser or at a call.
+    """
+    grants = oauth.get("grant_types_supported")
+    if isinstance(grants, list) and grants and GRANTS.isdisjoint(map(str, grants)):
+        raise ValidationFailedError(
+            "oauth.grant_types_supported",
+            f"names no grant that the registry uses: {', '.join(sorted(GRANTS))}",
+        )
+    if not oauth.get("token_url"):
+        return
+    needed = ["client_id"]
+    if grant_of({"requiresOAuth": True, "oauth": oauth}) is Grant.AUTHORIZATION_CODE:
+        needed.append("authorization_url")
+    for name in needed:
+        if not oauth.get(name):
+            raise ValidationFailedError(
+                f"oauth.{name}", "is needed with oauth.token_url, which ends the discovery"
+            )
 
 
 class CredentialVault:
@@ -253,6 +288,8 @@ class CredentialVault:
             if lacking:
                 needed = " and ".join(f"oauth.{name}" for name in lacking)
                 raise ValidationFailedError("oauth.client_secret", f"needs {needed}")
+        if not _says_the_same(merged, stored or {}):
+            _require_usable(merged)
         return {name: value for name, value in merged.items() if value is not None}
 
     def stored_headers(self, given: Mapping[str, str], stored: JsonObject | None) -> JsonObject:

@@ -128,10 +128,10 @@ class JsonAnswer(Response):
 def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> JsonAnswer:
     """Return the answer for an expected error."""
     merged = dict(headers or {})
-    if error.kind is ErrorKind.UNAVAILABLE:
-        merged["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    elif "retry_after_seconds" in error.facts:
+    if "retry_after_seconds" in error.facts:
         merged["Retry-After"] = str(error.facts["retry_after_seconds"])
+    elif error.kind is ErrorKind.UNAVAILABLE:
+        merged["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return JsonAnswer(
         {"error": error.kind.value, "message": error.message, **error.facts},
         STATUS[error.kind],

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from registry.gateway.edge.error_responses import refusal_for
 from registry.gateway.values import Route, tool_entry
+from registry.oauth.errors import AGAIN_SECONDS, AuthorizationUnavailableError
 from registry.servers.values import Era
 from tests.conftest import ALICE, BOB
 from tests.fakes.oauth.access_tokens import FakeAccessTokens, make_oauth_server, token_of
@@ -348,8 +350,16 @@ async def test_missing_scopes_are_asked_for_by_name(
     answer = await gateway.post(request("tools/call", CALL))
 
     text = answer.json()["result"]["content"][0]["text"]
-    assert f"{LINK}read+write" in text
+    assert f"{LINK}read+write and then repeat the request." in text
+    assert text.startswith("demo wants more than was granted: read, write. ")
     assert len(upstream.requests) == 1
+
+
+def test_a_client_is_told_to_come_back_when_something_is_tried_again() -> None:
+    refusal = refusal_for(AuthorizationUnavailableError("Demo"))
+
+    assert refusal.facts == {"retry_after_seconds": AGAIN_SECONDS}
+    assert refusal.headers == ((b"retry-after", b"5"),)
 
 
 async def test_a_403_for_another_reason_is_no_reason_to_ask_for_the_user(

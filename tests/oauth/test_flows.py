@@ -235,6 +235,29 @@ async def test_a_denied_authorization_says_so(world: World) -> None:
     assert (await world.status(flow_id))["error"] == "The authorization was denied."
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            {"error": "<b>", "error_description": "not today"},
+            "refused the authorization: not today",
+        ),
+        ({"error": "<b>"}, "refused the authorization."),
+        ({}, "answered neither a code nor an error."),
+    ],
+)
+async def test_an_answer_without_a_code_is_told_as_what_it_is(
+    world: World, said: dict[str, str], shown: str
+) -> None:
+    _, link = await world.initiate()
+    state = parse_qs(urlsplit(await world.browser.press(link)).query)["state"][0]
+    query = urlencode({**said, "state": state, "iss": world.oauth.issuer})
+
+    page = await world.browser.show(f"{BASE_URL}/api/v1/mcp/oauth/callback?{query}")
+
+    assert shown in page.text
+
+
 async def test_nothing_of_others_is_markup_on_a_page(world: World) -> None:
     _, link = await world.initiate()
     state = parse_qs(urlsplit(await world.browser.press(link)).query)["state"][0]

@@ -126,6 +126,18 @@ async def test_revoking_during_an_exchange_stores_nothing(sent_back: SentBack) -
     await nothing_is_left(sent_back)
 
 
+async def test_a_server_that_is_removed_during_an_exchange_is_named_as_the_reason(
+    sent_back: SentBack,
+) -> None:
+    async with exchanging(sent_back) as page:
+        removed = await sent_back.rest.call(ROOT, "DELETE", f"/{sent_back.server_id}")
+
+    assert removed.status_code < 300, removed.text
+    assert (await page).status_code == 502
+    assert "The server was removed during the authorization." in (await page).text
+    await nothing_is_left(sent_back)
+
+
 @asynccontextmanager
 async def exchanging(sent_back: SentBack) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """Open the callback; within, the token endpoint has the code and has not answered."""

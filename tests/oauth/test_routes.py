@@ -32,7 +32,7 @@ class FakeAuthorizations(SimpleNamespace):
         """Return what a link is about."""
         if sealed != TICKET:
             raise LinkInvalidError
-        return LinkPage(SCRIPT, SCRIPT, "mcp.example")
+        return LinkPage(SCRIPT, SCRIPT, "mcp.example", (f"write{SCRIPT}",))
 
     async def begin(self, sealed: str) -> BegunFlow:
         """Begin the flow of a link."""
@@ -98,6 +98,7 @@ async def test_a_page_shows_names_as_text_and_runs_nothing(browser: httpx.AsyncC
     assert page.status_code == 200
     assert "<script" not in page.text
     assert page.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+    assert "wants more than was granted before: <strong>write&lt;script&gt;" in page.text
     assert page.headers["content-security-policy"] == (
         f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; "
         "frame-ancestors 'none'"

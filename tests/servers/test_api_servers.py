@@ -202,7 +202,11 @@ async def test_a_detail_holds_every_member_that_is_stored(rest: Rest, alice: Use
         "description": "All of it.",
         "type": "sse",
         "url": "https://whole.example.com/sse",
-        "oauth": {"client_id": "me", "token_url": "https://login.example/token"},
+        "oauth": {
+            "client_id": "me",
+            "authorization_url": "https://login.example/authorize",
+            "token_url": "https://login.example/token",
+        },
         "requiresOAuth": True,
         "oauthMetadata": {
             "resource": "https://whole.example.com",

@@ -13,7 +13,13 @@ from registry.servers.credentials import (
     masked_oauth,
     masked_url,
 )
-from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate, UserKeysInput
+from registry.servers.schemas import (
+    ConnectionTest,
+    OAuthInput,
+    ServerCreate,
+    ServerUpdate,
+    UserKeysInput,
+)
 
 URL = "https://mcp.example.com/mcp"
 
@@ -152,3 +158,48 @@ def test_what_is_stored_with_such_a_name_is_sent_as_it_stands(cipher: Cipher) ->
     sent = CredentialVault(cipher).request_headers("s", {"headers": headers})
 
     assert sent == headers
+
+
+TOKEN_URL = {"token_url": "https://as.example.com/token"}
+PAGE = {"authorization_url": "https://as.example.com/authorize"}
+NO_PERSON = {"grant_types_supported": ["client_credentials"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [
+        (TOKEN_URL, "oauth.client_id"),
+        ({**TOKEN_URL, "client_id": "me"}, "oauth.authorization_url"),
+        ({**TOKEN_URL, **NO_PERSON}, "oauth.client_id"),
+        ({"grant_types_supported": ["password"]}, "oauth.grant_types_supported"),
+    ],
+)
+def test_oauth_that_could_only_fail_later_is_refused(
+    cipher: Cipher, given: JsonObject, lacking: str
+) -> None:
+    vault = CredentialVault(cipher)
+
+    with pytest.raises(ValidationFailedError) as refused:
+        vault.stored_oauth(OAuthInput.model_validate(given), None)
+
+    assert refused.value.field == lacking
+    # What the other application has stored can be changed otherwise.
+    kept = vault.stored_oauth(OAuthInput.model_validate({**given, "scope": "read"}), given)
+    assert kept == {**given, "scope": "read"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"client_id": "me"},
+        PAGE,
+        {**TOKEN_URL, "client_id": "me", **PAGE},
+        {**TOKEN_URL, "client_id": "me", **NO_PERSON},
+        {"grant_types_supported": ["authorization_code", "password"]},
+        {"grant_types_supported": ["refresh_token"]},
+    ],
+)
+def test_oauth_that_says_enough_is_taken(cipher: Cipher, given: JsonObject) -> None:
+    stored = CredentialVault(cipher).stored_oauth(OAuthInput.model_validate(given), None)
+
+    assert stored == given

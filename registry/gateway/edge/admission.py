@@ -269,8 +269,12 @@ class Admission:
             raise rejected
         challenge = challenge_of(rejected.challenge)
         if challenge is not None and challenge.error == INSUFFICIENT_SCOPE:
-            link = self._links.link(user, route.oauth, challenge.scopes or ())
-            raise AuthorizationRequired(route.server_name, route.server_id, link)
+            scopes = challenge.scopes or ()
+            link = self._links.link(user, route.oauth, scopes)
+            granted = sent.token.scopes or frozenset()
+            # A server may name all that it needs, or only what is missing.
+            missing = [one for one in scopes if one not in granted] or scopes
+            raise AuthorizationRequired(route.server_name, route.server_id, link, missing)
         if rejected.answered != UNAUTHORIZED:
             raise rejected
         if is_renewed:

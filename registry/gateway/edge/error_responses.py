@@ -18,7 +18,11 @@ from registry.gateway.errors import (
     UserKeyNeeded,
 )
 from registry.gateway.protocol.envelope import RequestId
-from registry.oauth.errors import AuthorizationRequiredError
+from registry.oauth.errors import (
+    AGAIN_SECONDS,
+    AuthorizationRequiredError,
+    AuthorizationUnavailableError,
+)
 from registry.servers.errors import UserKeyMissingError
 
 META_PREFIX = "mcp-gateway-registry/"
@@ -41,6 +45,8 @@ def refusal_for(error: Exception) -> Refusal:
         case UserKeyMissingError() | AuthorizationRequiredError():
             # Not logged: a message may contain a link for the caller alone.
             return UserKeyNeeded(error.message)
+        case AuthorizationUnavailableError():
+            return NotServing(error.message, AGAIN_SECONDS)
         case RegistryError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message)
         case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):

@@ -183,7 +183,7 @@ class OAuthHttp:
                     method, URL(url, encoded=True), sent, body, timeout=self._timeout
                 )
                 try:
-                    whole = b"" if max_bytes is None else await _whole(answer, max_bytes)
+                    whole = b"" if max_bytes is None else await _whole(answer, url, max_bytes)
                 finally:
                     answer.close()
         except TimeoutError:
@@ -228,12 +228,13 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-async def _whole(answer: UpstreamAnswer, max_bytes: int) -> bytes:
+async def _whole(answer: UpstreamAnswer, url: str, max_bytes: int) -> bytes:
     whole = bytearray()
     async for piece in answer.body.iter_any():
         whole += piece
         if len(whole) > max_bytes:
-            raise AuthorizationServerUnavailableError("The answer is too long.")
+            message = f"The answer of {origin_of(url)} is too long."
+            raise AuthorizationServerUnavailableError(message)
     return bytes(whole)
 
 
