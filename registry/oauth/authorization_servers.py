@@ -70,15 +70,15 @@ class AuthorizationServers:
         self.redirect_uri = redirect_uri
         self._metadata_url = metadata_url
 
-    async def discover(self, server: OAuthServer) -> Discovered:
-        """Return the authorization server of a server.
+    async def discover(self, server: OAuthServer, issuer: str | None = None) -> Discovered:
+        """Return the authorization server of a server: *issuer*, if that is still one of several.
 
         Raises:
             UnsafeAddressError: A URL may not be contacted.
             OAuthError: There is none that can be used, or not now.
         """
         known = members(server.config.get("oauthMetadata"))
-        return await self._discovery.of_server(server.url, oauth_of(server.config), known)
+        return await self._discovery.of_server(server.url, oauth_of(server.config), known, issuer)
 
     async def check_response(self, server: AuthorizationServer, issuer: str | None) -> None:
         """Check the `iss` of an authorization response.

@@ -564,7 +564,7 @@ class AuthorizationService:
         found = None
         if flow.configuration == configuration_digest(server):
             try:
-                found = await self._authorization_servers.discover(server)
+                found = await self._authorization_servers.discover(server, flow.issuer)
             except UpstreamError as exc:
                 reason = _sentence(exc.message)
                 await self._failed(flow, user, reason)

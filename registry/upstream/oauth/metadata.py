@@ -5,14 +5,15 @@ metadata (RFC 8414, OpenID Connect Discovery) names its endpoints. Both are host
 authorization server is used only if its metadata names the issuer that was asked for.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from registry.core.json import JsonObject
 from registry.upstream.client import ACCEPT_BOTH
-from registry.upstream.errors import UnsafeAddressError
+from registry.upstream.errors import UnsafeAddressError, UpstreamError
 from registry.upstream.guard import UrlGuard
 from registry.upstream.oauth.authorization import S256, check_response_issuer
 from registry.upstream.oauth.challenges import challenge_of
@@ -34,6 +35,10 @@ SERVER_METADATA = "/.well-known/oauth-authorization-server"
 OPENID_METADATA = "/.well-known/openid-configuration"
 MAX_METADATA_BYTES = 64 * 1024
 MAX_ISSUERS = 10
+MAX_TRIED_ISSUERS = 3
+ISSUER_SECONDS = 3.0
+"""How long an authorization server may take while there are others to try."""
+
 OK = 200
 CHALLENGES = frozenset({401, 403})
 
@@ -97,15 +102,22 @@ class OAuthDiscovery:
         self._guard = guard
 
     async def of_server(
-        self, url: str, configured: JsonObject, known: JsonObject | None
+        self,
+        url: str,
+        configured: JsonObject,
+        known: JsonObject | None,
+        issuer: str | None = None,
     ) -> Discovered:
         """Return the authorization server of the MCP server at *url*.
+
+        Of several that it names, the first whose metadata can be used.
 
         Args:
             url: Of the MCP server.
             configured: Its `config.oauth`; with `token_url` nothing is discovered.
             known: Its `config.oauthMetadata`, used instead of a discovery if *configured* is
                 enough.
+            issuer: The one to return if it is named, and no other: a flow began there.
 
         Raises:
             UnsafeAddressError: A URL may not be contacted.
@@ -124,7 +136,32 @@ class OAuthDiscovery:
                 return Discovered(ProtectedResource(None), found)
             if not resource.authorization_servers:
                 raise OAuthMetadataError("The server's metadata names no authorization server.")
-            return Discovered(resource, await self.of_issuer(resource.authorization_servers[0]))
+            issuers = resource.authorization_servers
+            same = [one for one in issuers if one.rstrip("/") == (issuer or "").rstrip("/")]
+            tried = same[:1] or issuers[:MAX_TRIED_ISSUERS]
+            return Discovered(resource, await self._first_usable(tried))
+
+    async def _first_usable(self, issuers: Sequence[str]) -> AuthorizationServer:
+        """Return the first authorization server that can be used.
+
+        Raises:
+            UpstreamError: None can; says why the first cannot.
+        """
+        *others, last = issuers
+        failed: UpstreamError | None = None
+        for issuer in others:
+            try:
+                async with asyncio.timeout(ISSUER_SECONDS):
+                    return await self.of_issuer(issuer)
+            except UpstreamError as exc:
+                failed = failed or exc
+            except TimeoutError:
+                message = "The authorization server was not found in time."
+                failed = failed or AuthorizationServerUnavailableError(message)
+        try:
+            return await self.of_issuer(last)
+        except UpstreamError as exc:
+            raise failed or exc from None
 
     async def resource(self, url: str) -> ProtectedResource | None:
         """Return the metadata of the MCP server at *url*; None if it publishes none.

@@ -103,6 +103,32 @@ async def test_the_metadata_that_a_challenge_names_is_followed(
     assert host.seen == ["GET /mcp", "GET /there"]
 
 
+@pytest.mark.parametrize("unusable", [404, 503, "another issuer"])
+async def test_of_several_authorization_servers_the_first_that_can_be_used_is(
+    discovery: OAuthDiscovery, host: Documents, other_host: Documents, unusable: int | str
+) -> None:
+    first, second = f"{host.url}/first", other_host.url
+    there = server_of("https://elsewhere.test") if isinstance(unusable, str) else unusable
+    named = resource_of(host, first)
+    host.answers = {
+        f"{WELL_KNOWN}/mcp": {**named, "authorization_servers": [first, second]},
+        f"{AS_WELL_KNOWN}/first": there,
+    }
+    other_host.answers = {AS_WELL_KNOWN: server_of(second)}
+
+    assert (await found_of(discovery, host)).server.issuer == second
+
+    host.answers[f"{AS_WELL_KNOWN}/first"] = server_of(first)
+    assert (await found_of(discovery, host)).server.issuer == first
+    # A flow goes on where it began, though the first is back.
+    began = await discovery.of_server(f"{host.url}/mcp", {}, None, second)
+    assert began.server.issuer == second
+    # And nowhere else.
+    other_host.answers = {}
+    with pytest.raises(OAuthMetadataError):
+        await discovery.of_server(f"{host.url}/mcp", {}, None, second)
+
+
 @pytest.mark.parametrize(
     ("path", "places"),
     [
