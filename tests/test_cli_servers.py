@@ -125,6 +125,8 @@ def test_a_server_is_shared_by_names(weather: dict[str, Any], database_uri: str)
         (["policies", "add", "missing.json"], 1, "missing.json cannot be read"),
         (["limits", "show", "nothing"], 3, "there is no limit 'nothing'"),
         (["limits", "list", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
+        (["budgets", "show", "nothing"], 3, "there is no budget 'nothing'"),
+        (["budgets", "remove", "f" * 24, "--yes"], 3, "Budget not found"),
         (["audit", "list", "--action", "hack"], 1, "action: "),
         (["audit", "list", "--since", "yesterday"], 1, "since: "),
         (["usage", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
@@ -195,6 +197,34 @@ def test_limits_are_added_changed_shown_and_removed(
     assert printed("limits", "list") == []
 
 
+def test_budgets_are_added_changed_shown_and_removed(
+    weather: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = {
+        "name": "gpu",
+        "amount": 250,
+        "subjects": {"roles": ["user"]},
+        "billing_tags": ["gpu"],
+    }
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    (tmp_path / "part.json").write_text(json.dumps({"amount": 0}))
+    (tmp_path / "wrong.json").write_text(json.dumps({"amount": -1}))
+
+    added = printed("budgets", "add", str(tmp_path / "whole.json"))
+    wrong = run("budgets", "update", "gpu", str(tmp_path / "wrong.json"))
+    changed = printed("budgets", "update", "gpu", str(tmp_path / "part.json"))
+    listed = run("budgets", "list")
+    shown = printed("budgets", "show", added["id"])
+    removed = run("budgets", "remove", "gpu", "--yes")
+
+    assert (added["amount"], added["spent"], weather["id"] in str(added)) == (250, 0, False)
+    assert (wrong.exit_code, wrong.stderr.startswith("registry: amount: ")) == (1, True)
+    assert (changed["amount"], changed["billing_tags"], shown) == (0, ["gpu"], changed)
+    assert listed.stdout.splitlines()[1].split()[:3] == ["gpu", "0.0", "0.0"]
+    assert removed.exit_code == 0
+    assert printed("budgets", "list") == []
+
+
 def test_toolsets_are_added_listed_shown_and_removed(
     weather: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -225,12 +255,16 @@ def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:
     told = run("audit", "list", "--limit", "1").stderr
     told_all = run("audit", "list", "--limit", "0").stderr
     calls = printed("usage")
+    grouped = run("usage", "--by", "caller", "--by", "day,tool")
+    unknown = run("usage", "--by", "caller", "--by", "color")
 
     assert [record["action"] for record in records] == ["update", "create"]
     assert [record["action"] for record in one] == ["update"]
     assert told == "1, and there are more; --limit 0 shows all\n"
     assert told_all.endswith(" in all\n")
     assert calls == []
+    assert (grouped.exit_code, grouped.stderr) == (0, "none\n")
+    assert unknown.stderr.startswith("registry: group_by: ")
 
 
 def test_a_configuration_of_a_client_is_imported(

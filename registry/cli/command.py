@@ -7,6 +7,7 @@ import typer
 
 from registry.cli.approvals import approvals
 from registry.cli.audit import audit
+from registry.cli.budgets import budgets
 from registry.cli.clients import client_config
 from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
@@ -75,6 +76,7 @@ app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
 app.add_typer(policies, name="policies")
 app.add_typer(limits, name="limits")
+app.add_typer(budgets, name="budgets")
 app.add_typer(toolsets, name="toolsets")
 app.add_typer(approvals, name="approvals")
 app.add_typer(quarantine, name="quarantine")

@@ -61,11 +61,11 @@ def usage(  # noqa: PLR0913 - options
         str | None, typer.Option(help="Before this time, such as 2030-01-31T18:00Z.")
     ] = None,
     group_by: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--by",
             help="Daily totals instead of calls: some of caller, server, tool, tag, day, "
-            "separated by commas.",
+            "separated by commas or in options of their own.",
         ),
     ] = None,
     export: Annotated[
@@ -94,7 +94,7 @@ def usage(  # noqa: PLR0913 - options
                 "tag": tag,
                 "since": since,
                 "until": until,
-                "group_by": group_by,
+                "group_by": ",".join(group_by) if group_by else None,
             }
             asked = validated(UsageQuery, query)
             record_filter, groups = asked.record_filter(), asked.groups()

@@ -112,6 +112,9 @@ class Policies(Protocol):
     def seen_by(self, user: UserContext) -> "Route":
         """Return the route with the tools that *user* may use. No I/O."""
 
+    def tools_named(self, names: Iterable[str]) -> "Mapping[str, ToolEntry]":
+        """Return tools of the server by name, whoever may use them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:

@@ -63,7 +63,8 @@ def _milliseconds(microseconds: float | None) -> float | None:
     return None if microseconds is None else round(microseconds / 1000, 3)
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that a spreadsheet computes; full-width forms count there too."""
 
 
 def csv_lines(rows: Iterable[JsonObject], *, has_header: bool) -> bytes:
@@ -89,7 +90,7 @@ def ndjson_lines(rows: Iterable[JsonObject]) -> bytes:
 
 def _cell(value: object) -> object:
     if isinstance(value, list):
-        value = ";".join(map(str, value))
+        return ";".join(str(_cell(one)) for one in value)
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value

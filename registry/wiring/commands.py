@@ -27,6 +27,7 @@ from registry.wiring.services import (
     build_approval_reader,
     build_approval_repository,
     build_approval_service,
+    build_budget_service,
     build_limit_service,
     build_permissions,
     build_policies,
@@ -40,6 +41,7 @@ from registry.wiring.services import (
 from registry.wiring.storage import Storage, build_storage, prepared
 
 if TYPE_CHECKING:
+    from registry.access.budgets.service import BudgetService
     from registry.access.limits.service import LimitService
     from registry.access.policies.service import PolicyService
     from registry.access.quarantine.service import QuarantineService
@@ -116,6 +118,11 @@ class CommandServices:
         return build_limit_service(
             self.settings, self.storage, self.directory, NoGateway(), self.clock
         )
+
+    @cached_property
+    def budgets(self) -> BudgetService:
+        """Return the service of budgets."""
+        return build_budget_service(self.settings, self.storage, self.directory, self.clock)
 
     @cached_property
     def policies(self) -> PolicyService:

@@ -15,7 +15,9 @@ import pytest_asyncio
 
 from registry.auth.identity import Role, Scope, UserContext
 from registry.core.clock import SystemClock
+from registry.core.json import JsonObject
 from registry.usage.batches import BatchPacker
+from registry.usage.presenter import csv_lines, ndjson_lines
 from registry.usage.repository import UsageRepository
 from registry.usage.totals import totals_of, writes_of
 from registry.usage.values import Charge, GroupBy
@@ -32,6 +34,14 @@ AUDITOR = UserContext("e" * 24, "audrey", Role.ADMIN, frozenset({Scope.READ_AUDI
 BOB = UserContext("b" * 24, "bob", Role.USER, frozenset({Scope.READ_AUDIT}))
 TEAM = Charge("high", ("team-a",), 250_000, 1_000)
 SHARED = Charge(None, ("gpu", "team-a"), 10_000, 0)
+ODD = {
+    "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
+    "\n=1+1": "'\n=1+1",
+    "\uff1dcmd()": "'\uff1dcmd()",
+    'a,"b"\r\nc': 'a,"b"\r\nc',
+    "-2": "'-2",
+}
+"""Texts that a spreadsheet, or a reader of lines, misreads; and their cells."""
 GROUPINGS = [
     ",".join(some)
     for some in chain.from_iterable(combinations(GroupBy, size) for size in (1, 2, 5))
@@ -200,3 +210,16 @@ async def test_a_call_costs_what_its_tools_metadata_says(
     assert group["cost"] == pytest.approx(1.0 + 0.001 * size / 1024, abs=2e-6)
     records = (await ask(rest, tag="team-a")).json()["records"]
     assert sum(record["cost"] for record in records) == pytest.approx(group["cost"])
+
+
+async def test_exported_texts_are_one_cell_and_no_formula() -> None:
+    rows: list[JsonObject] = [
+        {"tool": text, "tags": ["gpu", text], "outcomes": {text: 1}, "cost": -1.5} for text in ODD
+    ]
+
+    table = list(csv.DictReader(StringIO(csv_lines(rows, has_header=True).decode(), newline="")))
+
+    assert table == [
+        {"tool": cell, "tags": f"gpu;{cell}", "cost": "-1.5"} for cell in ODD.values()
+    ]
+    assert [json.loads(line) for line in ndjson_lines(rows).splitlines()] == rows

@@ -505,6 +505,8 @@ class Admission:
             changes={"tool": tool, "policies": [*ids]},
         )
         if any(policy_id.startswith(PREFIX) for policy_id in ids):
+            if self._quarantines.of_server(blocked.route.server_id) is not None:
+                return Quarantined(f"The server {blocked.route.server_name}")
             return Quarantined(f"The tool {name}")
         return ToolDenied(name)
 

@@ -24,7 +24,7 @@ from registry.gateway.protocol.list_pages import (
     cursor_after,
     cursor_position,
 )
-from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
+from registry.gateway.values import FeatureEntry, Policies, Route, ToolEntry, may_tell_of_resources
 from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
 from registry.upstream.sdk import UriTemplate
 
@@ -114,8 +114,11 @@ class BlockedTool:
 class AggregatedServer:
     """One server as a part of the aggregate server."""
 
-    def __init__(self, route: Route, prefix: str | None = None) -> None:
+    def __init__(
+        self, route: Route, prefix: str | None = None, policies: Policies | None = None
+    ) -> None:
         self.route = route
+        self._policies = policies
         self.prefix = public_prefix(route.slug) if prefix is None else prefix
 
     def seen_by(self, user: UserContext) -> "AggregatedServer":
@@ -123,7 +126,7 @@ class AggregatedServer:
         policies = self.route.policies
         if policies is None:
             return self
-        return AggregatedServer(policies.seen_by(user), self.prefix)
+        return AggregatedServer(policies.seen_by(user), self.prefix, policies)
 
     @cached_property
     def blocked(self) -> Mapping[str, BlockedTool]:
@@ -132,6 +135,12 @@ class AggregatedServer:
             public_suffix(self.prefix, name): BlockedTool(self.route, name, rule)
             for name, rule in self.route.hidden.items()
         }
+
+    @cached_property
+    def hidden(self) -> Mapping[str, ToolEntry]:
+        """Return the refused tools by name."""
+        policies = self._policies
+        return {} if policies is None else policies.tools_named(self.route.hidden)
 
     @cached_property
     def tools(self) -> Mapping[str, ToolEntry]:
@@ -157,12 +166,19 @@ class Catalogue:
     Args:
         routes: By any key.
         former: The version before; what did not change is reused.
+        quarantined: Servers that are in no list, and whose callers are told why.
 
     Attributes:
         by_server: The servers by their ids.
     """
 
-    def __init__(self, routes: Mapping[str, Route], former: "Catalogue | None" = None) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        former: "Catalogue | None" = None,
+        quarantined: Iterable[Route] = (),
+    ) -> None:
+        self._quarantined = [AggregatedServer(route) for route in quarantined]
         known: Mapping[str, AggregatedServer] = former.by_server if former is not None else {}
         members: list[AggregatedServer] = []
         for route in routes.values():
@@ -216,15 +232,21 @@ class Catalogue:
         ]
         if self._is_policed:
             allowed = [member.seen_by(user) for member in allowed]
+        quarantined = [
+            member.seen_by(user)
+            for member in self._quarantined
+            if member.route.facts.tenant_id == user.tenant_id
+            and decide_use(user, member.route.facts, admin_uses_private=admin_uses_private).allowed
+        ]
         # Callers with equal views share the pages too.
-        shared = tuple(_identity(member.route) for member in allowed)
+        shared = tuple(_identity(member.route) for member in (*allowed, *quarantined))
         view = self._by_members.get(shared)
         if len(self._views) >= REMEMBERED_VIEWS or self._narrowed > REMEMBERED_NARROWED:
             self._views.clear()
             self._by_members.clear()
             self._narrowed = 0
         if view is None:
-            view = CatalogueView(next(self._serials), allowed, self._pages)
+            view = CatalogueView(next(self._serials), allowed, self._pages, quarantined)
             self._by_members[shared] = view
             self._narrowed += sum(
                 len(member.route.tools) for member in allowed if member.route.hidden
@@ -240,15 +262,21 @@ class CatalogueView:
         serial: Identifies the view in *pages*.
         members: In the order of their names.
         pages: Cache of built pages.
+        quarantined: Servers that are in no list; all of their tools are blocked.
 
     Attributes:
         toolsets: Cache of the toolsets as these callers see them.
     """
 
     def __init__(
-        self, serial: int, members: Sequence[AggregatedServer], pages: LRUCache[PageKey, bytes]
+        self,
+        serial: int,
+        members: Sequence[AggregatedServer],
+        pages: LRUCache[PageKey, bytes],
+        quarantined: Sequence[AggregatedServer] = (),
     ) -> None:
         self.members = members
+        self.quarantined = quarantined
         self._serial = serial
         self._pages = pages
         # Made of this view alone, and replaced with it.
@@ -258,6 +286,13 @@ class CatalogueView:
     def by_prefix(self) -> Mapping[str, AggregatedServer]:
         """Return the servers by name prefix."""
         return {member.prefix: member for member in self.members}
+
+    def blocked(self, prefix: str, suffix: str) -> BlockedTool | None:
+        """Return the tool of that public name that is refused to the callers, if there is one."""
+        member = self.by_prefix.get(prefix)
+        if member is None and self.quarantined:
+            member = next((one for one in self.quarantined if one.prefix == prefix), None)
+        return None if member is None else member.blocked.get(suffix)
 
     @cached_property
     def by_slug(self) -> Mapping[str, AggregatedServer]:

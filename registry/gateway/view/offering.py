@@ -114,8 +114,7 @@ class CombinedOffering:
     def blocked(self, name: str) -> BlockedTool | None:
         """Return the tool of that name that policies refuse to the caller, if there is one."""
         prefix, _, suffix = name.partition(SEPARATOR)
-        member = self._view.by_prefix.get(prefix)
-        return None if member is None else member.blocked.get(suffix)
+        return self._view.blocked(prefix, suffix)
 
     def prompt(self, name: str) -> CatalogueEntry | None:
         """Return the route of the server that has the prompt."""

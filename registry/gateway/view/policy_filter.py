@@ -16,7 +16,7 @@ from registry.access.policies.decisions import PolicyIndex, ToolRule, decide, ru
 from registry.access.policies.values import Policy, ToolFacts
 from registry.auth.identity import UserContext
 from registry.gateway.protocol.list_pages import build_pages
-from registry.gateway.values import Route
+from registry.gateway.values import Route, ToolEntry
 
 REMEMBERED_TOOLS = 200_000
 """Maximum number of tools in all cached copies of routes, about 150 bytes each."""
@@ -102,6 +102,10 @@ class PolicyFilteredRoute:
             route = self._narrowed(user)
             self._remembered.keep(key, route)
         return route
+
+    def tools_named(self, names: Iterable[str]) -> Mapping[str, ToolEntry]:
+        """Return tools of the server by name, whoever may use them."""
+        return {name: self._route.tools[name] for name in names}
 
     def _narrowed(self, user: UserContext) -> Route:
         refused = 0

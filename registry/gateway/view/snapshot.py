@@ -566,13 +566,15 @@ class Snapshot:
             routes.setdefault(route.facts.tenant_id, {}).setdefault(route.slug, route)
         self._routes = routes
         quarantines = self._quarantines
-        served = (
-            route
-            for by_slug in routes.values()
-            for route in by_slug.values()
-            if quarantines is None or quarantines.of_server(route.server_id) is None
+        known = [route for by_slug in routes.values() for route in by_slug.values()]
+        quarantined = (
+            []
+            if quarantines is None or quarantines.is_empty
+            else [one for one in known if quarantines.of_server(one.server_id) is not None]
         )
-        self._catalogue = Catalogue({route.server_id: route for route in served}, self._catalogue)
+        gone = {route.server_id for route in quarantined}
+        served = {route.server_id: route for route in known if route.server_id not in gone}
+        self._catalogue = Catalogue(served, self._catalogue, quarantined)
         ends = (ends_at for view in views if (ends_at := _next_expiry(view)) is not None)
         self._next_expiry = min(ends, default=None)
         self._notify()

@@ -4,10 +4,11 @@ A toolset is resolved against a caller's view of the catalogue, so it can never 
 view does not. The result is kept with the view, and callers with equal views share it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import orjson
@@ -191,23 +192,50 @@ class Toolsets:
         known = view.toolsets.get(key)
         if isinstance(known, ToolsetOffering):
             return known
-        offered = _offered(view, server_id)
-        first, *others = toolsets
-        served, _ = resolve(first, offered, self._presentations)
-        for other in others:
-            served = narrowed(served, resolve(other, offered, self._presentations)[0])
+        served = self._served(toolsets, _offered(view, server_id))
         ids = "+".join(one.id for one in toolsets)
         offering = ToolsetOffering(
             served,
             {member.route.server_id: member.route for member in view.members},
             scope_id=COMBINED if is_default else f"toolset:{ids}@{server_id or COMBINED}",
-            title=first.title or first.name,
-            instructions=first.description,
+            title=toolsets[0].title or toolsets[0].name,
+            instructions=toolsets[0].description,
+            blocked=partial(self._blocked, view, toolsets, server_id),
         )
         if len(view.toolsets) >= MAX_KEPT:
             view.toolsets.clear()
         view.toolsets[key] = offering
         return offering
+
+    def _served(
+        self, toolsets: Sequence[Toolset], offered: Sequence[Offered[ToolEntry]]
+    ) -> dict[str, Served[ToolEntry]]:
+        first, *others = toolsets
+        served, _ = resolve(first, offered, self._presentations)
+        for other in others:
+            served = narrowed(served, resolve(other, offered, self._presentations)[0])
+        return served
+
+    def _blocked(
+        self, view: CatalogueView, toolsets: Sequence[Toolset], server_id: str | None
+    ) -> dict[str, BlockedTool]:
+        """Return what the toolsets would serve of the tools that are refused to the caller."""
+        members = {
+            member.route.server_id: member
+            for member in (*view.members, *view.quarantined)
+            if member.route.hidden and server_id in {None, member.route.server_id}
+        }
+        if not members:
+            return {}
+        offered = [Offered(key, member.prefix, member.hidden) for key, member in members.items()]
+        return {
+            name: BlockedTool(
+                members[one.server_id].route,
+                one.tool.name,
+                members[one.server_id].route.hidden[one.tool.name],
+            )
+            for name, one in self._served(toolsets, offered).items()
+        }
 
 
 class ToolsetOffering:
@@ -219,6 +247,7 @@ class ToolsetOffering:
         scope_id: What sessions are bound to.
         title: The display name.
         instructions: For models.
+        blocked: Finds the tools that would be served too, but are refused to the caller.
     """
 
     only: Route | None = None
@@ -232,7 +261,9 @@ class ToolsetOffering:
         scope_id: str,
         title: str,
         instructions: str | None,
+        blocked: Callable[[], Mapping[str, BlockedTool]],
     ) -> None:
+        self._find_blocked = blocked
         self.scope_id = scope_id
         self.title = title
         self.instructions = instructions
@@ -254,9 +285,14 @@ class ToolsetOffering:
         """Return the route of the server that has the tool."""
         return self._entries.get(name)
 
-    def blocked(self, name: str) -> BlockedTool | None:  # noqa: ARG002 - as of other offerings
-        """Return None: what is refused is not in the toolset."""
-        return None
+    def blocked(self, name: str) -> BlockedTool | None:
+        """Return the tool of that name that policies refuse to the caller, if there is one."""
+        return self._blocked.get(name)
+
+    @cached_property
+    def _blocked(self) -> Mapping[str, BlockedTool]:
+        # Few callers ask for what is not in their list.
+        return self._find_blocked()
 
     def prompt(self, name: str) -> CatalogueEntry | None:  # noqa: ARG002 - as of other offerings
         """Return None: toolsets have tools alone."""

@@ -47,6 +47,24 @@ async def lift(rest: Rest, user: UserContext, quarantine: dict[str, Any]) -> int
     return answer.status_code
 
 
+async def made(rest: Rest, server_id: str) -> list[str]:
+    """Make toolsets that serve a tool by its name, by a wildcard and under another name."""
+    entries: list[dict[str, Any]] = [
+        {"server": server_id, "tool": "echo", "name": "say"},
+        {"server": server_id, "tool": "e*"},
+    ]
+    for number, entry in enumerate(entries):
+        body = {"name": f"set{number}", "entries": [entry]}
+        answer = await rest.ask(ALICE, "POST", "/toolsets", json=body)
+        assert answer.status_code in {201, 409}, answer.text
+    return [f"set{number}" for number in range(len(entries))]
+
+
+def toolset_names(sets: list[str]) -> list[tuple[str, str]]:
+    """Return path and tool of a call to each, that with another name last."""
+    return [(f"toolsets/{sets[1]}", "sums__echo"), (f"toolsets/{sets[0]}", "say")]
+
+
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def _nothing_left(rest: Rest) -> Any:
     yield
@@ -70,6 +88,11 @@ async def test_a_quarantined_tool_is_in_no_list_and_not_called(
             assert name not in await names(rest, user, path)
             called = await mcp(rest, user, path, "tools/call", name=name, arguments={})
             assert "is in quarantine" in str(called)
+    for path, name in toolset_names(await made(rest, server["id"])):
+        called = await mcp(rest, ALICE, path, "tools/call", name=name, arguments={})
+        assert "is in quarantine" in str(called)
+    outside = await mcp(rest, ALICE, path, "tools/call", name="sums__echo", arguments={})
+    assert "is in quarantine" not in str(outside)
     explained = await rest.ask(ALICE, "POST", "/access/explain", json={"tool": "sums__echo"})
     assert explained.json()["allowed"] is False
     again = (await rest.ask(ROOT, "GET", "/access/quarantine")).json()["quarantines"]
@@ -86,6 +109,9 @@ async def test_a_quarantined_server_answers_nothing(rest: Rest, upstream: PlainU
         refused = await mcp(rest, ALICE, "sums", method)
         assert refused["error"]["data"]["error"] == "quarantined"
     assert {name.partition("__")[0] for name in await names(rest, ALICE, "")} == {"other"}
+    for path, name in [("", "sums__echo"), *toolset_names(await made(rest, server["id"]))]:
+        called = await mcp(rest, ALICE, path, "tools/call", name=name, arguments={})
+        assert "The server sums is in quarantine" in str(called)
     asked = {"tool": "echo", "path": "/mcp/sums"}
     explained = await rest.ask(ALICE, "POST", "/access/explain", json=asked)
     refused_by = [one["step"] for one in explained.json()["reasons"] if not one["passed"]]
