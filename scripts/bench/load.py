@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import orjson
@@ -36,6 +37,7 @@ class Target:
         tool: What to call.
         tools: How many tools there are to be listed.
         is_modern: Whether requests are of the stateless era.
+        arguments: What else each call has as arguments.
     """
 
     host: str
@@ -46,6 +48,7 @@ class Target:
     tool: str = "echo"
     tools: int = 1
     is_modern: bool = False
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,8 @@ class Client:
         await self.send(note)
 
     async def _call(self, text: str) -> bool:
-        params: dict[str, object] = {"name": self._target.tool, "arguments": {"text": text}}
+        arguments = {"text": text, **self._target.arguments}
+        params: dict[str, object] = {"name": self._target.tool, "arguments": arguments}
         if self._target.is_modern:
             params["_meta"] = MODERN_META
         message = {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}

@@ -68,9 +68,11 @@ class Stage:
         """Register a server on loopback, and return its id."""
         return _register(self.port, self.token, name, upstream_port, path)
 
-    def ask(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+    def ask(
+        self, path: str, body: dict[str, object] | None, method: str | None = None
+    ) -> dict[str, Any]:
         """Send a request to the API, below `/api/v1/`, and return the answer."""
-        return _ask(self.port, self.token, path, body)
+        return _ask(self.port, self.token, path, body, method)
 
     def toggle(self, *, is_enabled: bool) -> None:
         """Switch the server on or off."""
@@ -196,11 +198,14 @@ def _register(port: int, token: str, name: str, upstream_port: int, path: str) -
     return str(server["id"])
 
 
-def _ask(port: int, token: str, path: str, body: dict[str, object] | None) -> dict[str, Any]:
+def _ask(
+    port: int, token: str, path: str, body: dict[str, object] | None, method: str | None = None
+) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://{HOST}:{port}/api/v1/{path}",
         None if body is None else json.dumps(body).encode(),
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        method=method,
     )
     with urllib.request.urlopen(request, timeout=API_SECONDS) as answer:  # noqa: S310 - loopback
         found: dict[str, Any] = json.load(answer)

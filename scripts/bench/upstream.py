@@ -1,8 +1,9 @@
 """A cheap MCP upstream (handshake era and 2026-07-28), so that what is measured is the gateway.
 
 Run as `python -m scripts.bench.upstream PORT`. Below `/many/` it lists `TOOLS_EACH` tools, which
-are others at each path, below `/tools/<number>/` as many as that says, and below
-`/enumerations/<number>/` so many with an enumeration of nearly a megabyte.
+are others at each path, below `/tools/<number>/` as many as that says, below
+`/enumerations/<number>/` so many with an enumeration of nearly a megabyte, and below
+`/members/<number>/` one with so many arguments.
 """
 
 import sys
@@ -30,6 +31,7 @@ TOOL_BYTES = 600
 MANY = "/many/"
 SOME = "/tools/"
 ENUMERATIONS = "/enumerations/"
+MEMBERS = "/members/"
 ENUMERATED = 90_000
 """Values that a definition of the largest size may have, nearly."""
 
@@ -48,6 +50,15 @@ def _listed(path: str) -> list[dict[str, Any]]:
     if path.startswith(ENUMERATIONS):
         count = int(path.split("/")[2])
         return [_enumeration(f"choose_{number:02}", path) for number in range(count)]
+    if path.startswith(MEMBERS):
+        # As many members, besides the text.
+        more = {
+            f"field_{number:02}": {"type": "string", "minLength": 1, "maxLength": 100}
+            for number in range(int(path.split("/")[2]) - 1)
+        }
+        properties = {"text": {"type": "string"}, **more}
+        schema = {"type": "object", "properties": properties, "required": ["text"]}
+        return [{**ECHO, "inputSchema": schema}]
     return [ECHO]
 
 
