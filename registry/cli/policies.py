@@ -88,13 +88,14 @@ def policies_add(file: File, *, as_json: AsJson = False) -> None:
     """Make a policy of a file."""
 
     async def work() -> None:
-        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.presenter import present_written  # noqa: PLC0415 - heavy imports
         from registry.access.policies.schemas import PolicyCreate  # noqa: PLC0415
 
         change = validated(PolicyCreate, read_body(file)).change()
         async with services(changes=True) as built:
-            record, warnings = await built.policies.create(change, OPERATOR)
-        _print_policy(present_policy(record), warnings, as_json=as_json)
+            written = await built.policies.create(change, OPERATOR)
+        told = present_written(written.record, written.consequence, written.warnings)
+        show_fields(told, as_json=as_json)
 
     run(work)
 
@@ -104,14 +105,15 @@ def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> N
     """Change the members of a policy that a file names, and no others."""
 
     async def work() -> None:
-        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.presenter import present_written  # noqa: PLC0415 - heavy imports
         from registry.access.policies.schemas import PolicyUpdate  # noqa: PLC0415
 
         change = validated(PolicyUpdate, read_body(file)).change()
         async with services(changes=True) as built:
             found = await _policy_of(built, policy)
-            record, warnings = await built.policies.update(found.policy.id, change, OPERATOR)
-        _print_policy(present_policy(record), warnings, as_json=as_json)
+            written = await built.policies.update(found.policy.id, change, OPERATOR)
+        told = present_written(written.record, written.consequence, written.warnings)
+        show_fields(told, as_json=as_json)
 
     run(work)
 
@@ -174,7 +176,3 @@ def read_body(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         fail(f"{file} holds no JSON object")
     return content
-
-
-def _print_policy(presented: dict[str, Any], warnings: list[str], *, as_json: bool) -> None:
-    show_fields({**presented, "warnings": warnings}, as_json=as_json)

@@ -1,5 +1,6 @@
 """Policies in the form of responses and of the audit trail. Pure."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from registry.access.policies.values import PolicyEditor, PolicyRecord, PolicyTarget, Subjects
@@ -19,6 +20,11 @@ def present_policy(record: PolicyRecord) -> JsonObject:
         "updated_at": present_moment(record.updated_at),
         "updated_by": present_person(record.updated_by),
     }
+
+
+def present_written(record: PolicyRecord, consequence: str, warnings: Sequence[str]) -> JsonObject:
+    """Return a policy that was just written, and what follows from it."""
+    return {**present_policy(record), "consequence": consequence, "warnings": [*warnings]}
 
 
 def present_content(record: PolicyRecord) -> JsonObject:

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from registry.access.policies.presenter import present_policy
+from registry.access.policies.presenter import present_policy, present_written
 from registry.access.policies.schemas import (
     ExplainAnswer,
     ExplainRequest,
@@ -16,7 +16,7 @@ from registry.access.policies.schemas import (
     PolicyUpdate,
     PolicyWithWarnings,
 )
-from registry.access.policies.service import ExplainQuestion, PolicyService
+from registry.access.policies.service import ExplainQuestion, PolicyService, WrittenPolicy
 from registry.access.policies.values import PolicyRecord
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
@@ -67,8 +67,7 @@ async def list_policies(
 )
 async def create_policy(request: Request, user: Sharer, body: PolicyCreate) -> Response:
     """Create a policy; it is in force on every replica within a second."""
-    record, warnings = await _service(request).create(body.change(), user)
-    return _written(record, warnings, 201)
+    return _written(await _service(request).create(body.change(), user), 201)
 
 
 @router.get(
@@ -97,10 +96,10 @@ async def update_policy(
     if_match: IfMatch = None,
 ) -> Response:
     """Change the given members only."""
-    record, warnings = await _service(request).update(
+    written = await _service(request).update(
         policy_id, body.change(), user, expected_etag=etag_in(if_match)
     )
-    return _written(record, warnings)
+    return _written(written)
 
 
 @router.delete(
@@ -166,5 +165,6 @@ def _answer(body: JsonObject, record: PolicyRecord, status: int = 200) -> Respon
     return JsonAnswer(body, status, headers={"ETag": f'"{record.etag}"'})
 
 
-def _written(record: PolicyRecord, warnings: list[str], status: int = 200) -> Response:
-    return _answer({**present_policy(record), "warnings": [*warnings]}, record, status)
+def _written(written: WrittenPolicy, status: int = 200) -> Response:
+    body = present_written(written.record, written.consequence, written.warnings)
+    return _answer(body, written.record, status)

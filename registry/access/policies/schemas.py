@@ -309,6 +309,7 @@ class PolicyAnswer(BaseModel):
 class PolicyWithWarnings(PolicyAnswer):
     """A policy that was just written."""
 
+    consequence: str = Field(description="What it does to the tools it is about, in words.")
     warnings: list[str] = Field(description="What may not be as it was meant.")
 
 

@@ -4,7 +4,7 @@ Owners of a server write its policies, administrators those for all servers. A p
 the use of tools: it gives no right to see or change a server.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -17,6 +17,7 @@ from registry.access.policies.decisions import (
     WILDCARD,
     PolicyIndex,
     ToolRule,
+    consequence,
     decide,
     rules_of,
 )
@@ -124,6 +125,20 @@ class ExplainResult:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenPolicy:
+    """A policy that was just written.
+
+    Attributes:
+        consequence: What it does to the tools it is about, in words.
+        warnings: What may not be as it was meant.
+    """
+
+    record: PolicyRecord
+    consequence: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyStore:
     """The stores of policies, and of what they name."""
 
@@ -185,10 +200,8 @@ class PolicyService:
         """
         return await self._require(policy_id, user)
 
-    async def create(
-        self, change: PolicyChange, user: UserContext
-    ) -> tuple[PolicyRecord, list[str]]:
-        """Create a policy; return it, with warnings about possible mistakes.
+    async def create(self, change: PolicyChange, user: UserContext) -> WrittenPolicy:
+        """Create a policy.
 
         Raises:
             PolicyForbiddenError: *user* may not write policies with this target.
@@ -218,7 +231,7 @@ class PolicyService:
 
         await self._database.transaction(write)
         await self._written(policy_id, AuditAction.CREATE, user)
-        return record, await self._warnings(record.policy, user)
+        return await self._told(record, user)
 
     async def update(
         self,
@@ -227,7 +240,7 @@ class PolicyService:
         user: UserContext,
         *,
         expected_etag: str | None = None,
-    ) -> tuple[PolicyRecord, list[str]]:
+    ) -> WrittenPolicy:
         """Change the given members only; a change without effect writes nothing.
 
         Raises:
@@ -274,7 +287,7 @@ class PolicyService:
         record, is_changed = await self._database.transaction(write)
         if is_changed:
             await self._written(policy_id, AuditAction.UPDATE, user)
-        return record, await self._warnings(record.policy, user)
+        return await self._told(record, user)
 
     async def delete(
         self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
@@ -458,6 +471,22 @@ class PolicyService:
     async def _written(self, policy_id: str, action: AuditAction, user: UserContext) -> None:
         log.info("policy_changed", policy_id=policy_id, action=action, user_id=user.user_id)
         await self._changes.policy_changed(policy_id)
+
+    async def _told(self, record: PolicyRecord, user: UserContext) -> WrittenPolicy:
+        owner_id = record.policy.target.owner_id
+        others: Iterable[Policy]
+        if owner_id is None:
+            others = (await self._policies.every()).values()
+        else:
+            others = await self._policies.about(owner_id)
+        if not user.is_admin:
+            # They see no policies about all servers, and are not told that there are any.
+            others = [other for other in others if other.target.owner_id == owner_id]
+        return WrittenPolicy(
+            record,
+            consequence(record.policy, others),
+            await self._warnings(record.policy, user),
+        )
 
     async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
         """Return warnings about possible mistakes."""

@@ -15,6 +15,7 @@ from registry.access.policies.decisions import (
     NO_RULE,
     PolicyIndex,
     ToolRule,
+    consequence,
     decide,
     deciding,
     fits,
@@ -44,6 +45,24 @@ def policy(effect: Effect, subjects: Subjects = EVERYONE, number: int = 1) -> Po
 ALLOW_ALICE = policy(Effect.ALLOW, Subjects(users=frozenset({ALICE.user_id})))
 DENY_ALICE = policy(Effect.DENY, Subjects(users=frozenset({ALICE.user_id})), 2)
 DENY_ALL = policy(Effect.DENY, number=3)
+
+
+@pytest.mark.parametrize(
+    ("written", "others", "said"),
+    [
+        (ALLOW_ALICE, [], "Closes the tools to all others but administrators."),
+        (ALLOW_ALICE, [ALLOW_ALICE, DENY_ALL], "Closes the tools to all others"),
+        (ALLOW_ALICE, [replace(ALLOW_ALICE, id="f" * 24)], "besides those whom other policies"),
+        (policy(Effect.ALLOW), [], "Opens the tools to everyone"),
+        (DENY_ALICE, [], "to those it names, administrators too"),
+        (DENY_ALL, [], "to everyone, administrators too"),
+        (replace(DENY_ALL, is_enabled=False), [], "nothing while it is switched off"),
+    ],
+)
+def test_what_a_policy_does_is_said_in_words(
+    written: Policy, others: list[Policy], said: str
+) -> None:
+    assert said in consequence(written, others)
 
 
 def rule_about(stored: Sequence[Policy], owner_id: str, tool: ToolFacts) -> ToolRule:

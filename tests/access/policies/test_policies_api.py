@@ -111,7 +111,8 @@ async def test_a_policy_is_made_read_changed_and_removed(
     }
     assert made["created_by"] == {"user_id": ROOT.user_id, "username": "root"}
     assert made["warnings"] == []
-    assert read.json() == {name: made[name] for name in made if name != "warnings"}
+    told = {"consequence", "warnings"}
+    assert read.json() == {name: made[name] for name in made if name not in told}
     assert changed.json()["is_enabled"] is False
     assert changed.json()["description"] is None
     assert changed.headers["ETag"] != read.headers["ETag"]
@@ -334,6 +335,23 @@ async def test_a_tool_that_is_not_there_yet_is_warned_of(
     assert own["warnings"] == ["No server has these tools now: later."]
     assert everywhere["warnings"] == ["No server has these tools now: nowhere."]
     assert "omit a scope" in by_scope["warnings"][0]
+
+
+async def test_an_owner_is_told_what_a_policy_does_but_not_of_policies_about_all_servers(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, OTHER)
+    server = await rest.register(OWNER, "sums", upstream.url)
+    allowed = {"effect": "allow", "subjects": {"users": [OTHER.user_id]}}
+    await make(rest, name="all", target={}, **allowed)
+
+    own = await make(rest, OWNER, name="own", target=about(server, "echo"), **allowed)
+    second = await make(rest, OWNER, name="second", target=about(server, "echo"), **allowed)
+    as_root = await make(rest, name="root's", target=about(server, "add"), **allowed)
+
+    assert own["consequence"].startswith("Closes the tools to all others")
+    assert second["consequence"].startswith("Opens the tools to those it names besides")
+    assert as_root["consequence"] == second["consequence"]
 
 
 @pytest.mark.requirement("R-133")
