@@ -125,6 +125,7 @@ async def test_processes_that_write_at_once_lose_and_double_nothing(
 
 
 @pytest.mark.wire
+@pytest.mark.requirement("E-19")
 async def test_totals_that_the_database_refuses_leave_no_batch_without_them(
     usage_repository: UsageRepository, database: Database
 ) -> None:
