@@ -37,7 +37,7 @@ async def end_orphan(pid_file: Path, marker: str, clock: Clock) -> int | None:
         deadline = clock.monotonic() + END_SECONDS
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-        while _is_ours(pid, marker) and clock.monotonic() < deadline:
+        while (_is_ours(pid, marker) or _is_ending(pid)) and clock.monotonic() < deadline:
             await clock.sleep(POLL_SECONDS)
     return pid
 
@@ -49,6 +49,16 @@ def _recorded_pid(pid_file: Path) -> int | None:
         return None
     # To kill(2) these name a process group, all processes and init.
     return pid if pid > 1 else None
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether *pid* has lost its memory, and with it its arguments, but not yet its sockets."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return not arguments and state not in {b"Z", b"X"}
 
 
 def _is_ours(pid: int, marker: str) -> bool:
