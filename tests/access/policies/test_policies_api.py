@@ -342,7 +342,7 @@ async def test_an_owner_is_told_what_a_policy_does_but_not_of_policies_about_all
 ) -> None:
     await person(rest, OTHER)
     server = await rest.register(OWNER, "sums", upstream.url)
-    allowed = {"effect": "allow", "subjects": {"users": [OTHER.user_id]}}
+    allowed: dict[str, Any] = {"effect": "allow", "subjects": {"users": [OTHER.user_id]}}
     await make(rest, name="all", target={}, **allowed)
 
     own = await make(rest, OWNER, name="own", target=about(server, "echo"), **allowed)
