@@ -111,8 +111,8 @@ async def test_a_policy_is_made_read_changed_and_removed(
     }
     assert made["created_by"] == {"user_id": ROOT.user_id, "username": "root"}
     assert made["warnings"] == []
-    told = {"consequence", "warnings"}
-    assert read.json() == {name: made[name] for name in made if name not in told}
+    after = {"consequence", "warnings"}
+    assert read.json() == {name: made[name] for name in made if name not in after}
     assert changed.json()["is_enabled"] is False
     assert changed.json()["description"] is None
     assert changed.headers["ETag"] != read.headers["ETag"]
