@@ -8,6 +8,7 @@ it, which takes a tenth of the time. `run_in_new_interpreter` starts it as a she
 import atexit
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -36,11 +37,17 @@ STATUS_BYTES = 32
 HOST = "127.0.0.1"
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections: one could take a port before it is listened on."""
+
+
 def free_port() -> int:
     """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Command:

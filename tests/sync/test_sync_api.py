@@ -257,6 +257,7 @@ async def test_a_shared_server_holds_what_changed_until_somebody_decides(
     upstream.tools = f"[{CHANGED_ECHO},{ADD}]"
 
     job = await sync(rest, server, ROOT)
+    await rest.follow()
 
     review = await rest.ask(ROOT, "GET", "/registry/tools", params={"review": "pending"})
     assert job["counts"] == {"offered": 2, "added": 1, "held": 1}

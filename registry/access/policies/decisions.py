@@ -101,19 +101,19 @@ def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
 
 
 def consequence(policy: Policy, others: Iterable[Policy]) -> str:
-    """Return in words what a policy does to the tools it is about.
+    """Return in words what a policy does to the tools it is about, not what changed.
 
     Args:
         policy: The policy that was written.
         others: Further policies that may be about the same tools.
     """
     if not policy.is_enabled:
-        return "Changes nothing while it is switched off."
+        return "Has no effect while it is switched off."
     if policy.effect is Effect.DENY:
         whom = "everyone" if policy.subjects.everyone else "those it names"
         return f"Refuses the tools to {whom}, administrators too."
     if policy.subjects.everyone:
-        return "Opens the tools to everyone to whom no policy denies them."
+        return "The tools are open to everyone to whom no policy denies them."
     if any(other.is_enabled and not _denies(other) and other.id != policy.id for other in others):
         return (
             "Opens the tools to those it names besides those whom other policies allow them; "

@@ -80,7 +80,7 @@ def explain(
         limits,
     )
     if requires_approval:
-        reasons = (*reasons[:-1], APPROVAL_NEEDED, reasons[-1])
+        reasons = (*reasons, APPROVAL_NEEDED)
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is confidential, and so are the policies for it.

@@ -53,10 +53,10 @@ DENY_ALL = policy(Effect.DENY, number=3)
         (ALLOW_ALICE, [], "Closes the tools to all others but administrators."),
         (ALLOW_ALICE, [ALLOW_ALICE, DENY_ALL], "Closes the tools to all others"),
         (ALLOW_ALICE, [replace(ALLOW_ALICE, id="f" * 24)], "besides those whom other policies"),
-        (policy(Effect.ALLOW), [], "Opens the tools to everyone"),
+        (policy(Effect.ALLOW), [], "are open to everyone"),
         (DENY_ALICE, [], "to those it names, administrators too"),
         (DENY_ALL, [], "to everyone, administrators too"),
-        (replace(DENY_ALL, is_enabled=False), [], "nothing while it is switched off"),
+        (replace(DENY_ALL, is_enabled=False), [], "no effect while it is switched off"),
     ],
 )
 def test_what_a_policy_does_is_said_in_words(
