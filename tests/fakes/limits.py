@@ -87,8 +87,13 @@ def call_limits(
     clock: Clock,
     worker: str = "worker",
     metrics: Metrics | None = None,
+    *,
+    lease_seconds: float = 0.5,
 ) -> CallLimits:
-    """Return what one process keeps limits with."""
+    """Return what one process keeps limits with.
+
+    Give a real database long to answer: what takes longer counts as its absence.
+    """
     return CallLimits(
         table,
         quotas,
@@ -96,7 +101,7 @@ def call_limits(
         background_tasks=BackgroundTasks(),
         clock=clock,
         metrics=metrics or Metrics(),
-        lease_seconds=0.5,
+        lease_seconds=lease_seconds,
     )
 
 

@@ -467,7 +467,8 @@ async def test_three_processes_on_one_database_never_exceed_a_rate(database: Dat
         table = LimitTable(stored)
         await table.reload(None)
         quotas = QuotaRepository(database, FakeServerTime(database, clock), clock)
-        processes.append(Process(call_limits(table, quotas, clock, f"w{number}")))
+        limits = call_limits(table, quotas, clock, f"w{number}", lease_seconds=30)
+        processes.append(Process(limits))
     one, other, third = processes
     assert sum(await asyncio.gather(*(process.calls(10) for process in processes))) == 5
     # A process that is killed between its lease and its calls costs calls, and allows none.
