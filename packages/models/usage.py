@@ -21,6 +21,7 @@ class UsageFacts(BaseModel):
         server_id: Absent when there is no such server for the caller.
         server: The server's slug then.
         tool: Tool, prompt or resource as the client named it, cut and without control characters.
+        own_tool: The tool's name on its server, if the client named it otherwise.
         error_code: Of the JSON-RPC error, the gateway's own or the upstream's.
         price_per_call: Millionths of the currency unit, when they were made; so is the next.
         price_per_kib: For each KiB of request and response.
@@ -36,6 +37,7 @@ class UsageFacts(BaseModel):
     server: str | None = None
     method: Annotated[str, Field(min_length=1)]
     tool: str | None = None
+    own_tool: str | None = None
     era: Literal["legacy", "modern"]
     outcome: Annotated[str, Field(min_length=1)]
     error_code: int | None = None

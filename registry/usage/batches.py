@@ -180,18 +180,25 @@ def _facts(facts: CallFacts, count: int) -> Doc:
     if target is not None:
         # The URI of a resource may contain a key.
         document["tool"] = clean_name(without_secrets(target) if "://" in target else target)
+    if facts.tool is not None and facts.tool != target:
+        document["own_tool"] = clean_name(facts.tool)
     if facts.error_code:
         document["error_code"] = facts.error_code
-    charge = facts.charge
-    if charge is not None:
-        if charge.cost_tier is not None:
-            document["cost_tier"] = charge.cost_tier
-        if charge.billing_tags:
-            document["billing_tags"] = list(charge.billing_tags)
-        if charge.price_per_call:
-            document["price_per_call"] = charge.price_per_call
-        if charge.price_per_kib:
-            document["price_per_kib"] = charge.price_per_kib
+    if facts.charge is not None:
+        document |= _charge(facts.charge)
+    return document
+
+
+def _charge(charge: Charge) -> Doc:
+    document: Doc = {}
+    if charge.cost_tier is not None:
+        document["cost_tier"] = charge.cost_tier
+    if charge.billing_tags:
+        document["billing_tags"] = list(charge.billing_tags)
+    if charge.price_per_call:
+        document["price_per_call"] = charge.price_per_call
+    if charge.price_per_kib:
+        document["price_per_kib"] = charge.price_per_kib
     return document
 
 
@@ -282,6 +289,7 @@ def _record(
         billing_tags=charge.billing_tags,
         # Only what was sent upstream costs.
         cost=charge.cost_of(request_bytes + response_bytes) if len(times) == PARTS else 0,
+        own_tool=text_of(facts.get("own_tool")),
     )
 
 

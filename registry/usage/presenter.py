@@ -19,8 +19,11 @@ OK = "ok"
 def present_record(record: UsageRecord) -> JsonObject:
     """Return one call."""
     moment = timestamp(record.started_at)
+    said = asdict(record)
+    # The record says what the client named; the totals have the tool's own name.
+    del said["own_tool"]
     return {
-        **asdict(record),
+        **said,
         "started_at": moment,
         "billing_tags": [*record.billing_tags],
         "cost": present_cost(record.cost),

@@ -151,6 +151,7 @@ class UsageRecord:
         upstream_ms: From there to the head of the answer, or to its failure.
         relay_ms: From there to the end.
         cost: Millionths of the currency unit; 0 for what was not sent upstream.
+        own_tool: The tool's name on its server, where it is known to differ from *tool*.
     """
 
     id: str
@@ -176,6 +177,7 @@ class UsageRecord:
     cost_tier: str | None = None
     billing_tags: tuple[str, ...] = ()
     cost: int = 0
+    own_tool: str | None = None
 
 
 class GroupBy(StrEnum):

@@ -41,7 +41,7 @@ def read(*changes: dict[str, Any]) -> list[UsageRecord]:
 
 
 def test_what_calls_have_in_common_is_said_once() -> None:
-    made = document({}, {"began_at": 100.2, "target": "sum"}, {"began_at": 100.1})
+    made = document({}, {"began_at": 100.2, "target": "sum", "tool": None}, {"began_at": 100.1})
 
     rows = json.loads(zlib.decompress(made.pop("rows")))
     assert made == {

@@ -5,6 +5,7 @@ from datetime import datetime
 from packages.models.states import QuarantineKind
 from registry.access.quarantine.values import BlastRadius, NewQuarantine, ReachedGroup
 from registry.core.clock import Clock
+from registry.tools.naming import public_name
 from registry.usage.repository import UsageRepository
 from registry.usage.values import UsageFilter, UsageRecord
 
@@ -76,7 +77,9 @@ OF_SERVERS = frozenset({QuarantineKind.SERVER, QuarantineKind.TOOL})
 
 def _is_of(record: UsageRecord, asked: NewQuarantine) -> bool:
     if asked.kind is QuarantineKind.TOOL:
-        name = record.tool or ""
-        # On the combined server its name has the server's before it.
-        return name == asked.tool or name.endswith(f"__{asked.tool}")
+        if record.own_tool is not None:
+            return record.own_tool == asked.tool
+        # Records of earlier releases have no other name than the client's.
+        names = {asked.tool, public_name(record.server or "", asked.tool or "")}
+        return record.tool in names
     return asked.kind is not QuarantineKind.TOKEN or record.token_id == asked.subject
