@@ -11,10 +11,11 @@ from registry.cli.output import (
     AsJson,
     Column,
     Limit,
-    confirmed,
+    Yes,
     read_pages,
+    require_agreed,
     show_fields,
-    show_json,
+    show_removed,
     show_rows,
     validated,
 )
@@ -102,7 +103,7 @@ def budgets_update(budget: BudgetName, file: File, *, as_json: AsJson = False) -
 def budgets_remove(
     budget: BudgetName,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a budget."""
@@ -110,13 +111,10 @@ def budgets_remove(
     async def work() -> None:
         async with services(changes=True) as built:
             found = (await _budget_of(built, budget)).record.budget
-            if not yes and not confirmed(f"Remove the budget {found.name}?"):
-                fail("nothing was removed; --yes does not ask")
+            require_agreed(f"Remove the budget {found.name}?", yes=yes)
             await built.budgets.delete(found.id, OPERATOR)
-        if as_json:
-            show_json({"id": found.id, "name": found.name, "removed": True})
-        else:
-            typer.echo(f"{found.name} is removed")
+        removed = {"id": found.id, "name": found.name}
+        show_removed(removed, found.name, as_json=as_json)
 
     run(work)
 

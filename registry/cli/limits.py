@@ -11,10 +11,11 @@ from registry.cli.output import (
     AsJson,
     Column,
     Limit,
-    confirmed,
+    Yes,
     read_pages,
+    require_agreed,
     show_fields,
-    show_json,
+    show_removed,
     show_rows,
     validated,
 )
@@ -114,7 +115,7 @@ def limits_update(limit: LimitName, file: File, *, as_json: AsJson = False) -> N
 def limits_remove(
     limit: LimitName,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a limit."""
@@ -122,13 +123,10 @@ def limits_remove(
     async def work() -> None:
         async with services(changes=True) as built:
             found = (await _limit_of(built, limit)).limit
-            if not yes and not confirmed(f"Remove the limit {found.name}?"):
-                fail("nothing was removed; --yes does not ask")
+            require_agreed(f"Remove the limit {found.name}?", yes=yes)
             await built.limits.delete(found.id, OPERATOR)
-        if as_json:
-            show_json({"id": found.id, "name": found.name, "removed": True})
-        else:
-            typer.echo(f"{found.name} is removed")
+        removed = {"id": found.id, "name": found.name}
+        show_removed(removed, found.name, as_json=as_json)
 
     run(work)
 

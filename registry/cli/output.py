@@ -28,6 +28,8 @@ Row = Mapping[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=0, help="Most rows printed; 0 for all.")]
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
 MAX_ROWS = 1000
 PER_PAGE = 100
 FILE_WIDTH = 100_000
@@ -131,9 +133,21 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
-def confirmed(question: str) -> bool:
-    """Ask at the terminal; without a terminal the answer is no."""
-    return sys.stdin.isatty() and typer.confirm(question)
+def require_agreed(question: str, *, yes: bool) -> None:
+    """Ask at the terminal before something is removed, unless `--yes` was given.
+
+    The command ends at a no, and where there is no terminal.
+    """
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
+        fail("nothing was removed; --yes does not ask")
+
+
+def show_removed(removed: Mapping[str, str], name: str, *, as_json: bool) -> None:
+    """Print what was removed: its id and names, as JSON or in one line."""
+    if as_json:
+        show_json({**removed, "removed": True})
+    else:
+        typer.echo(f"{name} is removed")
 
 
 async def read_pages(

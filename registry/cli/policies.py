@@ -13,10 +13,11 @@ from registry.cli.output import (
     AsJson,
     Column,
     Limit,
-    confirmed,
+    Yes,
     read_pages,
+    require_agreed,
     show_fields,
-    show_json,
+    show_removed,
     show_rows,
     validated,
 )
@@ -122,7 +123,7 @@ def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> N
 def policies_remove(
     policy: Policy,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a policy."""
@@ -130,13 +131,10 @@ def policies_remove(
     async def work() -> None:
         async with services(changes=True) as built:
             found = (await _policy_of(built, policy)).policy
-            if not yes and not confirmed(f"Remove the policy {found.name}?"):
-                fail("nothing was removed; --yes does not ask")
+            require_agreed(f"Remove the policy {found.name}?", yes=yes)
             await built.policies.delete(found.id, OPERATOR)
-        if as_json:
-            show_json({"id": found.id, "name": found.name, "removed": True})
-        else:
-            typer.echo(f"{found.name} is removed")
+        removed = {"id": found.id, "name": found.name}
+        show_removed(removed, found.name, as_json=as_json)
 
     run(work)
 

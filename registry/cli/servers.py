@@ -12,11 +12,13 @@ from registry.cli.output import (
     AsJson,
     Column,
     Limit,
-    confirmed,
+    Yes,
     one_of,
     read_pages,
+    require_agreed,
     show_fields,
     show_json,
+    show_removed,
     show_rows,
     text,
     validated,
@@ -321,7 +323,7 @@ def servers_update(  # noqa: PLR0913 - options
 def servers_remove(
     server: Server,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a server with its tools and the credentials stored for it."""
@@ -329,13 +331,10 @@ def servers_remove(
     async def work() -> None:
         async with services(changes=True) as built:
             found = await server_of(built, server)
-            if not yes and not confirmed(f"Remove {found.server_name} with all its tools?"):
-                fail("nothing was removed; --yes does not ask")
+            require_agreed(f"Remove {found.server_name} with all its tools?", yes=yes)
             await built.servers.delete(found.id, OPERATOR)
-        if as_json:
-            show_json({"id": found.id, "serverName": found.server_name, "removed": True})
-        else:
-            typer.echo(f"{found.server_name} is removed")
+        removed = {"id": found.id, "serverName": found.server_name}
+        show_removed(removed, found.server_name, as_json=as_json)
 
     run(work)
 

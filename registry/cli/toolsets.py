@@ -13,10 +13,11 @@ from registry.cli.output import (
     AsJson,
     Column,
     Limit,
-    confirmed,
+    Yes,
     read_pages,
+    require_agreed,
     show_fields,
-    show_json,
+    show_removed,
     show_rows,
     validated,
 )
@@ -105,7 +106,7 @@ def toolsets_add(
 def toolsets_remove(
     toolset: ToolsetArgument,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a toolset."""
@@ -113,13 +114,10 @@ def toolsets_remove(
     async def work() -> None:
         async with services(changes=True) as built:
             found = (await _toolset_of(built, toolset)).record.toolset
-            if not yes and not confirmed(f"Remove the toolset {found.name}?"):
-                fail("nothing was removed; --yes does not ask")
+            require_agreed(f"Remove the toolset {found.name}?", yes=yes)
             await built.toolsets.delete(found.id, OPERATOR)
-        if as_json:
-            show_json({"id": found.id, "name": found.name, "removed": True})
-        else:
-            typer.echo(f"{found.name} is removed")
+        removed = {"id": found.id, "name": found.name}
+        show_removed(removed, found.name, as_json=as_json)
 
     run(work)
 
