@@ -46,6 +46,9 @@ ANSWER_MS = 2000
 USER = "registry"
 PASSWORD_BYTES = 24
 AUTHENTICATION_FAILED = 18
+WITHOUT_RETRIES = "retryWrites=false"
+"""The daemon looks through what it keeps of the last half hour's retryable writes at each of them:
+after some thousands a write takes tens of milliseconds. Transactions need no such records."""
 
 _URI = re.compile(rf"mongodb://[^:@/\s]+:[^:@/\s]+@{re.escape(HOST)}:(\d{{1,5}})/[^/\s]+")
 
@@ -97,7 +100,7 @@ async def embedded_database(home: LocalHome, clock: Clock) -> AsyncIterator[Embe
     if stored is None:
         uri = await _create_user(home, clock)
     else:
-        uri = _with_port(home, stored)
+        uri = _without_retries(_with_port(home, stored))
     if uri != stored:
         home.write_mongo_uri(uri)
     async with supervised(_spec(home, uri, "--auth"), clock) as child:
@@ -132,7 +135,15 @@ async def _create_user(home: LocalHome, clock: Clock) -> str:
                 await client.admin.command(command, USER, pwd=password, roles=["root"])
     finally:
         certificate.unlink(missing_ok=True)
-    return f"mongodb://{USER}:{password}@{HOST}:{port}/{DEFAULT_DATABASE}?authSource=admin"
+    uri = f"mongodb://{USER}:{password}@{HOST}:{port}/{DEFAULT_DATABASE}?authSource=admin"
+    return _without_retries(uri)
+
+
+def _without_retries(uri: str) -> str:
+    """Return *uri* with the option that says so, unless it speaks of it already."""
+    if "retryWrites=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{WITHOUT_RETRIES}"
 
 
 def _only_with(certificate: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ import gc
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 from typing_extensions import override
 
 from registry.core.clock import SystemClock
@@ -58,8 +59,9 @@ async def test_what_was_acknowledged_survives_kill_9_of_the_daemon(
 
     async def write() -> None:
         for number in range(10_000):
-            await rows.insert_one({"_id": number})
-            acknowledged.append(number)
+            with suppress(AutoReconnect):
+                await rows.insert_one({"_id": number})
+                acknowledged.append(number)
             if number == 100:
                 os.kill(first, signal.SIGKILL)
             if number > 100 and database.pid not in {None, first}:
@@ -67,7 +69,10 @@ async def test_what_was_acknowledged_survives_kill_9_of_the_daemon(
 
     await asyncio.wait_for(write(), 30)
 
-    assert [row["_id"] async for row in rows.find().sort("_id", 1)] == acknowledged
+    stored = {row["_id"] async for row in rows.find()}
+    assert stored >= set(acknowledged)
+    # The write under way may be there without its answer.
+    assert len(stored) <= len(acknowledged) + 1
 
 
 @pytest.mark.wire
@@ -100,9 +105,12 @@ async def test_a_later_start_keeps_the_data_and_the_connection_string(
                     rows = client.get_default_database()["rows"]
                     await rows.insert_one({"_id": number})
                     counts.append(await rows.count_documents({}))
+            # As a former release wrote it.
+            home.write_mongo_uri(database.uri.replace("&retryWrites=false", ""))
 
     assert counts == [1, 2]
-    assert uris == [home.read_mongo_uri()] * 2
+    assert all(uri.endswith("&retryWrites=false") for uri in uris)
+    assert uris[0] == uris[1]
 
 
 class AttackedClock(SystemClock):
