@@ -14,6 +14,7 @@ from registry.connections.values import (
     Version,
     VisibleServer,
 )
+from registry.oauth.policy import is_unattended
 from registry.oauth.values import AuthorizationState
 
 RECENTLY = timedelta(minutes=5)
@@ -69,11 +70,15 @@ def view_of(
     The known connection takes precedence, unless the authorization that it was made with is gone.
     Without one, the stored authorization decides: being renewed, then usable, then a flow that
     failed, then one that is under way. A usable one counts as connected: the server is not
-    contacted to find out.
+    contacted to find out. Nothing is stored where the registry obtains tokens by itself: such a
+    server is connected once that has worked.
     """
     if server.is_off:
         return ConnectionView(ConnectionState.DISCONNECTED, authorization=authorization)
+    needs_nobody = server.oauth is not None and is_unattended(server.oauth.config)
     if connection is not None and not is_stale(connection, server.version, now, idle):
+        if authorization is not None and needs_nobody and connection.lacks_token:
+            authorization = replace(authorization, is_authorized=False)
         if connection.is_reconnecting:
             return ConnectionView(ConnectionState.CONNECTING, authorization=authorization)
         is_error = connection.state is ConnectionState.ERROR
@@ -82,6 +87,8 @@ def view_of(
             return ConnectionView(connection.state, problem, authorization)
     if authorization is None:
         return UNCONNECTED
+    if needs_nobody:
+        return ConnectionView(ConnectionState.DISCONNECTED, authorization=authorization)
     return ConnectionView(_authorized(authorization), authorization=authorization)
 
 

@@ -5,6 +5,7 @@ returns only what it knows itself (docs/decisions/0015-connection-state.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -138,13 +139,25 @@ class ConnectionService:
         self, user_id: str, shared: Iterable[str], own: Iterable[str]
     ) -> Iterable[tuple[str, Connection]]:
         for server_id in shared:
-            found = self._tracker.of_server(server_id)
-            if found is not None:
-                yield server_id, found
+            yield from self._found(user_id, server_id, self._tracker.of_server(server_id))
         for server_id in own:
-            found = self._tracker.of_user(server_id, user_id)
-            if found is not None:
-                yield server_id, found
+            yield from self._found(user_id, server_id, self._tracker.of_user(server_id, user_id))
+
+    def _found(
+        self, user_id: str, server_id: str, connection: Connection | None
+    ) -> Iterable[tuple[str, Connection]]:
+        """Yield the later of a connection and of a failure to obtain a token for it."""
+        authorizations = self._authorizations
+        problem = None if authorizations is None else authorizations.problem(user_id, server_id)
+        if problem is not None:
+            failed = Connection(
+                ConnectionState.ERROR, problem.version, problem.at, problem=problem.message
+            )
+            connection = failed if connection is None else merged([connection, failed])
+            if connection is not None and connection.state is ConnectionState.ERROR:
+                connection = replace(connection, lacks_token=True)
+        if connection is not None:
+            yield server_id, connection
 
 
 def _packed(connection: Connection) -> JsonObject:
@@ -154,6 +167,7 @@ def _packed(connection: Connection) -> JsonObject:
         "at": _text(connection.at),
         "problem": connection.problem,
         "reconnecting": connection.is_reconnecting,
+        "lacksToken": connection.lacks_token,
     }
 
 
@@ -164,8 +178,9 @@ def _unpacked(reply: bytes) -> Mapping[str, Connection]:
             _moment(fields["version"]),
             _moment(fields["at"]) or datetime.min.replace(tzinfo=UTC),
             problem=fields["problem"],
-            # A worker of the release before does not send it.
+            # A worker of the release before does not send them.
             is_reconnecting=fields.get("reconnecting") is True,
+            lacks_token=fields.get("lacksToken") is True,
         )
         for server_id, fields in orjson.loads(reply).items()
     }

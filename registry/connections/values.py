@@ -32,6 +32,7 @@ class Connection:
             after the one before had failed.
         problem: Why the last one failed; safe to show.
         is_reconnecting: Whether it is being made again, without a call.
+        lacks_token: Whether it failed because no access token could be obtained.
     """
 
     state: ConnectionState
@@ -40,6 +41,7 @@ class Connection:
     failures: int = 0
     problem: str | None = None
     is_reconnecting: bool = False
+    lacks_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

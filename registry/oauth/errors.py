@@ -1,7 +1,9 @@
 """Errors of the oauth domain."""
 
+from typing import Self
+
 from registry.core.errors import ErrorKind, RegistryError
-from registry.oauth.values import AuthorizationLink
+from registry.oauth.values import AuthorizationLink, Grant
 
 AGAIN_SECONDS = 5
 """Pause after a renewal failed on which calls waited; they fail at once until then."""
@@ -31,17 +33,41 @@ class AuthorizationRequiredError(RegistryError):
 
 
 class AuthorizationUnavailableError(RegistryError):
-    """No usable access token, and the authorization server cannot be reached to renew it."""
+    """No usable access token, and none can be obtained now: the user cannot help.
+
+    Args:
+        reason: Why, as the authorization server or the network gave it; None if it is not known.
+        is_renewal: Whether a stored one was to be renewed; else one was to be obtained.
+    """
 
     kind = ErrorKind.UNAVAILABLE
 
-    def __init__(self, server_name: str) -> None:
+    def __init__(
+        self, server_name: str, reason: str | None = None, *, is_renewal: bool = True
+    ) -> None:
+        what = (
+            f"The access token for {server_name} could not be renewed now"
+            if is_renewal
+            else f"No access token for {server_name} could be obtained"
+        )
+        is_passing = self.kind is ErrorKind.UNAVAILABLE
         super().__init__(
-            f"The access token for {server_name} has expired and could not be renewed now; "
-            "try again.",
-            {"retry_after_seconds": AGAIN_SECONDS},
+            f"{what}: {reason}" if reason else f"{what}; try again.",
+            {"retry_after_seconds": AGAIN_SECONDS} if is_passing else {},
         )
         self.server_name = server_name
+        self._reason = reason
+        self._is_renewal = is_renewal
+
+    def again(self) -> Self:
+        """Return the same error without what it was raised with, to be kept and raised again."""
+        return type(self)(self.server_name, self._reason, is_renewal=self._is_renewal)
+
+
+class TokenRefusedError(AuthorizationUnavailableError):
+    """The authorization server refuses to issue an access token, as the server is configured."""
+
+    kind = ErrorKind.UPSTREAM
 
 
 class LinkInvalidError(RegistryError):
@@ -99,12 +125,21 @@ class AuthorizationFailedError(RegistryError):
 
 
 class NoOAuthError(RegistryError):
-    """The server does not use OAuth by users."""
+    """Users do not authorise the registry at the server.
+
+    Args:
+        grant: How the registry obtains access tokens for it; None if it takes none.
+    """
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self) -> None:
-        super().__init__("Users do not authorise the registry at this server: it needs no OAuth.")
+    def __init__(self, grant: Grant | None = None) -> None:
+        why = (
+            "it needs no OAuth"
+            if grant is None
+            else f"the registry obtains access tokens for it by itself ({grant})"
+        )
+        super().__init__(f"Users do not authorise the registry at this server: {why}.")
 
 
 class NotAuthorizedError(RegistryError):

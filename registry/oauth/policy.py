@@ -23,6 +23,11 @@ def grant_of(config: JsonObject) -> Grant | None:
     return Grant.AUTHORIZATION_CODE
 
 
+def is_unattended(config: JsonObject) -> bool:
+    """Whether the registry obtains access tokens for a server without a person."""
+    return grant_of(config) not in {None, Grant.AUTHORIZATION_CODE}
+
+
 def skips_challenge_check(oauth: Mapping[str, object]) -> bool:
     """Whether an authorization server is used that does not claim to support PKCE."""
     return oauth.get("skip_code_challenge_check") is True

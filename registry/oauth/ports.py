@@ -10,6 +10,7 @@ from registry.oauth.values import (
     AuthorizationState,
     OAuthServer,
     RemovedTokens,
+    TokenProblem,
 )
 from registry.upstream.oauth.values import TokenRequest, Tokens
 
@@ -161,6 +162,9 @@ class AuthorizationStates(Protocol):
         Raises:
             DatabaseUnavailable: They cannot be read.
         """
+
+    def problem(self, user_id: str, server_id: str) -> TokenProblem | None:
+        """Return why this process could obtain no access token the last time. No I/O."""
 
 
 class AuthorizationListener(Protocol):

@@ -27,7 +27,7 @@ from registry.core.errors import RegistryError
 from registry.core.json import members
 from registry.core.metrics import Metrics
 from registry.oauth.authorization_servers import AuthorizationServers, oauth_of
-from registry.oauth.errors import AuthorizationUnavailableError
+from registry.oauth.errors import AuthorizationUnavailableError, TokenRefusedError
 from registry.oauth.stored_tokens import (
     ASSUMED_LIFETIME,
     YEAR,
@@ -69,6 +69,12 @@ STORE_AGAIN_SECONDS = 0.5
 """Pause between two attempts to store tokens while the database is unavailable."""
 
 MAX_LEASES = 1_000
+
+NO_ANSWER = "The authorization server did not answer in time."
+RENEWED_ELSEWHERE = "Another process is renewing it."
+
+PASSING = (AuthorizationServerUnavailableError, OAuthMetadataError, TimeoutError)
+"""Failures that say nothing of the tokens or the grant: it may work later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +210,7 @@ class Renewal:
                         return renewed
                     await self._stored.release_lease(token, holder)
             elif self._clock.monotonic() > deadline:
-                raise AuthorizationUnavailableError(server.title)
+                raise AuthorizationUnavailableError(server.title, RENEWED_ELSEWHERE)
             else:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
@@ -235,7 +241,7 @@ class Renewal:
         except InvalidClientError as exc:
             await self._client_refused(user, server, found, token, holder, exc)
             return None
-        except (AuthorizationServerUnavailableError, OAuthMetadataError, TimeoutError) as exc:
+        except PASSING as exc:
             raise await self._unavailable(server, token, holder, exc) from exc
         except OAuthError as exc:
             await self._refused(user, server, token, exc.code or "refused")
@@ -375,10 +381,12 @@ class Renewal:
         self, server: OAuthServer, token: AuthorizationToken, holder: str, error: Exception
     ) -> AuthorizationUnavailableError:
         self._counted.labels("unavailable").inc()
-        message = error.message if isinstance(error, RegistryError) else "No answer in time."
-        log.warning("oauth_refresh_failed", server_id=server.id, reason=message)
+        is_passing = isinstance(error, PASSING)
+        reason = error.message if isinstance(error, RegistryError) else NO_ANSWER
+        log.warning("oauth_refresh_failed", server_id=server.id, reason=reason)
         await self._stored.release_lease(token, holder)
-        return AuthorizationUnavailableError(server.title)
+        failure = AuthorizationUnavailableError if is_passing else TokenRefusedError
+        return failure(server.title, reason)
 
     def _stored_token(
         self, found: StoredAuthorization, access: AuthorizationToken, *, is_new: bool = False

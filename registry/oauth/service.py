@@ -421,8 +421,9 @@ class AuthorizationService:
 
     async def _usable(self, server_id: str, user: UserContext) -> OAuthServer:
         server = await self._servers.usable(server_id, user)
-        if grant_of(server.config) is not Grant.AUTHORIZATION_CODE:
-            raise NoOAuthError
+        grant = grant_of(server.config)
+        if grant is not Grant.AUTHORIZATION_CODE:
+            raise NoOAuthError(grant)
         return server
 
     async def _require_open(self, flow_id: str) -> None:
@@ -461,7 +462,8 @@ class AuthorizationService:
         try:
             async with asyncio.timeout(BEGIN_SECONDS):
                 found = await self._authorization_servers.discover(server)
-                granted = await self._tokens.granted(user, server) if more else ()
+                # The new token takes the place of the stored one: it must be good for as much.
+                granted = await self._tokens.granted(user, server)
                 scopes = asked_scopes(found, oauth, (*granted, *more))
                 client = await self._client(user, server, found, scopes)
             url = authorization_url(

@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import inf
 from typing import TypeAlias
 
@@ -32,10 +32,17 @@ from registry.oauth.errors import (
     AGAIN_SECONDS,
     AuthorizationRequiredError,
     AuthorizationUnavailableError,
+    TokenRefusedError,
 )
 from registry.oauth.policy import grant_of
 from registry.oauth.ports import AuthorizationLinks
-from registry.oauth.renewal import EXCHANGE_SECONDS, Renewal, UsableToken
+from registry.oauth.renewal import (
+    EXCHANGE_SECONDS,
+    NO_ANSWER,
+    PASSING,
+    Renewal,
+    UsableToken,
+)
 from registry.oauth.repository import OAuthFlowRepository
 from registry.oauth.stored_tokens import (
     ASSUMED_LIFETIME,
@@ -49,6 +56,7 @@ from registry.oauth.values import (
     Grant,
     OAuthServer,
     RemovedTokens,
+    TokenProblem,
 )
 from registry.upstream.oauth.errors import OAuthError
 from registry.upstream.oauth.token_endpoint import Sign, TokenEndpoint
@@ -80,6 +88,8 @@ FLOW_RESULTS = {
 }
 """Whether a flow that has ended brought a token."""
 
+NEW_REFUSED = "The server refuses those that the authorization server issues."
+
 ASSERTION_SECONDS = 120
 JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
 
@@ -100,6 +110,8 @@ class _Entry:
         renew_from: When it is renewed in the background.
         is_outdated: Whether what is stored has changed.
         fails_until: Until when calls fail without another attempt.
+        failure: Why there is no token, if only the authorization server can help.
+        failed_at: When it was found, UTC.
         obtained_at: When the token was obtained, if this process did; else in the past.
         was_used: Whether it was used since it was last spared or stored.
     """
@@ -111,6 +123,8 @@ class _Entry:
     renew_from: float = inf
     is_outdated: bool = False
     fails_until: float = -inf
+    failure: AuthorizationUnavailableError | None = None
+    failed_at: datetime | None = None
     obtained_at: float = -inf
     was_used: bool = False
     row_ids: frozenset[str] = frozenset()
@@ -346,6 +360,13 @@ class UpstreamTokens:
             )
         return states
 
+    def problem(self, user_id: str, server_id: str) -> TokenProblem | None:
+        """Return why this process could obtain no access token the last time. No I/O."""
+        entry = self._entries.get((user_id, server_id), self._entries.get((EVERYONE, server_id)))
+        if entry is None or entry.failure is None or entry.failed_at is None or entry.is_outdated:
+            return None
+        return TokenProblem(entry.failure.message, entry.failed_at, entry.server.updated_at)
+
     def changed(self, user_ids: Collection[str], row_ids: Collection[str]) -> None:
         """Note that stored tokens have changed: they are read again when they are needed.
 
@@ -377,7 +398,9 @@ class UpstreamTokens:
     def forget(self, server_ids: Collection[str]) -> None:
         """Note that servers have changed: their tokens may be for another place now."""
         gone = frozenset(server_ids)
-        for key in [key for key in self._entries if key[1] in gone]:
+        # Why there is none stays known: it is looked at again if what it depends on has changed.
+        dropped = [key for key, entry in self._entries.items() if entry.failure is None]
+        for key in [key for key in dropped if key[1] in gone]:
             self._drop(key)
         for key, flight in self._flights.items():
             if key[1] in gone:
@@ -395,13 +418,14 @@ class UpstreamTokens:
     def _usable(self, entry: _Entry, user: UserContext, server: OAuthServer) -> AccessToken:
         if entry.token is not None and self._monotonic() < entry.usable_until:
             return entry.token
-        if self._monotonic() < entry.fails_until:
-            raise AuthorizationUnavailableError(server.title)
+        failure = entry.failure
+        if failure is not None:
+            raise failure.again()
         raise self._required(user, server)
 
     def _required(self, user: UserContext, server: OAuthServer) -> RegistryError:
         if grant_of(server.config) is not Grant.AUTHORIZATION_CODE:
-            return AuthorizationUnavailableError(server.title)
+            return TokenRefusedError(server.title, NEW_REFUSED, is_renewal=False)
         return AuthorizationRequiredError(server.title, self._links.link(user, server))
 
     async def _shared(
@@ -457,8 +481,9 @@ class UpstreamTokens:
                 found = await self._requested(user, server, self._exchanged)
             else:
                 found = await self._renewal.usable(user, server, former, was_refused=was_refused)
-        except AuthorizationUnavailableError:
+        except AuthorizationUnavailableError as exc:
             entry.fails_until = self._monotonic() + AGAIN_SECONDS
+            entry.failure, entry.failed_at = exc.again(), self._clock.now()
             return entry
         if found is not None:
             self._use(entry, found, is_new=former is not None)
@@ -490,6 +515,9 @@ class UpstreamTokens:
         if before is not None and _is_same_token(before.token, entry.token):
             # What was made of it stays valid.
             entry.token = before.token
+        if before is not None and entry.failure is not None:
+            # So that it is looked at again when they are deleted.
+            entry.row_ids = before.row_ids
         if self._flights.get(key) is not flight:
             return entry
         if flight.is_outdated:
@@ -553,7 +581,8 @@ class UpstreamTokens:
         """Obtain a token that can be obtained at any time.
 
         Raises:
-            AuthorizationUnavailableError: It was refused, or not answered.
+            TokenRefusedError: It was refused.
+            AuthorizationUnavailableError: It failed for now.
         """
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
@@ -563,9 +592,11 @@ class UpstreamTokens:
                 request = TokenRequest(found.server, client, found.resource.resource, scopes)
                 tokens = await ask(user, request)
         except (RegistryError, TimeoutError) as exc:
-            reason = exc.message if isinstance(exc, RegistryError) else "No answer in time."
+            reason = exc.message if isinstance(exc, RegistryError) else NO_ANSWER
             log.warning("oauth_token_not_obtained", server_id=server.id, reason=reason)
-            raise AuthorizationUnavailableError(server.title) from exc
+            is_passing = isinstance(exc, PASSING)
+            failure = AuthorizationUnavailableError if is_passing else TokenRefusedError
+            raise failure(server.title, reason, is_renewal=False) from exc
         seconds = tokens.expires_in
         lifetime = ASSUMED_LIFETIME if seconds is None else timedelta(seconds=seconds)
         granted = tokens.scopes if tokens.scopes is not None else scopes

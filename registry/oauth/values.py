@@ -151,6 +151,21 @@ class AccessToken:
     scopes: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenProblem:
+    """Why this process could obtain no access token for a server when it was last asked for one.
+
+    Attributes:
+        message: Safe to show.
+        at: When, UTC.
+        version: The `updatedAt` of the server's configuration.
+    """
+
+    message: str
+    at: datetime
+    version: datetime | None
+
+
 SHOWN_SCOPES = 10
 
 

@@ -1,14 +1,15 @@
 """How connections stand, of several workers together."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from registry.auth.identity import UserContext
 from registry.connections.service import ConnectionService
 from registry.connections.tracker import ConnectionTracker
-from registry.connections.values import VisibleServer
-from registry.oauth.values import AuthorizationState, OAuthServer
+from registry.connections.values import ConnectionState, ConnectionView, VisibleServer
+from registry.core.json import JsonObject
+from registry.oauth.values import AuthorizationState, OAuthServer, TokenProblem
 from tests.conftest import ALICE, BOB
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import connections_of
@@ -168,3 +169,37 @@ async def test_connections_are_shown_while_authorizations_cannot_be_read() -> No
     view = (await service.views(ALICE, [PROTECTED]))[OAUTH.id]
 
     assert (view.state, view.authorization) == ("connected", None)
+
+
+async def test_a_token_that_another_worker_cannot_obtain_is_an_error_until_a_call_works() -> None:
+    clock, version = FakeClock(), NOON
+    grant: JsonObject = {
+        "requiresOAuth": True,
+        "oauth": {"grant_types_supported": ["client_credentials"]},
+    }
+    oauth = replace(OAUTH, config=grant)
+    server = replace(PROTECTED, oauth=oauth, is_user_level=False)
+    known = {(ALICE.user_id, OAUTH.id): AuthorizationState(is_authorized=True)}
+    there = FakeAuthorizations({})
+    there.problems[ALICE.user_id, OAUTH.id] = TokenProblem("invalid_client", NOON, version)
+    tracker = connections_of(clock).tracker
+    service = ConnectionService(
+        tracker,
+        Directory(),
+        Neighbour(service_of(clock, there)),
+        authorizations=FakeAuthorizations(known),
+        clock=clock,
+        idle_seconds=300,
+    )
+
+    failing = (await service.views(ALICE, [server]))[OAUTH.id]
+    clock.move(1)
+    tracker.completed(OAUTH.id, version, None)
+    works = (await service.views(ALICE, [server]))[OAUTH.id]
+
+    assert failing == ConnectionView(
+        ConnectionState.ERROR, "invalid_client", AuthorizationState(is_authorized=False)
+    )
+    assert works == ConnectionView(
+        ConnectionState.CONNECTED, None, AuthorizationState(is_authorized=True)
+    )

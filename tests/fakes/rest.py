@@ -16,6 +16,7 @@ from registry.auth.identity import UserContext
 from registry.core.settings import Settings
 from registry.main import Application, application
 from registry.wiring.components import Components
+from tests.gateway.eras import modern
 
 JWT_SECRET = "a secret that jarvis-api shares"
 BASE_URL = "http://127.0.0.1:7860"
@@ -69,6 +70,14 @@ class Rest:
         """Send a request on behalf of *user*; *path* follows `/api/v1`."""
         sent = {"Authorization": f"Bearer {self.token(user)}", **request.pop("headers", {})}
         return await self.client.request(method, f"/api/v1{path}", headers=sent, **request)
+
+    async def call_tool(self, user: UserContext, slug: str, tool: str, **arguments: Any) -> str:
+        """Call a tool through the gateway in the stateless era; return the answer's text."""
+        message, headers = modern("tools/call", {"name": tool, "arguments": arguments})
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent["Authorization"] = f"Bearer {self.token(user)}"
+        answer = await self.client.post(f"/mcp/{slug}", json=message, headers=sent)
+        return answer.text
 
     async def job(
         self, user: UserContext, job_id: str, *, until: frozenset[str] = FINISHED

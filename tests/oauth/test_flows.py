@@ -1,5 +1,6 @@
 """Users authorise the registry at a server: the way through the browser, and attacks on it."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,6 +45,11 @@ class World:
         """Return what the registry says of a flow."""
         answer = await self.rest.ask(user, "GET", f"/mcp/oauth/status/{flow_id}")
         return dict(answer.json())
+
+    async def connection(self, user: UserContext = ALICE) -> dict[str, Any]:
+        """Return the state of a user's connection."""
+        path = f"/mcp/connection/status/{self.server['id']}"
+        return dict((await self.rest.ask(user, "GET", path)).json())
 
     async def tokens(self, user: UserContext = ALICE) -> list[str]:
         """Return the types of a user's stored tokens."""
@@ -407,6 +413,37 @@ async def test_the_first_authorization_makes_the_tools_known(world: World) -> No
         return bool(server.json()["numTools"] == 3)
 
     await until_async(known)
+
+
+async def test_who_fails_when_a_token_cannot_be_renewed_is_named(world: World) -> None:
+    _, link = await world.initiate()
+    await world.browser.authorise(link)
+    assert "ada" in await world.rest.call_tool(ALICE, "protected", "whoami")
+    world.oauth.provider.expire()
+    world.oauth.provider.switches.status = 500
+
+    answer = await world.rest.call_tool(ALICE, "protected", "whoami")
+    state = await world.connection()
+
+    why = "could not be renewed now: The authorization server answered HTTP 500"
+    assert why in answer
+    assert why in state["error"]
+    assert (state["connectionStatus"], state["authorized"]) == ("error", True)
+
+
+async def test_connecting_again_asks_for_what_was_granted_before(world: World) -> None:
+    _, link = await world.initiate()
+    await world.browser.authorise(link)
+    refused = await world.rest.call_tool(ALICE, "protected", "change", value="x")
+    [more] = re.findall(r"http://[^\s\"]+ticket=[\w%.-]+", refused)
+    await world.browser.authorise(more)
+    changed = await world.rest.call_tool(ALICE, "protected", "change", value="x")
+
+    _, link = await world.initiate()
+    sent = parse_qs(urlsplit(await world.browser.press(link)).query)
+
+    assert "ada wrote x" in changed
+    assert set(sent["scope"][0].split()) == {"read", "write", "offline_access"}
 
 
 async def test_a_server_without_oauth_has_nothing_to_authorise(world: World) -> None:

@@ -8,7 +8,11 @@ import pytest
 
 from packages.models.states import FlowStatus
 from registry.auth.identity import UserContext
-from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
+from registry.oauth.errors import (
+    AuthorizationRequiredError,
+    AuthorizationUnavailableError,
+    TokenRefusedError,
+)
 from registry.oauth.values import AccessToken, AuthorizationState
 from registry.upstream.oauth.errors import (
     AuthorizationServerUnavailableError,
@@ -440,10 +444,15 @@ async def test_without_an_answer_for_its_own_token_no_user_is_asked(
 ) -> None:
     server = server_named(grant_types_supported=["client_credentials"])
     replica = store.replica()
-    replica.endpoint.failure = InvalidClientError("unknown", "invalid_client")
+    replica.endpoint.failure = InvalidClientError("The client is unknown.", "invalid_client")
 
-    with pytest.raises(AuthorizationUnavailableError):
+    with pytest.raises(TokenRefusedError, match="could be obtained: The client is unknown") as no:
         await replica.tokens.get(alice, server)
+
+    problem = replica.tokens.problem(alice.user_id, server.id)
+    assert no.value.facts == {}
+    assert problem is not None
+    assert problem.message == no.value.message
 
 
 async def test_an_assertion_about_the_caller_is_exchanged(

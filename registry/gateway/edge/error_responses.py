@@ -45,7 +45,7 @@ def refusal_for(error: Exception) -> Refusal:
         case UserKeyMissingError() | AuthorizationRequiredError():
             # Not logged: a message may contain a link for the caller alone.
             return UserKeyNeeded(error.message)
-        case AuthorizationUnavailableError():
+        case AuthorizationUnavailableError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message, AGAIN_SECONDS)
         case RegistryError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message)

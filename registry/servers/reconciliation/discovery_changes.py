@@ -31,6 +31,7 @@ class DiscoveryResult:
         unread: Why it was skipped.
         needs_oauth: Whether it was skipped because the user has not authorised the registry.
         oauth_metadata: What the server publishes, if it was skipped for that.
+        notice: Stored as `errorMessage` of a server that was never read.
         is_callers_own: Whether the caller's own values failed, which says nothing about the
             server.
         began_at: When it began.
@@ -42,6 +43,7 @@ class DiscoveryResult:
     unread: str | None = None
     needs_oauth: bool = False
     oauth_metadata: JsonObject | None = None
+    notice: str | None = None
     is_callers_own: bool = False
     wants_oauth: bool = False
     began_at: datetime | None = None
@@ -139,8 +141,8 @@ def discovery_changes(
     fields = {}
     if reading.oauth_metadata is not None:
         fields["config.oauthMetadata"] = reading.oauth_metadata
-    if reading.needs_oauth and not was_read:
-        fields["errorMessage"] = OAUTH_MISSING
+    if reading.notice is not None and not was_read:
+        fields["errorMessage"] = reading.notice
     found = reading.found
     if found is None:
         is_outdated = reading.needs_oauth and reading.oauth_metadata is None

@@ -10,7 +10,7 @@ from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
-from registry.oauth.policy import grant_of
+from registry.oauth.policy import grant_of, is_unattended
 from registry.oauth.ports import AccessTokens
 from registry.oauth.values import AccessToken, Grant, OAuthServer
 from registry.servers.credentials import (
@@ -28,7 +28,7 @@ from registry.servers.errors import (
     UserKeyMissingError,
 )
 from registry.servers.ports import Discovery, Progressing
-from registry.servers.reconciliation.discovery_changes import DiscoveryResult
+from registry.servers.reconciliation.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,
@@ -122,7 +122,7 @@ class ServerReader:
             values[USER_VARIABLE] = user_key
         bare = replace(_address(config), headers={})
         if grant_of(config) is not None and (oauth is None or self._tokens is None):
-            reading = await self._unauthorized(bare)
+            reading = await self._unauthorized(bare, config)
         else:
 
             async def discover(connection: ConnectionSpec) -> Discovered:
@@ -188,11 +188,13 @@ class ServerReader:
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
         except AuthorizationRequiredError:
-            return await self._unauthorized(bare)
+            return await self._unauthorized(bare, config)
         except AuthorizationUnavailableError as exc:
             is_failure = grant is Grant.CLIENT_CREDENTIALS
             problem, unread = (exc.message, None) if is_failure else (None, exc.message)
-            return DiscoveryResult(failure=problem, unread=unread)
+            # Perhaps for this user alone.
+            notice = unread if grant is Grant.TOKEN_EXCHANGE else None
+            return DiscoveryResult(failure=problem, unread=unread, notice=notice)
         except DiscoveryFailedError as exc:
             is_own = bool(values) or grant not in {None, Grant.CLIENT_CREDENTIALS}
             return DiscoveryResult(
@@ -232,13 +234,20 @@ class ServerReader:
             return DiscoveryResult(failure=exc.message)
         return DiscoveryResult(unread=why.reason)
 
-    async def _unauthorized(self, connection: ConnectionSpec) -> DiscoveryResult:
+    async def _unauthorized(
+        self, connection: ConnectionSpec, config: JsonObject
+    ) -> DiscoveryResult:
         # What is published now: that of before may be the reason why a token does not count.
         try:
             metadata = await self._discovery.oauth_metadata(connection)
         except DiscoveryFailedError as exc:
             return DiscoveryResult(failure=exc.message)
-        return DiscoveryResult(oauth_metadata=metadata, unread=NOT_AUTHORISED, needs_oauth=True)
+        return DiscoveryResult(
+            oauth_metadata=metadata,
+            unread=NOT_AUTHORISED,
+            needs_oauth=True,
+            notice=None if is_unattended(config) else OAUTH_MISSING,
+        )
 
     def connection(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]

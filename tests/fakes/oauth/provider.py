@@ -16,13 +16,17 @@ os.environ.setdefault("AUTHLIB_INSECURE_TRANSPORT", "1")
 
 from authlib.oauth2.rfc6749 import (
     AuthorizationServer,
+    BaseGrant,
     ClientMixin,
     InvalidGrantError,
     InvalidRequestError,
     JsonRequest,
     OAuth2Error,
     OAuth2Request,
+    TokenEndpointMixin,
     TokenMixin,
+    UnauthorizedClientError,
+    UnsupportedGrantTypeError,
     grants,
 )
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
@@ -30,12 +34,15 @@ from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7591 import ClientRegistrationEndpoint
 from authlib.oauth2.rfc7636 import CodeChallenge
 from joserfc import jwt
-from joserfc.jwk import OctKey
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet, OctKey
 from typing_extensions import override
 
 METHODS = ["none", "client_secret_basic", "client_secret_post"]
 SCOPES = ["read", "write", "admin", "offline_access"]
 CODE_SECONDS = 60
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
 JWT_KEY = OctKey.import_key("a key of the tests, long enough for HS256")
 
 
@@ -62,6 +69,7 @@ class Switches:
         registers: Whether clients can register.
         documents: Whether client ids may be URLs of metadata documents.
         revokes: Whether there is a revocation endpoint.
+        exchanges: Whether assertions about users are exchanged (RFC 8693).
     """
 
     lifetime: int = 3600
@@ -81,6 +89,7 @@ class Switches:
     registers: bool = True
     documents: bool = False
     revokes: bool = True
+    exchanges: bool = False
 
 
 @dataclass(slots=True)
@@ -194,6 +203,7 @@ class Provider:
     Attributes:
         issuer: Its URL.
         counts: Of what happened: `authorize`, `token`, `refresh`, `reuse`, `revoke`, `register`.
+        trusted: Keys of assertions, as a JWK set; without them none is exchanged.
         token_answers: Cleared, the token endpoint answers once it is set again.
     """
 
@@ -203,6 +213,7 @@ class Provider:
     clients: dict[str, Client] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
+    trusted: Any = None
     token_answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -253,6 +264,8 @@ class Provider:
             said["code_challenge_methods_supported"] = ["S256"]
         if switches.tells_iss:
             said["authorization_response_iss_parameter_supported"] = True
+        if switches.exchanges:
+            said["grant_types_supported"].append(TOKEN_EXCHANGE)
         if switches.documents:
             said["client_id_metadata_document_supported"] = True
         if switches.metadata == "wrong_issuer":
@@ -268,6 +281,7 @@ class _Server(AuthorizationServer):
         self.register_grant(_CodeGrant, [CodeChallenge(required=True)])
         self.register_grant(_RefreshGrant)
         self.register_grant(grants.ClientCredentialsGrant)
+        self.register_grant(_ExchangeGrant)
         self.register_endpoint(_Registration)
         self.register_endpoint(_Revocation)
 
@@ -295,7 +309,8 @@ class _Server(AuthorizationServer):
             "expires_in": switches.lifetime,
             "scope": scope or "",
         }
-        if include_refresh_token and switches.refresh and grant_type != "client_credentials":
+        is_of_user = grant_type not in {"client_credentials", TOKEN_EXCHANGE}
+        if include_refresh_token and switches.refresh and is_of_user:
             token["refresh_token"] = f"rt_{secrets.token_urlsafe(24)}"
         return token
 
@@ -403,6 +418,42 @@ class _RefreshGrant(grants.RefreshTokenGrant):
     @override
     def revoke_old_credential(self, refresh_token: Token) -> None:
         refresh_token.is_used = True
+
+
+class _ExchangeGrant(BaseGrant, TokenEndpointMixin):
+    GRANT_TYPE = TOKEN_EXCHANGE
+    TOKEN_ENDPOINT_AUTH_METHODS = METHODS
+
+    @override
+    def validate_token_request(self) -> None:
+        provider, form = self.server.provider, self.request.form
+        client = self.authenticate_token_endpoint_client()
+        if not provider.switches.exchanges:
+            raise UnsupportedGrantTypeError(TOKEN_EXCHANGE)
+        if not client.check_grant_type(TOKEN_EXCHANGE):
+            raise UnauthorizedClientError
+        if form.get("subject_token_type") != JWT_TYPE or provider.trusted is None:
+            raise InvalidRequestError("The subject token is of no known type.")
+        keys = KeySet.import_key_set(provider.trusted)
+        try:
+            token = jwt.decode(form.get("subject_token", ""), keys, algorithms=["RS256"])
+            rules = jwt.JWTClaimsRegistry(
+                aud={"essential": True, "values": [provider.issuer, f"{provider.issuer}/token"]},
+                exp={"essential": True},
+                sub={"essential": True},
+            )
+            rules.validate(token.claims)
+        except JoseError as error:
+            raise InvalidRequestError(f"The subject token is refused: {error}") from None
+        self.request.client, self.request.user = client, token.claims["preferred_username"]
+
+    @override
+    def create_token_response(self) -> tuple[int, Any, Any]:
+        scope = self.request.form.get("scope")
+        token = self.generate_token(user=self.request.user, scope=scope)
+        self.save_token(token)
+        issued = "urn:ietf:params:oauth:token-type:access_token"
+        return 200, {**token, "issued_token_type": issued}, self.TOKEN_RESPONSE_HEADER
 
 
 class _Registration(ClientRegistrationEndpoint):

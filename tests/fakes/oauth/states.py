@@ -12,6 +12,7 @@ from registry.oauth.values import (
     AuthorizationLink,
     AuthorizationState,
     OAuthServer,
+    TokenProblem,
 )
 from tests.fakes.clock import NOON
 
@@ -24,11 +25,13 @@ class FakeAuthorizations:
         known: By user and server id.
         is_away: Whether it fails as a database does that is away.
         asked: The servers of each question.
+        problems: Why there is no access token, by user and server id.
     """
 
     known: Mapping[tuple[str, str], AuthorizationState]
     is_away: bool = False
     asked: list[list[OAuthServer]] = field(default_factory=list)
+    problems: dict[tuple[str, str], TokenProblem] = field(default_factory=dict)
 
     async def states(
         self, user: UserContext, servers: Collection[OAuthServer]
@@ -39,6 +42,10 @@ class FakeAuthorizations:
             raise DatabaseUnavailable
         nothing = AuthorizationState()
         return {one.id: self.known.get((user.user_id, one.id), nothing) for one in servers}
+
+    def problem(self, user_id: str, server_id: str) -> TokenProblem | None:
+        """Answer as told."""
+        return self.problems.get((user_id, server_id))
 
 
 def access_token(value: str) -> AccessToken:
