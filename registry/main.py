@@ -16,6 +16,7 @@ from registry.access.limits.routes import router as limits_router
 from registry.access.policies.routes import router as policies_router
 from registry.access.quarantine.routes import router as quarantine_router
 from registry.access.routes import router as permissions_router
+from registry.access.simulation.routes import router as simulation_router
 from registry.access.toolsets.routes import router as toolsets_router
 from registry.approvals.routes import router as approvals_router
 from registry.audit.refusals import RefusalRecorder
@@ -114,6 +115,7 @@ GOVERNANCE = (
     toolsets_router,
     budgets_router,
     quarantine_router,
+    simulation_router,
     approvals_router,
 )
 """Routers of what governs calls."""
@@ -150,6 +152,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.approvals = parts.approvals
     app.state.approval_reader = parts.approval_reader
     app.state.quarantine = parts.quarantine
+    app.state.simulation = parts.simulation
     app.state.quarantines = parts.quarantines
     app.state.users = parts.users
     app.state.sync = parts.sync

@@ -42,7 +42,11 @@ OPEN = {
 }
 """Tell nothing of what is stored. A route is added here by a decision, not by forgetting."""
 
-ASKING = {("POST", "/api/v1/access/explain"), ("POST", "/api/v1/mcp/{server_id}/reinitialize")}
+ASKING = {
+    ("POST", "/api/v1/access/explain"),
+    ("POST", "/api/v1/access/simulate"),
+    ("POST", "/api/v1/mcp/{server_id}/reinitialize"),
+}
 """Change nothing that is stored."""
 
 WRITING = {

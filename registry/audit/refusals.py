@@ -34,6 +34,7 @@ OPERATIONS = {
     "reject_tool": AuditAction.REJECT,
     "roll_back_tool": AuditAction.ROLLBACK,
     "explain_access": AuditAction.READ,
+    "simulate_access": AuditAction.READ,
     "generate_token": AuditAction.ISSUE,
     "issue_user_token": AuditAction.ISSUE,
     "revoke_token": AuditAction.REVOKE,

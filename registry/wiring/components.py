@@ -11,6 +11,7 @@ from registry.access.policies.service import PolicyService
 from registry.access.quarantine.service import QuarantineService
 from registry.access.quarantine.table import QuarantineTable
 from registry.access.service import PermissionService
+from registry.access.simulation.service import SimulationService
 from registry.access.toolsets.service import ToolsetService
 from registry.approvals.reading import ApprovalReader
 from registry.approvals.service import ApprovalService
@@ -82,6 +83,7 @@ class Components:
     toolset_permissions: PermissionService
     budgets: BudgetService
     quarantine: QuarantineService
+    simulation: SimulationService
     quarantines: QuarantineTable
     users: UserService
     sync: SyncService

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from registry.access.ports import ResourceChanges, TableChanges
     from registry.access.quarantine.service import QuarantineService
     from registry.access.service import PermissionService
+    from registry.access.simulation.service import SimulationService
     from registry.access.toolsets.ports import ServedToolsets
     from registry.access.toolsets.service import ToolsetService
     from registry.access.toolsets.values import Toolset
@@ -185,6 +186,37 @@ def build_quarantine(
         RecordedCalls(UsageRepository(storage.database), clock),
         storage.audit,
         changes,
+        clock=clock,
+    )
+
+
+def build_simulation(
+    settings: Settings, storage: Storage, directory: DirectoryRepository, clock: Clock
+) -> SimulationService:
+    """Return the service that tries drafts of rules on recorded calls."""
+    from registry.access.conditions import CallConditions  # noqa: PLC0415
+    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
+    from registry.access.simulation.service import (  # noqa: PLC0415
+        SimulationService,
+        SimulationStore,
+    )
+    from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
+    from registry.usage.repository import UsageRepository  # noqa: PLC0415
+
+    repositories = storage.repositories
+    return SimulationService(
+        SimulationStore(
+            repositories.policies,
+            repositories.limits,
+            build_toolsets(settings, storage, directory, NoGateway(), clock),
+            PolicyServerReader(repositories.servers, repositories.visible),
+            repositories.tools,
+            directory,
+            CallConditions(QuarantineRepository(storage.database), repositories.limits, clock),
+            UsageRepository(storage.database),
+        ),
+        _authority(settings, storage, directory, clock, "Policies"),
+        _authority(settings, storage, directory, clock, "Limits"),
         clock=clock,
     )
 

@@ -206,6 +206,7 @@ async def test_neither_explanations_nor_new_policies_tell_of_a_hidden_server(
             ("/access/explain", {"tool": "echo", "server_id": owner_id}),
             ("/access/explain", {"tool": "echo", "path": path}),
             ("/access/policies", policy(owner_id)),
+            ("/access/simulate", {"policy": policy(owner_id)}),
         ]
         found = [await hiding.ask(ROOT, "POST", where, json=body) for where, body in asked]
         return [(answer.status_code, answer.text.replace(owner_id, "")) for answer in found]

@@ -124,6 +124,21 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {"tool": "echo", "server_id": "{server_id}"},
         {"tool": "echo", "server_id": "{own}", "user_id": "{user_id}"},
     ],
+    ("POST", f"{V1}/access/simulate"): [
+        {"policy_id": "{policy_id}"},
+        {"limit_id": "{limit_id}"},
+        {"toolset_id": "{toolset_id}"},
+        {"policy": {**POLICY, "target": {"owner_id": "{owner_id}"}}},
+        {"limit": {**LIMIT, "target": {"owner_id": "{owner_id}"}}},
+        {"toolset": {"name": "x", "entries": [{"server": "{server_id}", "tool": "echo"}]}},
+        {
+            "policy": {
+                **POLICY,
+                "subjects": {"users": ["{user_id}"]},
+                "target": {"owner_id": "{own}"},
+            }
+        },
+    ],
     ("PATCH", f"{V1}/users/{{user_id}}"): [{"disabled": True}],
     ("POST", f"{V1}/users/{{user_id}}/tokens"): [{"expires_in_hours": 1}],
     ("POST", f"{V1}/groups"): [{"name": "mixed", "members": ["{user_id}"]}],

@@ -90,6 +90,7 @@ WITH_INPUT = (
     "add_quarantine",
     "list_quarantine",
     "lift_quarantine",
+    "simulate_access",
     "list_limits",
     "create_limit",
     "get_limit",

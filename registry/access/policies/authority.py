@@ -85,9 +85,11 @@ class RuleAuthority:
         return bool((await self.verdict(owner, user, tx)).bits & Permission.SHARE)
 
     async def require_may_write(
-        self, owner_id: str | None, user: UserContext, tx: Transaction
+        self, owner_id: str | None, user: UserContext, tx: Transaction | None = None
     ) -> None:
         """Check that *user* may write rules about a server, or about all.
+
+        Without a transaction nothing is locked: only for what writes nothing.
 
         Raises:
             PolicyForbiddenError: They may not.
@@ -104,7 +106,11 @@ class RuleAuthority:
                 )
             return
         # Locked, so that it is not removed, nor its sharing changed, before this is written.
-        owner = await self._owners.held_policy_owner(owner_id, tx)
+        owner = (
+            await self._owners.policy_owner(owner_id)
+            if tx is None
+            else await self._owners.held_policy_owner(owner_id, tx)
+        )
         if owner is None:
             raise UnknownOwnerError(owner_id)
         bits = (await self.verdict(owner, user, tx)).bits

@@ -28,7 +28,6 @@ from registry.access.toolsets.presets import preset_problem
 from registry.access.toolsets.repository import ToolsetRepository, new_toolset_id
 from registry.access.toolsets.resolution import presets_of
 from registry.access.toolsets.values import (
-    NO_CALLERS,
     DefaultFor,
     Resolution,
     Toolset,
@@ -125,6 +124,41 @@ class ToolsetService:
         """Return what a toolset serves to *user* now; None where no gateway runs."""
         return self._served.resolved(seen.record.toolset, user)
 
+    async def drafted(
+        self, change: ToolsetChange | None, toolset_id: str | None, user: UserContext
+    ) -> tuple[Toolset | None, Toolset | None]:
+        """Return a toolset as it is, and as it would be; nothing is written.
+
+        Args:
+            change: What would be written; None for the removal.
+            toolset_id: The stored toolset; None for a new one.
+            user: Who would write it.
+
+        Raises:
+            ToolsetNotFoundError: It does not exist, or *user* may not see it.
+            ToolsetForbiddenError: They may not change it, or not make it these callers' default.
+            InsufficientScopeError: It is another's, and the token lacks `write:access`.
+            ValidationFailedError: An entry names an unknown server, or presets what cannot match.
+        """
+        former = None
+        if toolset_id is not None:
+            needed = Permission.DELETE if change is None else Permission.EDIT
+            former = (await self._require(toolset_id, user, needed)).record.toolset
+        if change is None:
+            return former, None
+        before = former or Toolset(
+            new_toolset_id(),
+            change.name,
+            user.tenant_id,
+            user.user_id,
+            ServerScope.PRIVATE_USER,
+            (),
+            revision=0,
+        )
+        entries = await self._entries(change, before.entries, user)
+        await self._require_may_default(change.default_for, before.default_for, user)
+        return former, _changed(before, change, entries)
+
     async def create(self, change: ToolsetChange, user: UserContext) -> ToolsetSeen:
         """Create a private toolset of *user*.
 
@@ -137,18 +171,8 @@ class ToolsetService:
         """
         now = self._clock.now()
         person = PolicyEditor(user.user_id, user.username)
-        blank = Toolset(
-            new_toolset_id(),
-            change.name,
-            user.tenant_id,
-            user.user_id,
-            ServerScope.PRIVATE_USER,
-            (),
-            revision=0,
-        )
-        entries = await self._entries(change, (), user)
-        toolset = _changed(blank, change, entries)
-        await self._require_may_default(toolset.default_for, NO_CALLERS, user)
+        _, toolset = await self.drafted(change, None, user)
+        assert toolset is not None  # noqa: S101 - there is a change
         record = ToolsetRecord(toolset, now, person, now, person)
 
         async def write(tx: Transaction) -> None:
