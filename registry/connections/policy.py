@@ -84,7 +84,9 @@ def view_of(
         is_error = connection.state is ConnectionState.ERROR
         if is_error or authorization is None or _is_usable(authorization):
             problem = connection.problem if is_error else None
-            return ConnectionView(connection.state, problem, authorization)
+            is_working = connection.state is ConnectionState.CONNECTED
+            connected_at = connection.at if is_working else None
+            return ConnectionView(connection.state, problem, authorization, connected_at)
     if authorization is None:
         return UNCONNECTED
     if needs_nobody:

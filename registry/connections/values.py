@@ -95,11 +95,13 @@ class ConnectionView:
     Attributes:
         problem: Why it does not work; None if it does.
         authorization: The caller's; None if the server takes no access tokens, or it is unknown.
+        connected_at: When it last worked, as far as that is known, UTC.
     """
 
     state: ConnectionState
     problem: str | None = None
     authorization: AuthorizationState | None = None
+    connected_at: datetime | None = None
 
 
 UNCONNECTED = ConnectionView(ConnectionState.DISCONNECTED)

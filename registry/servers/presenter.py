@@ -17,6 +17,7 @@ from registry.oauth.policy import grant_of
 from registry.oauth.values import Grant
 from registry.servers.credentials import (
     is_secret_header,
+    is_user_level,
     masked_oauth,
     masked_url,
     needs_user_key,
@@ -117,10 +118,16 @@ def present_detail(server: ServerRecord) -> JsonObject:
 
 
 def present_connection(server: ServerRecord, view: ConnectionView, now: datetime) -> JsonObject:
-    """Return the fields about the caller's connection to a server."""
+    """Return the fields about the caller's connection to a server.
+
+    Where users have credentials of their own, nothing of what others did with theirs.
+    """
+    is_own = is_user_level(server.config)
+    connected_at = view.connected_at if is_own else server.last_connected
     return {
         "connection_state": view.state.value,
-        "is_recently_active": is_recently_active(server.last_connected, now),
+        "is_recently_active": is_recently_active(connected_at, now),
+        "lastConnected": timestamp(connected_at),
     }
 
 

@@ -17,6 +17,7 @@ from registry.core import search
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
 from registry.core.text import ONE_LINE, ObjectIdText
+from registry.servers.credentials import is_user_level
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
     present_connection,
@@ -319,18 +320,21 @@ async def refresh_server(
         precondition=precondition_of(if_match, if_unmodified_since),
     )
     server = refreshed.server
+    is_ok = refreshed.failure is None and refreshed.unread is None
+    # Where users have credentials of their own, the last success may be another's.
+    is_shown = is_ok or not is_user_level(server.config)
     answer: dict[str, object] = {
         "id": server.id,
         "serverName": server.server_name,
         "status": server.effective_status.value,
-        "lastConnected": timestamp(server.last_connected),
+        "lastConnected": timestamp(server.last_connected) if is_shown else None,
         "lastError": timestamp(server.last_error),
         "errorMessage": server.error_message,
         "numTools": len(server.tool_names),
         "capabilities": server.config.get("capabilities"),
         "tools": ", ".join(server.tool_names),
         "initDuration": server.config.get("initDuration"),
-        "ok": refreshed.failure is None and refreshed.unread is None,
+        "ok": is_ok,
         "message": _told(refreshed),
         "updatedAt": timestamp(server.updated_at),
         "permissions": present_flags(server.bits),

@@ -498,7 +498,9 @@ class ServerSummary(_Answer):
         "bring their own credentials.",
     )
     is_recently_active: bool = Field(
-        alias="is_recently_active", description="Connected to within the last five minutes."
+        alias="is_recently_active",
+        description="Connected to within the last five minutes; by the caller where users bring "
+        "their own credentials, as `lastConnected` is.",
     )
 
 

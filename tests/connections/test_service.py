@@ -200,6 +200,5 @@ async def test_a_token_that_another_worker_cannot_obtain_is_an_error_until_a_cal
     assert failing == ConnectionView(
         ConnectionState.ERROR, "invalid_client", AuthorizationState(is_authorized=False)
     )
-    assert works == ConnectionView(
-        ConnectionState.CONNECTED, None, AuthorizationState(is_authorized=True)
-    )
+    authorized = AuthorizationState(is_authorized=True)
+    assert works == ConnectionView(ConnectionState.CONNECTED, None, authorized, clock.now())

@@ -404,15 +404,26 @@ async def test_two_users_share_one_registration(world: World) -> None:
     assert await world.tokens(BOB) == ["oauth_access", "oauth_refresh"]
 
 
-async def test_the_first_authorization_makes_the_tools_known(world: World) -> None:
+async def test_the_first_authorization_makes_the_tools_known_and_nothing_else(
+    world: World,
+) -> None:
     _, link = await world.initiate()
     await world.browser.authorise(link)
 
+    async def shown_to(user: UserContext) -> dict[str, Any]:
+        server = await world.rest.call(user, "GET", f"/{world.server['id']}")
+        return dict(server.json())
+
     async def known() -> bool:
-        server = await world.rest.call(BOB, "GET", f"/{world.server['id']}")
-        return bool(server.json()["numTools"] == 3)
+        return bool((await shown_to(BOB))["numTools"] == 3)
 
     await until_async(known)
+    own, others = await shown_to(ALICE), await shown_to(BOB)
+
+    assert (own["connection_state"], own["is_recently_active"]) == ("connected", True)
+    assert own["lastConnected"] is not None
+    members = ("connection_state", "is_recently_active", "lastConnected")
+    assert [others[name] for name in members] == ["disconnected", False, None]
 
 
 async def test_who_fails_when_a_token_cannot_be_renewed_is_named(world: World) -> None:
