@@ -246,6 +246,8 @@ async def test_a_detail_holds_every_member_that_is_stored(rest: Rest, alice: Use
         **document,
         **shown,
         **dict.fromkeys(times, "2026-01-01T00:00:00.000Z"),
+        # Users have tokens of their own, and this one has not connected.
+        "lastConnected": None,
         **{name: detail[name] for name in added},
         "id": str(stored.inserted_id),
         "author": alice.user_id,
