@@ -6,7 +6,7 @@ authorization servers, and the stored clients.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, cast
 
 from registry.core.json import JsonObject, members
@@ -70,15 +70,24 @@ class AuthorizationServers:
         self.redirect_uri = redirect_uri
         self._metadata_url = metadata_url
 
-    async def discover(self, server: OAuthServer, issuer: str | None = None) -> Discovered:
+    async def discover(
+        self, server: OAuthServer, issuer: str | None = None, *, without: Collection[str] = ()
+    ) -> Discovered:
         """Return the authorization server of a server: *issuer*, if that is still one of several.
+
+        Args:
+            server: Which.
+            issuer: Where a flow began.
+            without: Issuers with which no flow can begin.
 
         Raises:
             UnsafeAddressError: A URL may not be contacted.
             OAuthError: There is none that can be used, or not now.
         """
         known = members(server.config.get("oauthMetadata"))
-        return await self._discovery.of_server(server.url, oauth_of(server.config), known, issuer)
+        return await self._discovery.of_server(
+            server.url, oauth_of(server.config), known, issuer, without=without
+        )
 
     async def check_response(self, server: AuthorizationServer, issuer: str | None) -> None:
         """Check the `iss` of an authorization response.

@@ -133,6 +133,20 @@ class AuthorizationResponse:
     error_description: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What an authorization server is asked.
+
+    Attributes:
+        request: What requests at its token endpoint will contain.
+        url: Of the page where the user is asked.
+    """
+
+    found: Discovered
+    request: TokenRequest
+    url: str = field(repr=False)
+
+
 class AuthorizationService:
     """Runs flows.
 
@@ -148,6 +162,7 @@ class AuthorizationService:
         listener: Notified of each completed flow.
         base_url: The public URL of the registry.
         metadata: Our client metadata document; None if the registry has no public URL.
+        begin_seconds: How long the button may take.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -167,6 +182,7 @@ class AuthorizationService:
         metadata: JsonObject | None,
         clock: Clock,
         metrics: Metrics,
+        begin_seconds: float = BEGIN_SECONDS,
     ) -> None:
         parts = urlsplit(base_url)
         self.cookie_path = parts.path.rstrip("/") + CALLBACK_PATH
@@ -186,6 +202,7 @@ class AuthorizationService:
         self._audit = audit
         self._clock = clock
         self._counted = metrics.oauth_flows
+        self._begin_seconds = begin_seconds
 
     def now(self) -> datetime:
         """Return the current time, for comparing with expiries."""
@@ -454,28 +471,15 @@ class AuthorizationService:
         self, flow_id: str, server: OAuthServer, user: UserContext, more: tuple[str, ...]
     ) -> BegunFlow:
         await self._require_open(flow_id)
-        oauth = oauth_of(server.config)
         flow = self._pending(flow_id, server, user)
         nonce, verifier = secrets.token_urlsafe(NONCE_BYTES), new_verifier()
         state = orjson.dumps({"f": flow_id, "n": nonce})
-        redirect_uri = self._authorization_servers.redirect_uri
+        sealed = self._state_seal.seal(state, flow.expires_at)
         try:
-            async with asyncio.timeout(BEGIN_SECONDS):
-                found = await self._authorization_servers.discover(server)
+            async with asyncio.timeout(self._begin_seconds):
                 # The new token takes the place of the stored one: it must be good for as much.
                 granted = await self._tokens.granted(user, server)
-                scopes = asked_scopes(found, oauth, (*granted, *more))
-                client = await self._client(user, server, found, scopes)
-            url = authorization_url(
-                found.server,
-                client,
-                redirect_uri=redirect_uri,
-                state=self._state_seal.seal(state, flow.expires_at),
-                verifier=verifier,
-                scopes=scopes,
-                resource=found.resource.resource,
-                skips_challenge_check=skips_challenge_check(oauth),
-            )
+                asking = await self._asking(user, server, (*granted, *more), sealed, verifier)
         except (UpstreamError, TimeoutError) as exc:
             # The flow stays as it is: the same button can be pressed again.
             reason = NO_ANSWER if isinstance(exc, TimeoutError) else _sentence(exc.message)
@@ -484,17 +488,73 @@ class AuthorizationService:
             raise AuthorizationFailedError(reason) from exc
         cookie = secrets.token_urlsafe(COOKIE_BYTES)
         flow.browser, flow.nonce, flow.code_verifier = _digest(cookie), nonce, verifier
+        found, request = asking.found, asking.request
         flow.issuer = found.server.issuer
         flow.authorization_server = found.server.document
         flow.resource_issuers = [*found.resource.authorization_servers]
-        flow.client_id, flow.redirect_uri = client.client_id, redirect_uri
-        flow.scopes = None if scopes is None else [*scopes]
-        flow.resource = found.resource.resource
+        flow.client_id = request.client.client_id
+        flow.redirect_uri = self._authorization_servers.redirect_uri
+        flow.scopes = None if request.scopes is None else [*request.scopes]
+        flow.resource = request.resource
         if not await self._flows.begin(flow):
             raise FlowEndedError
         self._counted.labels("started").inc()
         await self._note(user, server.id, "started")
-        return BegunFlow(flow_id, url, cookie, flow.expires_at)
+        return BegunFlow(flow_id, asking.url, cookie, flow.expires_at)
+
+    async def _asking(
+        self,
+        user: UserContext,
+        server: OAuthServer,
+        more: tuple[str, ...],
+        state: str,
+        verifier: str,
+    ) -> _Asking:
+        """Return what to ask of the first authorization server with which a flow can begin.
+
+        Raises:
+            UpstreamError: There is none; says why the first is none.
+        """
+        useless: list[str] = []
+        failed: UpstreamError | None = None
+        while True:
+            try:
+                found = await self._authorization_servers.discover(server, without=useless)
+            except UpstreamError as exc:
+                raise failed or exc from None
+            try:
+                return await self._asking_at(found, user, server, more, state, verifier)
+            except OAuthError as exc:
+                failed = failed or exc
+            issuer = found.server.issuer
+            if issuer is None or issuer in useless or not found.resource.authorization_servers:
+                raise failed
+            useless.append(issuer)
+
+    async def _asking_at(
+        self,
+        found: Discovered,
+        user: UserContext,
+        server: OAuthServer,
+        more: tuple[str, ...],
+        state: str,
+        verifier: str,
+    ) -> _Asking:
+        oauth = oauth_of(server.config)
+        scopes = asked_scopes(found, oauth, more)
+        client = await self._client(user, server, found, scopes)
+        url = authorization_url(
+            found.server,
+            client,
+            redirect_uri=self._authorization_servers.redirect_uri,
+            state=state,
+            verifier=verifier,
+            scopes=scopes,
+            resource=found.resource.resource,
+            skips_challenge_check=skips_challenge_check(oauth),
+        )
+        request = TokenRequest(found.server, client, found.resource.resource, scopes)
+        return _Asking(found, request, url)
 
     async def _client(
         self,

@@ -308,6 +308,22 @@ async def test_an_authorization_server_that_changes_on_the_way_is_refused(world:
     assert world.oauth.provider.counts["token"] == 0
 
 
+@pytest.mark.parametrize("lacks", ["registers", "pkce"])
+async def test_of_several_authorization_servers_one_is_used_that_can_be(
+    world: World, lacks: str
+) -> None:
+    _, link = await world.initiate()
+    setattr(world.oauth.provider.switches, lacks, False)
+    async with serving_oauth() as another:
+        world.oauth.protected.issuers = (world.oauth.issuer, another.issuer)
+
+        page = await world.browser.authorise(link)
+
+        assert (page.status, page.title) == (200, "protected is connected")
+        assert another.provider.counts["token"] == 1
+    assert world.oauth.provider.counts["authorize"] == 0
+
+
 async def test_a_cancelled_flow_cannot_be_finished(world: World) -> None:
     flow_id, link = await world.initiate()
     callback = await world.browser.sign_in(await world.browser.press(link))

@@ -6,7 +6,7 @@ authorization server is used only if its metadata names the issuer that was aske
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 from urllib.parse import urlsplit
@@ -107,6 +107,8 @@ class OAuthDiscovery:
         configured: JsonObject,
         known: JsonObject | None,
         issuer: str | None = None,
+        *,
+        without: Collection[str] = (),
     ) -> Discovered:
         """Return the authorization server of the MCP server at *url*.
 
@@ -118,6 +120,7 @@ class OAuthDiscovery:
             known: Its `config.oauthMetadata`, used instead of a discovery if *configured* is
                 enough.
             issuer: The one to return if it is named, and no other: a flow began there.
+            without: Issuers that are of no use, though their metadata can be read.
 
         Raises:
             UnsafeAddressError: A URL may not be contacted.
@@ -138,7 +141,11 @@ class OAuthDiscovery:
                 raise OAuthMetadataError("The server's metadata names no authorization server.")
             issuers = resource.authorization_servers
             same = [one for one in issuers if one.rstrip("/") == (issuer or "").rstrip("/")]
-            tried = same[:1] or issuers[:MAX_TRIED_ISSUERS]
+            useless = {one.rstrip("/") for one in without}
+            others = issuers[:MAX_TRIED_ISSUERS]
+            tried = same[:1] or [one for one in others if one.rstrip("/") not in useless]
+            if not tried:
+                raise OAuthMetadataError("The server's metadata names no other server.")
             return Discovered(resource, await self._first_usable(tried))
 
     async def _first_usable(self, issuers: Sequence[str]) -> AuthorizationServer:
