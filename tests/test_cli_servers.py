@@ -187,12 +187,17 @@ def test_limits_are_added_changed_shown_and_removed(
     changed = printed("limits", "update", "few", str(tmp_path / "part.json"))
     listed = run("limits", "list", "--server", "weather")
     shown = printed("limits", "show", "few")
+    (tmp_path / "draft.json").write_text(json.dumps({"limit_id": added["id"]}))
+    simulated = printed("access", "simulate", str(tmp_path / "draft.json"))
+    told = run("access", "simulate", str(tmp_path / "draft.json"))
     removed = run("limits", "remove", added["id"], "--yes")
 
     assert [rate["per"] for rate in added["rates"]] == ["second", "hour"]
     assert (wrong.exit_code, "give rates, in_flight, or both" in wrong.stderr) == (1, True)
     assert (changed["in_flight"], changed["rates"], shown) == (3, added["rates"], changed)
     assert listed.stdout.splitlines()[1].split()[:5] == ["few", "yes", "2/second,", "9/hour", "3"]
+    assert (simulated["kind"], simulated["calls"], simulated["is_complete"]) == ("limit", 0, True)
+    assert told.stdout.startswith("0 calls since ")
     assert removed.exit_code == 0
     assert printed("limits", "list") == []
 

@@ -34,6 +34,7 @@ from registry.wiring.services import (
     build_quarantine,
     build_servers,
     build_sessions,
+    build_simulation,
     build_tools,
     build_toolsets,
     build_users,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from registry.access.policies.service import PolicyService
     from registry.access.quarantine.service import QuarantineService
     from registry.access.service import PermissionService
+    from registry.access.simulation.service import SimulationService
     from registry.access.toolsets.service import ToolsetService
     from registry.approvals.reading import ApprovalReader
     from registry.approvals.service import ApprovalService
@@ -111,6 +113,11 @@ class CommandServices:
         return build_quarantine(
             self.settings, self.storage, self.directory, NoGateway(), self.clock
         )
+
+    @cached_property
+    def simulation(self) -> SimulationService:
+        """Return the service that tries drafts of rules on recorded calls."""
+        return build_simulation(self.settings, self.storage, self.directory, self.clock)
 
     @cached_property
     def limits(self) -> LimitService:

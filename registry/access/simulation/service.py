@@ -206,8 +206,13 @@ class SimulationService:
             )
             await self._require_may_write(self._policies, drafted, stored, user)
         owners = _owners_of(stored, drafted)
-        today = [*(await self._store.policies.every()).values()]
-        today += await self._store.conditions.policies()
+        today = await self._store.conditions.policies()
+        if owners is None:
+            today = [*today, *(await self._store.policies.every()).values()]
+        else:
+            about = [one for key in owners for one in await self._store.policies.about(key)]
+            # Those about all servers are found with each.
+            today = [*today, *{one.id: one for one in about}.values()]
         after = [policy for policy in today if stored is None or policy.id != stored.id]
         after += [] if drafted is None else [drafted]
         return PolicyReplay(today, after), await self._read(period, owners, user)

@@ -1,5 +1,6 @@
 """What is known today of the tools that recorded calls name."""
 
+import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from registry.access.policies.ports import PolicyServer, PolicyServers
 from registry.access.policies.values import ToolFacts
 from registry.access.toolsets.resolution import Offered, Presentations, resolve
 from registry.access.toolsets.values import Toolset
+from registry.core.text import OBJECT_ID
 from registry.tools.metadata import COST_TIER, facets_of, known, said_in
 from registry.tools.naming import SEPARATOR, public_prefix, public_suffix, slug_of
 from registry.tools.projection import restore
@@ -87,7 +89,8 @@ class CalledTools:
         return self._names[owner.id]
 
     async def _offered(self, server_ids: Collection[str]) -> AsyncIterator[Offered[_OfferedTool]]:
-        rows: dict[str, dict[str, _OfferedTool]] = {one: {} for one in sorted(server_ids)}
+        known = [one for one in sorted(server_ids) if await self._owner(one) is not None]
+        rows: dict[str, dict[str, _OfferedTool]] = {one: {} for one in known}
         async for row in self._tools.rows([*rows]):
             if row.is_served:
                 rows[row.listed.owner_id][row.name] = _OfferedTool(
@@ -101,7 +104,10 @@ class CalledTools:
 
     async def _owner(self, server_id: str) -> PolicyServer | None:
         if server_id not in self._owners:
-            self._owners[server_id] = await self._servers.policy_owner(server_id)
+            is_id = re.fullmatch(OBJECT_ID, server_id) is not None
+            self._owners[server_id] = (
+                await self._servers.policy_owner(server_id) if is_id else None
+            )
         return self._owners[server_id]
 
     async def _elsewhere(self, owner: PolicyServer) -> dict[str, _OfferedTool]:

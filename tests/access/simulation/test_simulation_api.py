@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from bson import ObjectId
 
+from registry.access.simulation.service import MAX_RECORDS
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.usage.batches import BatchPacker, UsageBatch
 from registry.usage.repository import UsageRepository
@@ -296,25 +297,29 @@ async def test_owners_try_rules_about_their_servers_and_learn_nothing_of_people(
     assert (await refused(rest, reader, policy_id=foreign)).status_code == 403
 
 
-async def test_a_long_period_is_cut_and_the_answer_says_so(
+async def test_a_period_is_kept_and_cut_where_it_has_too_many_calls(
     rest: Rest, server: dict[str, Any]
 ) -> None:
     first_at = await record(rest, server, {"seconds": 0}, {"seconds": 10}, {"seconds": 20})
     draft = policy(server, "deny", **EVERYONE)
+    since = (first_at + timedelta(seconds=5)).isoformat()
+    until = (first_at + timedelta(seconds=15)).isoformat()
 
     whole = await simulated(rest, policy=draft, since=(first_at - timedelta(days=9)).isoformat())
-    part = await simulated(
-        rest,
-        policy=draft,
-        since=(first_at + timedelta(seconds=5)).isoformat(),
-        until=(first_at + timedelta(seconds=15)).isoformat(),
-    )
+    part = await simulated(rest, policy=draft, since=since, until=until)
+    for number in range(MAX_RECORDS // 5_000):
+        calls = ({"seconds": 30 + number * 5 + one / 1000} for one in range(5_000))
+        await record(rest, server, *calls)
+    cut = await simulated(rest, policy=draft)
 
     assert (whole["calls"], part["calls"]) == (3, 1)
-    assert whole["covered_since"] == whole["since"]
+    assert (whole["covered_since"], whole["is_complete"]) == (whole["since"], True)
     (group,) = part["groups"]
     example = datetime.fromisoformat(group["example_at"])
     assert abs((example - first_at).total_seconds() - 10) < 2
+    assert (cut["calls"], cut["is_complete"]) == (MAX_RECORDS, False)
+    covered_since = datetime.fromisoformat(cut["covered_since"])
+    assert abs((covered_since - first_at).total_seconds() - 30) < 2
 
 
 @pytest.mark.parametrize(
