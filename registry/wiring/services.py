@@ -218,6 +218,7 @@ def build_simulation(
         _authority(settings, storage, directory, clock, "Policies"),
         _authority(settings, storage, directory, clock, "Limits"),
         clock=clock,
+        records_kept=timedelta(days=settings.usage_retention_days),
     )
 
 

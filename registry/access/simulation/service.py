@@ -59,6 +59,7 @@ CALL = "tools/call"
 NEW = ""
 """Id of a rule that is not stored."""
 
+NOT_RECORDED = "No calls are recorded (USAGE_RETENTION_DAYS is 0)."
 OF_TODAY = "Tools, their metadata and all other rules are those of today."
 NOT_CALLED = (
     "What callers did not try is in no record: a tool that a policy hides from lists is rarely "
@@ -113,6 +114,7 @@ class SimulationService:
     Args:
         policies: Who may write policies.
         limits: Who may write limits.
+        records_kept: How long records of calls are kept; zero if there are none.
     """
 
     def __init__(
@@ -122,7 +124,9 @@ class SimulationService:
         limits: RuleAuthority,
         *,
         clock: Clock,
+        records_kept: timedelta,
     ) -> None:
+        self._records_kept = records_kept
         self._store = store
         self._policies = policies
         self._limits = limits
@@ -142,7 +146,8 @@ class SimulationService:
             ValidationFailedError: The draft names another thing that does not exist, or the
                 period ends before it begins.
         """
-        until = asked.until or self._clock.now()
+        now = self._clock.now()
+        until = asked.until or now
         since = asked.since or until - USUAL_PERIOD
         if since >= until:
             raise ValidationFailedError("since", "must be before the end of the period")
@@ -172,15 +177,17 @@ class SimulationService:
             if replay.concerns(call):
                 effects.add(call, *replay.judge(call))
         groups = effects.groups()
+        notes = [OF_TODAY, *NOTES[asked.kind], *callers.notes()]
+        covered_since = max(records.covered_since, now - self._records_kept)
         return Simulation(
             asked.kind,
             since,
             until,
-            records.covered_since,
+            min(covered_since, until),
             effects.totals,
             groups[:MAX_GROUPS],
             has_more=len(groups) > MAX_GROUPS,
-            notes=[OF_TODAY, *NOTES[asked.kind], *callers.notes()],
+            notes=notes if self._records_kept else [NOT_RECORDED, *notes],
         )
 
     async def _of_policy(

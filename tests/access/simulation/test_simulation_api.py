@@ -306,6 +306,7 @@ async def test_a_period_is_kept_and_cut_where_it_has_too_many_calls(
     until = (first_at + timedelta(seconds=15)).isoformat()
 
     whole = await simulated(rest, policy=draft, since=(first_at - timedelta(days=9)).isoformat())
+    old = await simulated(rest, policy=draft, since="2020-01-01T00:00:00Z")
     part = await simulated(rest, policy=draft, since=since, until=until)
     for number in range(MAX_RECORDS // 5_000):
         calls = ({"seconds": 30 + number * 5 + one / 1000} for one in range(5_000))
@@ -314,6 +315,9 @@ async def test_a_period_is_kept_and_cut_where_it_has_too_many_calls(
 
     assert (whole["calls"], part["calls"]) == (3, 1)
     assert (whole["covered_since"], whole["is_complete"]) == (whole["since"], True)
+    # Older records are not kept.
+    assert (old["calls"], old["is_complete"]) == (3, False)
+    assert datetime.fromisoformat(old["covered_since"]) > first_at - timedelta(days=400)
     (group,) = part["groups"]
     example = datetime.fromisoformat(group["example_at"])
     assert abs((example - first_at).total_seconds() - 10) < 2
