@@ -27,11 +27,9 @@ from tests.fakes.blocking import BlockingCalls
 from tests.fakes.mongo_daemon import start_daemon
 from tests.gateway.failing import outcome
 from tests.gateway.serving import serve
+from tests.kit.commands import commands, settled
 
 pytestmark = pytest.mark.wire
-
-OWN_TRAFFIC = frozenset({"getMore"})
-"""The change stream's heartbeat, which no call causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +81,6 @@ class Whole:
             ) as client,
         ):
             yield client
-
-    def commands(self) -> dict[str, float]:
-        """Return how many commands of each kind were sent to the database so far."""
-        samples = [
-            sample
-            for metric in self.parts.metrics.database_commands.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_count")
-        ]
-        counts: dict[str, float] = {}
-        for sample in samples:
-            name = sample.labels["command"]
-            if name not in OWN_TRAFFIC:
-                counts[name] = counts.get(name, 0) + sample.value
-        return counts
-
-    async def settled(self) -> dict[str, float]:
-        """Return the counts once all that happened before was followed, and sealed."""
-        async with asyncio.timeout(10):
-            counts = self.commands()
-            while True:
-                await SystemClock().sleep(1.5)
-                if self.commands() == counts:
-                    return counts
-                counts = self.commands()
 
 
 @asynccontextmanager
@@ -265,12 +238,12 @@ async def test_a_warm_call_sends_no_command_to_the_database(
         await whole.register(caller, "sums")
         async with whole.client(caller, "sums", "legacy") as client:
             await client.call_tool("add", {"a": 1, "b": 1})
-            before = await whole.settled()
+            before = await settled(whole.parts.metrics)
             for number in range(20):
                 await client.call_tool("add", {"a": number, "b": 1})
                 await client.list_tools()
 
-        assert whole.commands() == before
+        assert commands(whole.parts.metrics) == before
 
 
 @pytest.mark.requirement("R-242")

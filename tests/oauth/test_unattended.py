@@ -1,4 +1,4 @@
-"""Servers for which the registry obtains access tokens by itself, end to end."""
+"""Servers for which the registry obtains access tokens by itself, and what warm calls cost."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +10,9 @@ from registry.auth.identity import ALL_SCOPES, Role, UserContext, default_scopes
 from tests.fakes.oauth.provider import TOKEN_EXCHANGE, Client
 from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
 from tests.fakes.rest import Rest, rest_settings, running
+from tests.kit.browser import browser_at
+from tests.kit.commands import commands
+from tests.kit.waiting import until_async
 
 pytestmark = pytest.mark.wire
 
@@ -30,7 +33,9 @@ async def oauth() -> AsyncIterator[RunningOAuth]:
 async def rest(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
 ) -> AsyncIterator[Rest]:
-    async with running(rest_settings(mongo_uri, key_files, tmp_path)) as started:
+    # Records of calls are written in batches later, and jobs are looked for.
+    quiet = {"usage_retention_days": 0, "sync_worker_enabled": False}
+    async with running(rest_settings(mongo_uri, key_files, tmp_path, **quiet)) as started:
         yield started
 
 
@@ -97,3 +102,31 @@ async def test_an_assertion_about_each_caller_is_exchanged_for_their_token(
     assert "root" in answers[1]
     assert (before["connectionStatus"], after["connectionStatus"]) == ("disconnected", "connected")
     assert server["numTools"] == 3
+
+
+async def test_a_warm_call_with_an_access_token_sends_no_command_to_the_database(
+    rest: Rest, oauth: RunningOAuth
+) -> None:
+    oauth.provider.switches.exchanges = True
+    oauth.provider.trusted = (await rest.client.get("/.well-known/jwks.json")).json()
+    await register(rest, oauth, "exchanged", TOKEN_EXCHANGE)
+    server = await rest.register(
+        ROOT, "protected", oauth.url, requiresOAuth=True, scope="shared_app"
+    )
+    begun = await rest.ask(ALICE, "GET", f"/mcp/{server['id']}/oauth/initiate")
+    async with browser_at(rest) as browser:
+        await browser.authorise(begun.json()["authorizationUrl"])
+    answers: list[str] = []
+
+    async def is_warm() -> bool:
+        """Call often; return whether that sent no command, be it of other work."""
+        before = commands(rest.parts.metrics)
+        names = 10 * ("protected", "exchanged")
+        answers[:] = [await rest.call_tool(ALICE, name, "whoami") for name in names]
+        return commands(rest.parts.metrics) == before
+
+    await until_async(is_warm)
+
+    assert "ada" in answers[0]
+    assert "alice" in answers[1]
+    assert answers == 10 * answers[:2]

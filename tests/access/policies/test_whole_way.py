@@ -24,6 +24,7 @@ from registry.main import application
 from tests.gateway.confirming import refusal
 from tests.gateway.serving import serve
 from tests.gateway.test_whole_way import Whole
+from tests.kit.commands import commands, settled
 
 pytestmark = pytest.mark.wire
 
@@ -313,12 +314,12 @@ async def test_a_warm_call_under_policies_sends_no_command_to_the_database(
         await make(whole, root, "deny", {"roles": ["user"]}, tools=["wipe"])
         async with whole.client(alice, "", "legacy") as client:
             await client.call_tool("sums__add", {"a": 1, "b": 1})
-            before = await whole.settled()
+            before = await settled(whole.parts.metrics)
             for number in range(20):
                 await client.call_tool("sums__add", {"a": number, "b": 1})
                 await client.list_tools()
 
-            assert whole.commands() == before
+            assert commands(whole.parts.metrics) == before
 
 
 async def test_what_is_known_of_a_tool_that_another_program_stored_is_what_it_says(
