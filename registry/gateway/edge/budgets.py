@@ -6,7 +6,7 @@ spent beyond a budget. Source: docs/decisions/0061-cost-and-usage.md.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -34,6 +34,15 @@ log = structlog.get_logger()
 
 READ_SECONDS = 1.0
 """How often what other processes spent is read, while there are budgets."""
+
+MONTH_SECONDS = 1.0
+"""How long it is not looked again whether the wall clock was set into another month."""
+
+MAX_COVERED = 20_000
+"""Of how many callers and sets of tags it is kept which budgets cover their calls."""
+
+_Caller = tuple[str | None, str, str, tuple[str, ...]]
+"""Tenant, user and role of a call, and the billing tags of its tool."""
 
 
 @dataclass(slots=True)
@@ -81,7 +90,8 @@ class Budgets:
         self._by_role: dict[str, list[_Account]] = {}
         self._of_everyone: list[_Account] = []
         self._month = month_of(clock.now())
-        self._month_ends = month_after(self._month).timestamp()
+        self._month_lasts_until = 0.0
+        self._covered: dict[_Caller, tuple[_Account, ...]] = {}
         self._own: Counter[MonthKey] = Counter()
         self._others = StoredSpending(self._month, usage.writer)
 
@@ -163,26 +173,41 @@ class Budgets:
 
     def _covering(
         self, tenant_id: str | None, user_id: str, role: str, tags: Sequence[str]
-    ) -> Iterator[_Account]:
-        seen: set[str] = set()
+    ) -> tuple[_Account, ...]:
+        caller = (tenant_id, user_id, role, tuple(tags))
+        found = self._covered.get(caller)
+        if found is None:
+            if len(self._covered) >= MAX_COVERED:
+                self._covered.clear()
+            found = self._covered[caller] = self._find_covering(*caller)
+        return found
+
+    def _find_covering(
+        self, tenant_id: str | None, user_id: str, role: str, tags: tuple[str, ...]
+    ) -> tuple[_Account, ...]:
+        found: dict[str, _Account] = {}
         for some in (
             self._by_user.get(user_id, ()),
             self._by_role.get(role, ()),
             self._of_everyone,
         ):
             for account in some:
-                budget = account.budget
-                if budget.id not in seen and budget.covers(tenant_id, user_id, role, tags):
-                    seen.add(budget.id)
-                    yield account
+                if account.budget.covers(tenant_id, user_id, role, tags):
+                    found[account.budget.id] = account
+        return tuple(found.values())
 
     def _begin_month(self) -> None:
         """Begin a new month, if one began."""
+        monotonic = self._clock.monotonic()
+        if monotonic < self._month_lasts_until:
+            return
         now = self._clock.now()
-        if now.timestamp() < self._month_ends:
+        seconds = (month_after(self._month) - now).total_seconds()
+        if seconds > 0:
+            # Calls are many, and to ask for the wall time costs ten times as much.
+            self._month_lasts_until = monotonic + min(seconds, MONTH_SECONDS)
             return
         self._month = month_of(now)
-        self._month_ends = month_after(self._month).timestamp()
         self._own = Counter(
             {key: cost for key, cost in self._own.items() if key[0] == self._month}
         )
@@ -191,6 +216,7 @@ class Budgets:
 
     def _count_again(self) -> None:
         self._by_user, self._by_role, self._of_everyone = {}, {}, []
+        self._covered.clear()
         spending = self._others.spending + self._own
         for account in self._accounts.values():
             subjects = account.budget.subjects
