@@ -1,6 +1,7 @@
 """What the product imports is declared in pyproject.toml, and what is declared is imported."""
 
 import ast
+import functools
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -59,12 +60,15 @@ def providers(module: str) -> set[str]:
     return {str(canonicalize_name(name)) for name in PROVIDED_BY.get(module, ())}
 
 
-FILES = {
-    file.relative_to(ROOT).as_posix(): set(imported(file))
-    for folder in sorted(OWN)
-    for file in sorted((ROOT / folder).rglob("*.py"))
-    if "_generated" not in file.parts
-}
+@functools.cache
+def imported_by_file() -> dict[str, set[str]]:
+    """Return what each module imports of others."""
+    return {
+        file.relative_to(ROOT).as_posix(): set(imported(file))
+        for folder in sorted(OWN)
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        if "_generated" not in file.parts
+    }
 
 
 def declared_for(file: str) -> set[str]:
@@ -76,7 +80,7 @@ def declared_for(file: str) -> set[str]:
 def test_every_import_is_of_a_declared_dependency() -> None:
     undeclared = {
         f"{file}: {module}"
-        for file, modules in FILES.items()
+        for file, modules in imported_by_file().items()
         for module in modules
         if providers(module).isdisjoint(declared_for(file))
     }
@@ -87,7 +91,12 @@ def test_every_import_is_of_a_declared_dependency() -> None:
 @pytest.mark.parametrize("group", ["dependencies", "otel", "schemas", "build"])
 def test_every_declared_dependency_is_imported(group: str) -> None:
     declared = named(PROJECT["dependencies"] if group == "dependencies" else EXTRAS[group])
-    used = {name for modules in FILES.values() for module in modules for name in providers(module)}
+    used = {
+        name
+        for modules in imported_by_file().values()
+        for module in modules
+        for name in providers(module)
+    }
 
     assert declared - used - NEVER_IMPORTED.keys() == set()
 

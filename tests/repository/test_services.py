@@ -21,8 +21,8 @@ CONTRACT_TYPES: dict[str, type[Contract]] = {
     "forbidden": ForbiddenContract,
     "protected": ProtectedContract,
 }
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in (ROOT / "registry").rglob("*.py")
 }
 RECONCILERS = {"registry.tools.reconcile", "registry.prompts_and_resources.reconcile"}
@@ -40,6 +40,12 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 def as_ini(rule: dict[str, object]) -> dict[str, object]:
     """Return a contract's options as import-linter takes them: booleans are words."""
     return {name: str(value) if value is True else value for name, value in rule.items()}
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return what is written in each module of the registry."""
+    return {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 @functools.cache
@@ -70,7 +76,7 @@ def broken_contracts(importer: str, imported: str) -> set[str]:
 @pytest.mark.parametrize(
     ("route", "imported"),
     [
-        *((route, "aiohttp") for route in sorted(MODULES) if route.endswith(".routes")),
+        *((route, "aiohttp") for route in sorted(FILES) if route.endswith(".routes")),
         *(("registry.users.routes", name) for name in ("httpx", "httpx2", "mcp", "requests")),
         *(("registry.users.routes", name) for name in ("socket", "urllib", "pymongo", "redis")),
     ],
@@ -105,7 +111,7 @@ def test_an_upstream_is_reached_by_discovery_sync_and_gateway_alone(
 def test_one_service_alone_reconciles() -> None:
     found = {
         name
-        for name, tree in MODULES.items()
+        for name, tree in modules().items()
         for module, imported in imports(tree)
         if module in RECONCILERS and imported == "reconcile"
     }
@@ -117,7 +123,7 @@ def test_one_service_alone_reconciles() -> None:
 def test_that_service_alone_writes_rows() -> None:
     callers = {
         name
-        for name, tree in MODULES.items()
+        for name, tree in modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
