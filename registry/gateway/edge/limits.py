@@ -6,7 +6,7 @@ the limit is refused from memory until a lease may succeed.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -127,24 +127,21 @@ class _Bucket:
             return self.used < self.units and now < self.valid_until
         return self.units > 0 and (now < self.valid_until or now < self.reserve_until)
 
-    def take(self, now: float) -> None:
-        """Count a call."""
+    def take(self, now: float) -> bool:
+        """Count a call; return whether it is time for another lease."""
         self.touched_at = now
-        self.used += 1
+        self.used = used = self.used + 1
         if self.rate is None:
-            self.peak = max(self.peak, self.used)
-        elif now < self.valid_until:
-            self.units -= 1
-        else:
-            # The reserve is one call, whatever else was left when the slot ended.
-            self.lapsed += self.units - 1
-            self.units = 0
-
-    def is_low(self, now: float) -> bool:
-        """Whether it is time for another lease."""
-        if self.rate is None:
-            return self.used >= self.units and self.units < self.most
-        return self.units * 3 <= self.used or now >= self.valid_until
+            if used > self.peak:  # noqa: PLR1730 - `max` takes longer than all the rest
+                self.peak = used
+            return used >= self.units and self.units < self.most
+        if now < self.valid_until:
+            self.units = units = self.units - 1
+            return units * 3 <= used
+        # The reserve is one call, whatever else was left when the slot ended.
+        self.lapsed += self.units - 1
+        self.units = 0
+        return True
 
     def surplus(self, now: float) -> int:
         """Take back what is leased and not used: after its slot, or while no calls are made."""
@@ -162,7 +159,19 @@ class _Bucket:
         self.units = min(self.units, self.most)
 
 
-_Counted = tuple[UserContext, ToolLimits, tuple[tuple[_Address, Limit, Rate | None], ...]]
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What the calls of a tool by a caller are counted in.
+
+    Attributes:
+        buckets: While none was dropped.
+        dropped: How many buckets had been dropped by then.
+    """
+
+    user: UserContext
+    limits: ToolLimits
+    buckets: tuple[_Bucket, ...]
+    dropped: int
 
 
 class CallLimits:
@@ -200,6 +209,7 @@ class CallLimits:
         self._leases = metrics.limit_leases
         self._buckets: dict[_Address, _Bucket] = {}
         self._counted: dict[tuple[int, int], _Counted] = {}
+        self._dropped = 0
         self._is_lost = False
         self._lost_until = 0.0
 
@@ -231,12 +241,15 @@ class CallLimits:
         if limits.is_empty:
             return None
         counted = self._counted.get((id(user), id(limits)))
-        if counted is None or counted[0] is not user or counted[1] is not limits:
+        if (
+            counted is None
+            or counted.user is not user
+            or counted.limits is not limits
+            or counted.dropped != self._dropped
+        ):
             counted = self._count(user, limits)
-        if not counted[2]:
-            return None
-        buckets = [self._bucket(*one) for one in counted[2]]
-        if self._taken(exchange, buckets, limits.tool):
+        buckets = counted.buckets
+        if not buckets or self._taken(exchange, buckets, limits.tool):
             return None
         return self._waited(exchange, buckets, limits.tool)
 
@@ -280,7 +293,7 @@ class CallLimits:
                 due.append(bucket)
             idle_seconds = HOLD_SECONDS if bucket.rate is None else bucket.rate.period.seconds
             if bucket.is_idle and now - bucket.touched_at > idle_seconds:
-                del self._buckets[at]
+                self._drop(at)
         for first in range(0, len(due), RETURNED_AT_ONCE):
             await asyncio.gather(*map(self._swept, due[first : first + RETURNED_AT_ONCE]))
 
@@ -317,6 +330,7 @@ class CallLimits:
             LimitsAway: A limit cannot be read.
         """
         found: list[tuple[_Address, Limit, Rate | None]] = []
+        dropped = self._dropped
         for limit in limits.applying(user):
             if limit.problem is not None:
                 raise LimitsAway
@@ -327,7 +341,8 @@ class CallLimits:
         if len(self._counted) >= MAX_COUNTED:
             self._counted.clear()
         # Holds both, so that no other objects get their ids.
-        counted = self._counted[id(user), id(limits)] = (user, limits, tuple(found))
+        buckets = tuple([self._bucket(*one) for one in found])
+        counted = self._counted[id(user), id(limits)] = _Counted(user, limits, buckets, dropped)
         return counted
 
     def _bucket(self, at: _Address, limit: Limit, rate: Rate | None) -> _Bucket:
@@ -344,9 +359,16 @@ class CallLimits:
         oldest = sorted(self._buckets.items(), key=lambda item: item[1].touched_at)
         for at, bucket in oldest[: MAX_BUCKETS // 10]:
             if not bucket.waiting and not (bucket.rate is None and bucket.used):
-                del self._buckets[at]
+                self._drop(at)
 
-    def _taken(self, exchange: GatewayRequest, buckets: list[_Bucket], tool: LimitedTool) -> bool:
+    def _drop(self, at: _Address) -> None:
+        # A sweep pauses, so it may have been dropped already.
+        if self._buckets.pop(at, None) is not None:
+            self._dropped += 1
+
+    def _taken(
+        self, exchange: GatewayRequest, buckets: Sequence[_Bucket], tool: LimitedTool
+    ) -> bool:
         """Count a call in all buckets, or in none if one of them has no room.
 
         Raises:
@@ -369,10 +391,9 @@ class CallLimits:
         if uncounted:
             self._uncounted.inc()
         for bucket in counted:
-            bucket.take(now)
             if (
-                bucket.leasing is None
-                and bucket.is_low(now)
+                bucket.take(now)
+                and bucket.leasing is None
                 and now >= bucket.refused_until
                 and now >= self._lost_until
             ):
@@ -381,7 +402,7 @@ class CallLimits:
         return True
 
     async def _waited(
-        self, exchange: GatewayRequest, buckets: list[_Bucket], tool: LimitedTool
+        self, exchange: GatewayRequest, buckets: Sequence[_Bucket], tool: LimitedTool
     ) -> None:
         for bucket in buckets:
             bucket.waiting += 1
