@@ -6,7 +6,7 @@ should be counts as the stricter one.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from registry.tools.metadata import (
     facet,
     requires_approval,
 )
+from registry.usage.values import Charge
 
 VALIDATE = "validate"
 VALIDATE_OUTPUT = "validate_output"
@@ -76,6 +77,7 @@ class CallRules:
         approvals: How many people must approve each call; 0 for none.
         price_per_call: Millionths of the currency unit, as is the next.
         price_per_kib: For each KiB of request and response.
+        charge: What is charged for each call; None for no price, tier or tags.
     """
 
     validate: ArgumentValidation = ArgumentValidation.ON
@@ -86,6 +88,16 @@ class CallRules:
     billing_tags: tuple[str, ...] = ()
     price_per_call: int = 0
     price_per_kib: int = 0
+    charge: Charge | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Set what follows from the other members, for all calls."""
+        charge = None
+        if self.price_per_call or self.price_per_kib or self.billing_tags or self.cost_tier:
+            charge = Charge(
+                self.cost_tier, self.billing_tags, self.price_per_call, self.price_per_kib
+            )
+        object.__setattr__(self, "charge", charge)
 
 
 NO_CALL_RULES = CallRules()

@@ -20,8 +20,7 @@ from registry.gateway.protocol.envelope import METHODS
 from registry.gateway.protocol.response_classification import judge
 from registry.gateway.protocol.trace_context import clean_context
 from registry.gateway.values import NOT_PUBLIC
-from registry.tools.call_rules import CallRules
-from registry.usage.values import Charge, clean_name
+from registry.usage.values import clean_name
 
 log = structlog.get_logger()
 
@@ -234,7 +233,7 @@ class Recorder:
         user, route = exchange.user, exchange.route
         charge = None
         if exchange.tool_entry is not None and user is not None:
-            charge = charge_of(exchange.tool_entry.rules)
+            charge = exchange.tool_entry.rules.charge
             if charge is not None and exchange.decided_at and self._budgets is not None:
                 self._budgets.spent(user, charge, exchange.request_bytes + client.sent_bytes)
         if self._notes is not None and user is not None:
@@ -294,15 +293,6 @@ class Recorder:
         if child is None:
             child = self._calls[key] = self._call_counts.labels(*key)
         return child
-
-
-def charge_of(rules: CallRules) -> Charge | None:
-    """Return what is charged for calls of a tool; None for what has no price, tier or tags."""
-    if rules.price_per_call or rules.price_per_kib or rules.billing_tags or rules.cost_tier:
-        return Charge(
-            rules.cost_tier, rules.billing_tags, rules.price_per_call, rules.price_per_kib
-        )
-    return None
 
 
 def _has_left(exchange: GatewayRequest) -> bool:
