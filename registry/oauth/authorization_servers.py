@@ -12,7 +12,9 @@ from typing import Protocol, cast
 from registry.core.json import JsonObject, members
 from registry.oauth.ports import OAuthServers
 from registry.oauth.values import OAuthServer
+from registry.upstream.oauth.http import origin_of
 from registry.upstream.oauth.metadata import (
+    MAX_TRIED_ISSUERS,
     Discovered,
     OAuthDiscovery,
     configured_authentication,
@@ -143,6 +145,30 @@ class AuthorizationServers:
             place_of(authorization_server), self.redirect_uri, server.tenant_id, client_id
         )
 
+    async def registered(self, server: OAuthServer) -> Mapping[str, OAuthClientIdentity]:
+        """Return the clients that were registered for a server, by place. Contacts nobody."""
+        found = {}
+        for place in _places(server):
+            client = await self._clients.find(place, self.redirect_uri, server.tenant_id)
+            if client is not None:
+                found[place] = client
+        return found
+
+    async def unregister(
+        self, server: OAuthServer, place: str, client: OAuthClientIdentity
+    ) -> bool:
+        """Forget a client that nothing uses, and delete it at its authorization server.
+
+        Returns:
+            Whether the authorization server deleted it.
+
+        Raises:
+            UpstreamError: It cannot be asked now; here the client is forgotten.
+            DatabaseUnavailable: Nothing was done.
+        """
+        await self._clients.remove(place, self.redirect_uri, server.tenant_id, client.client_id)
+        return await self._registrar.unregister(client)
+
     def _configured(self, server: OAuthServer) -> ConfiguredClient | None:
         oauth = oauth_of(server.config)
         client_id = oauth.get("client_id")
@@ -161,6 +187,17 @@ def oauth_of(config: Mapping[str, object]) -> JsonObject:
 def place_of(server: AuthorizationServer) -> str:
     """Return what identifies an authorization server: its issuer, else its token endpoint."""
     return server.issuer or server.token_endpoint
+
+
+def _places(server: OAuthServer) -> list[str]:
+    """Return what may identify the authorization servers of a server; see `place_of`."""
+    named = members(server.config.get("oauthMetadata")).get("authorization_servers")
+    issuers = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    if not issuers:
+        issuers = [origin_of(server.url)]
+    bare = [one.rstrip("/") for one in issuers[:MAX_TRIED_ISSUERS]]
+    ends = ("", "/") if named else ("", "/", "/token")
+    return [f"{one}{end}" for one in bare for end in ends]
 
 
 def configuration_digest(server: OAuthServer) -> str:

@@ -172,3 +172,10 @@ class AuthorizationListener(Protocol):
 
     def authorized(self, user: UserContext, server: OAuthServer) -> None:
         """Note it; returns at once."""
+
+
+class RemovalListener(Protocol):
+    """Is told that a server was removed. Implemented by `registry.oauth.unregistration`."""
+
+    def removed(self, server: OAuthServer) -> None:
+        """Note it; returns at once."""

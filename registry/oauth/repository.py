@@ -142,6 +142,15 @@ class OAuthFlowRepository:
         }
         return await self._flows.find(query).count() > 0
 
+    async def has_of_client(self, client_id: str, now: datetime) -> bool:
+        """Whether a browser may still come back with a response for a client."""
+        query: Doc = {
+            "client_id": client_id,
+            "status": {"$in": [one.value for one in OPEN]},
+            "expires_at": {"$gt": now},
+        }
+        return await self._flows.find(query).limit(1).count() > 0
+
     async def delete_of(self, server_id: str, tx: Transaction) -> None:
         """Remove all flows at a server."""
         await self._flows.find({"server_id": server_id}).delete(session=tx)

@@ -98,7 +98,10 @@ class Ownership(Projection):
 
 @translates_driver_errors
 class TokenRepository:
-    """Stores users' tokens. All methods but `delete_of_server` and `counts` concern one user."""
+    """Stores users' tokens.
+
+    All methods but `delete_of_server`, `has_of_client` and `counts` concern one user.
+    """
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._tokens = database.document(Token)
@@ -292,6 +295,14 @@ class TokenRepository:
         others = await of_other_tenants(await rows.to_list(), tenant_id, self._users, tx)
         query["_id"] = {"$nin": others}
         return await deleted(self._tokens.find(query).delete(session=tx))
+
+    async def has_of_client(self, client_id: str) -> bool:
+        """Whether any user has tokens that were obtained with a client."""
+        query: Doc = {
+            "type": {"$in": [MCP_ACCESS, MCP_REFRESH]},
+            "registry.oauth.client_id": client_id,
+        }
+        return await self._tokens.find(query).limit(1).count() > 0
 
     async def rows(
         self, user_id: str, identifiers: Collection[str], tx: Transaction | None = None

@@ -160,7 +160,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             tables=(quarantines, limits.table, approvals.notices, toolsets, budgets),
             quarantines=quarantines,
         )
-        read_and_store = upstreams.reporting_to(snapshot, tracker)
+        read_and_store = upstreams.reporting_to(snapshot, tracker, authorizations.unregistration)
         servers = build_servers(
             settings, storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
         )

@@ -19,6 +19,7 @@ from registry.oauth.repository import OAuthClientRepository, OAuthFlowRepository
 from registry.oauth.service import AuthorizationService
 from registry.oauth.stored_tokens import OAuthTokenRepository
 from registry.oauth.tokens import UpstreamTokens
+from registry.oauth.unregistration import Unregistration
 from registry.servers.adapters import OAuthServerReader
 from registry.servers.credentials import CredentialVault
 from registry.upstream.guard import UrlGuard
@@ -36,10 +37,12 @@ class Authorizations:
     Attributes:
         tokens: Supplies and renews access tokens.
         links: Makes links under which users authorise the registry.
+        unregistration: Deletes clients that nothing uses any more.
     """
 
     tokens: UpstreamTokens
     links: LinkSeal
+    unregistration: Unregistration
     _servers: OAuthServerReader
     _flows: OAuthFlowRepository
     _authorization_servers: AuthorizationServers
@@ -146,6 +149,9 @@ async def build_oauth(
     return Authorizations(
         tokens,
         links,
+        Unregistration(
+            authorization_servers, flows, storage.repositories.tokens, background, clock
+        ),
         servers,
         flows,
         authorization_servers,

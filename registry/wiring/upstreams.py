@@ -7,7 +7,7 @@ from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.oauth.ports import AccessTokens
+from registry.oauth.ports import AccessTokens, RemovalListener
 from registry.servers.credentials import CredentialVault
 from registry.servers.ports import ServerChanges
 from registry.servers.reconciliation.read_and_store import ReadAndStore
@@ -43,9 +43,14 @@ class Upstreams:
         """Return these parts with a reader that uses users' access tokens."""
         return replace(self, reader=self.reader.with_tokens(tokens))
 
-    def reporting_to(self, changes: ServerChanges, connections: ConnectionTracker) -> ReadAndStore:
+    def reporting_to(
+        self,
+        changes: ServerChanges,
+        connections: ConnectionTracker,
+        removals: RemovalListener | None = None,
+    ) -> ReadAndStore:
         """Return the operation that reads a server, stores the result and reports it."""
-        return ReadAndStore(self.reader, self.store, changes, connections)
+        return ReadAndStore(self.reader, self.store, changes, connections, removals)
 
 
 def build_upstreams(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from registry.auth.identity import ALL_SCOPES, Role, UserContext, default_scopes
 from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 from tests.kit.browser import Browser, browser_at
-from tests.kit.waiting import until_async
+from tests.kit.waiting import until, until_async
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -440,6 +440,28 @@ async def test_the_first_authorization_makes_the_tools_known_and_nothing_else(
     assert own["lastConnected"] is not None
     members = ("connection_state", "is_recently_active", "lastConnected")
     assert [others[name] for name in members] == ["disconnected", False, None]
+
+
+async def test_a_registration_is_deleted_with_the_last_server_that_uses_it(world: World) -> None:
+    second = await world.rest.register(
+        ROOT, "second", world.oauth.url, requiresOAuth=True, scope="shared_app"
+    )
+    both = [world, replace(world, server=second)]
+    for each in both:
+        await world.browser.authorise((await each.initiate())[1])
+    provider = world.oauth.provider
+
+    await world.rest.call(ROOT, "DELETE", f"/{world.server['id']}")
+    provider.expire()
+    renewed = await world.rest.call_tool(ALICE, "second", "whoami")
+    kept = len(provider.clients)
+    await world.rest.call(ROOT, "DELETE", f"/{second['id']}")
+    await until(lambda: provider.counts["unregister"] == 1)
+
+    assert "ada" in renewed
+    assert (kept, provider.counts["register"], provider.clients) == (1, 1, {})
+    stored = world.rest.parts.database.db["oauth_clients"]
+    assert await stored.count_documents({}) == 0
 
 
 async def test_who_fails_when_a_token_cannot_be_renewed_is_named(world: World) -> None:

@@ -16,6 +16,7 @@ from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.json import JsonObject
 from registry.oauth.policy import grant_of
+from registry.oauth.ports import RemovalListener
 from registry.oauth.values import Grant
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
@@ -33,7 +34,11 @@ NO_CHANGES = FieldChanges()
 
 
 class ReadAndStore:
-    """Reads servers, stores the results, and reports them to the gateway and the connections."""
+    """Reads servers, stores the results, and reports them to the gateway and the connections.
+
+    Args:
+        removals: Is told of removed servers.
+    """
 
     def __init__(
         self,
@@ -41,7 +46,9 @@ class ReadAndStore:
         store: ServerStore,
         changes: ServerChanges,
         connections: ConnectionTracker,
+        removals: RemovalListener | None = None,
     ) -> None:
+        self._removals = removals
         self._reader = reader
         self._store = store
         self._changes = changes
@@ -200,6 +207,8 @@ class ReadAndStore:
             return False
         await self._changes.server_changed(server.id)
         self._connections.forget([server.id])
+        if self._removals is not None:
+            self._removals.removed(oauth_server(server))
         return True
 
     def report(

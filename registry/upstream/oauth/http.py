@@ -153,6 +153,13 @@ class OAuthHttp:
         body = json.dumps(document).encode()
         return await self._request("POST", url, sent, body, MAX_ANSWER_BYTES)
 
+    async def delete(self, url: str, headers: Mapping[str, str]) -> OAuthAnswer:
+        """Send a DELETE request that contains a secret; see `post_form`."""
+        await self.require_tls(url)
+        return await self._request(
+            "DELETE", url, {"Accept": JSON, **headers}, b"", MAX_ANSWER_BYTES
+        )
+
     async def require_tls(self, url: str) -> None:
         """Refuse a URL that is not of TLS, unless all its addresses are private ones.
 

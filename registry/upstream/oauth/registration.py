@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from registry.core.json import JsonObject
 from registry.upstream.oauth.errors import AuthorizationServerUnavailableError, OAuthError
 from registry.upstream.oauth.http import OAuthHttp, origin_of
-from registry.upstream.oauth.token_endpoint import error_of, is_credential, seconds_of
+from registry.upstream.oauth.token_endpoint import error_of, is_credential, is_sendable, seconds_of
 from registry.upstream.oauth.values import (
     AuthorizationServer,
     ClientAuthentication,
@@ -25,6 +25,7 @@ PREFERRED = (
     ClientAuthentication.NONE,
 )
 CREATED = frozenset({200, 201})
+DELETED = frozenset({200, 204})
 LAST_SECOND = 253_402_300_799
 """Of the year 9999: what is later, in milliseconds perhaps, never comes."""
 REGISTERED_MEMBERS = (
@@ -33,6 +34,10 @@ REGISTERED_MEMBERS = (
     *("token_endpoint_auth_method", "registration_access_token", "registration_client_uri"),
 )
 """What is kept of a registration (RFC 7591, 3.2.1; RFC 7592, 3)."""
+
+
+MANAGEMENT_MEMBERS = ("registration_client_uri", "registration_access_token")
+"""Where a registration is managed, and with what (RFC 7592, 3)."""
 
 
 class ClientRegistrar:
@@ -145,7 +150,20 @@ class ClientRegistrar:
         if answer.status not in CREATED or found is None:
             failed = error_of(answer, ())
             raise OAuthError(f"The registration was refused: {failed.message}", failed.code)
-        return _registered(found, wanted, scopes or ())
+        return _registered(found, endpoint, wanted, scopes or ())
+
+    async def unregister(self, client: OAuthClientIdentity) -> bool:
+        """Delete a registration (RFC 7592, 2.3); return whether the authorization server did.
+
+        Raises:
+            UnsafeAddressError: Its URL may not be contacted.
+            OAuthError: It cannot be asked now.
+        """
+        url, token = (client.document.get(name) for name in MANAGEMENT_MEMBERS)
+        if not isinstance(url, str) or not is_sendable(token):
+            return False
+        answer = await self._http.delete(url, {"Authorization": f"Bearer {token}"})
+        return answer.status in DELETED
 
 
 def client_metadata_document(
@@ -200,7 +218,7 @@ def registered_scopes(client: OAuthClientIdentity) -> tuple[str, ...]:
 
 
 def _registered(
-    document: JsonObject, wanted: ClientAuthentication, scopes: Sequence[str]
+    document: JsonObject, endpoint: str, wanted: ClientAuthentication, scopes: Sequence[str]
 ) -> OAuthClientIdentity:
     client_id, secret = document.get("client_id"), document.get("client_secret") or None
     if not is_credential(client_id):
@@ -213,6 +231,10 @@ def _registered(
     # 0 stands for never (RFC 7591, 3.2.1).
     expires_at = seconds_of(document.get("client_secret_expires_at"))
     kept = {name: document[name] for name in REGISTERED_MEMBERS if name in document}
+    if not _is_beside(kept.get("registration_client_uri"), endpoint):
+        # It would have us send a request of its choice to somebody else.
+        for name in MANAGEMENT_MEMBERS:
+            kept.pop(name, None)
     answered = kept.get("scope")
     granted = answered.split() if isinstance(answered, str) else []
     if scopes or granted:
@@ -226,3 +248,11 @@ def _registered(
         expires_at=None if expires_at is None or expires_at > LAST_SECOND else expires_at,
         document=kept,
     )
+
+
+def _is_beside(url: object, endpoint: str) -> bool:
+    """Whether *url* is of the origin of *endpoint*."""
+    try:
+        return isinstance(url, str) and origin_of(url) == origin_of(endpoint)
+    except ValueError:
+        return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import secrets
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -31,6 +32,7 @@ def authorization_server(provider: Provider) -> Starlette:
             Route(f"{prefix}/authorize", handlers.authorize, methods=["GET", "POST"]),
             Route(f"{prefix}/token", handlers.token, methods=["POST"]),
             Route(f"{prefix}/register", handlers.register, methods=["POST"]),
+            Route(f"{prefix}/register/{{client_id}}", handlers.unregister, methods=["DELETE"]),
             Route(f"{prefix}/revoke", handlers.revoke, methods=["POST"]),
             Route("/switches", handlers.switches, methods=["POST"]),
             Route("/counts", handlers.counts),
@@ -130,7 +132,26 @@ class _Handlers:
         status, body, _ = self._provider.server.create_endpoint_response(
             "client_registration", passed
         )
+        if "client_id" in body:
+            client_id, token = body["client_id"], f"rat_{secrets.token_urlsafe(24)}"
+            self._provider.registrations[client_id] = token
+            url = f"{self._provider.issuer}/register/{client_id}"
+            body = {
+                **body,
+                "registration_client_uri": url,
+                "registration_access_token": token,
+            }
         return JSONResponse(body, status, headers=NO_STORE)
+
+    async def unregister(self, request: Request) -> Response:
+        """Delete a client (RFC 7592)."""
+        provider, client_id = self._provider, request.path_params["client_id"]
+        token = provider.registrations.get(client_id)
+        if token is None or request.headers.get("authorization") != f"Bearer {token}":
+            return Response(status_code=401)
+        provider.counts["unregister"] += 1
+        del provider.registrations[client_id], provider.clients[client_id]
+        return Response(status_code=204, headers=NO_STORE)
 
     async def revoke(self, request: Request) -> Response:
         """Revoke a token (RFC 7009)."""

@@ -202,7 +202,9 @@ class Provider:
 
     Attributes:
         issuer: Its URL.
-        counts: Of what happened: `authorize`, `token`, `refresh`, `reuse`, `revoke`, `register`.
+        counts: Of what happened: `authorize`, `token`, `refresh`, `reuse`, `revoke`, `register`,
+            `unregister`.
+        registrations: With what clients manage themselves, by client id.
         trusted: Keys of assertions, as a JWK set; without them none is exchanged.
         token_answers: Cleared, the token endpoint answers once it is set again.
     """
@@ -213,6 +215,7 @@ class Provider:
     clients: dict[str, Client] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
+    registrations: dict[str, str] = field(default_factory=dict)
     trusted: Any = None
     token_answers: asyncio.Event = field(default_factory=asyncio.Event)
 

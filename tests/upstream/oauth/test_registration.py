@@ -123,6 +123,37 @@ async def test_a_document_that_is_not_public_is_not_used(http: OAuthHttp, host: 
     assert found.kind is ClientKind.REGISTERED
 
 
+@pytest.mark.parametrize("answered", [204, 200, 401, 404])
+async def test_a_registration_is_deleted_where_it_was_made(
+    http: OAuthHttp, host: Documents, answered: int
+) -> None:
+    managed = {"registration_access_token": "t", "registration_client_uri": f"{host.url}/r/new"}
+    host.answers["/register"] = {"client_id": "new", **managed}
+    host.answers["/r/new"] = answered
+    found = await client_of(http, server(host))
+
+    deleted = await ClientRegistrar(http, signs=False).unregister(found)
+
+    assert deleted is (answered < 400)
+    assert host.seen[-1] == "DELETE /r/new"
+    assert host.headers[-1]["authorization"] == "Bearer t"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://elsewhere.example/r/new", "http://127.0.0.1:1/r", "http://[", 7, None]
+)
+async def test_nothing_is_sent_to_where_else_a_registration_points(
+    http: OAuthHttp, host: Documents, url: Any
+) -> None:
+    managed = {"registration_access_token": "t", "registration_client_uri": url}
+    host.answers["/register"] = {"client_id": "new", **managed}
+    found = await client_of(http, server(host))
+
+    assert await ClientRegistrar(http, signs=False).unregister(found) is False
+    assert found.document == {"client_id": "new", "scope": "read"}
+    assert host.seen == ["POST /register"]
+
+
 async def test_a_client_is_registered(http: OAuthHttp, host: Documents) -> None:
     host.answers["/register"] = {
         "client_id": "new",
@@ -131,6 +162,7 @@ async def test_a_client_is_registered(http: OAuthHttp, host: Documents) -> None:
         "token_endpoint_auth_method": "client_secret_post",
         "redirect_uris": [REDIRECT_URI],
         "registration_access_token": "t",
+        "registration_client_uri": f"{host.url}/register/new",
         "junk": "x" * 1000,
     }
 
@@ -159,6 +191,7 @@ async def test_a_client_is_registered(http: OAuthHttp, host: Documents) -> None:
             "redirect_uris": [REDIRECT_URI],
             "token_endpoint_auth_method": "client_secret_post",
             "registration_access_token": "t",
+            "registration_client_uri": f"{host.url}/register/new",
             "scope": "read",
         },
     )
