@@ -47,7 +47,7 @@ from registry.usage.values import UsageFilter, UsageRecord, UsageVisibility
 
 MAX_RECORDS = 20_000
 PAGE = 2_000
-JUDGED_AT_ONCE = 500
+JUDGED_AT_ONCE = 200
 """Calls that are judged before other tasks get a turn."""
 
 MAX_CALLERS = 1_000
@@ -314,8 +314,10 @@ class SimulationService:
             calls += found
             if found and not is_whole:
                 covered_since = max(covered_since, found[-1].started_at)
-        calls = [record for record in calls if record.started_at >= covered_since]
-        calls.sort(key=lambda record: (record.started_at, record.id))
+        calls.reverse()
+        if len(filters) > 1:
+            calls = [record for record in calls if record.started_at >= covered_since]
+            calls.sort(key=lambda record: (record.started_at, record.id))
         return _Records(calls, covered_since)
 
     async def _newest(self, wanted: UsageFilter, most: int) -> tuple[list[UsageRecord], bool]:
