@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 import pytest_asyncio
 
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
+from registry.core.clock import SystemClock
+from registry.usage.batches import BatchPacker
+from registry.usage.repository import UsageRepository
 from tests.approvals.requests import requested
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
+from tests.usage.conftest import batch_of, call
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -211,8 +216,23 @@ async def test_neither_explanations_nor_new_policies_tell_of_a_hidden_server(
         found = [await hiding.ask(ROOT, "POST", where, json=body) for where, body in asked]
         return [(answer.status_code, answer.text.replace(owner_id, "")) for answer in found]
 
+    about = {"user_id": OWNER.user_id, "username": OWNER.username, "slug": NAME}
+    batch = batch_of(call(**about, server_id=ids["server_id"]))
+    packer, clock = BatchPacker(worker="host:1", retention=timedelta(days=1)), SystemClock()
+    usage = UsageRepository(hiding.parts.database)
+    assert await usage.insert(packer.document(batch, clock.now(), clock.monotonic()))
+
     hidden = await answers(ids["server_id"], f"/mcp/{NAME}")
     absent = await answers(NOWHERE, "/mcp/nothing")
+    everywhere = {"policy": {**policy(NOWHERE), "target": {"tools": ["echo"]}}}
+    by = {
+        user: await hiding.ask(user, "POST", "/access/simulate", json=asked)
+        for user, asked in ((ROOT, everywhere), (OWNER, {"policy": policy(ids["server_id"])}))
+    }
 
     assert hidden == absent
     assert {status for status, _ in hidden} <= {404, 422}
+    assert [(user.username, by[user].json()["calls"]) for user in by] == [
+        ("root", 0),
+        ("alice", 1),
+    ]

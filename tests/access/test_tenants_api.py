@@ -481,8 +481,23 @@ async def test_policies_about_all_servers_are_not_for_administrators_of_a_tenant
     policy = await made(two.rest, OPERATOR_ADMIN, "/access/policies", body)
     looked = await two.rest.ask(ALPHA_ADMIN, "GET", f"/access/policies/{policy['id']}")
     removed = await two.rest.ask(ALPHA_ADMIN, "DELETE", f"/access/policies/{policy['id']}")
+    simulated = await two.rest.ask(ALPHA_ADMIN, "POST", "/access/simulate", json={"policy": body})
+    toolset = {"name": "x", "entries": [{"server": "alpha", "tool": "none"}]}
+    tried = {
+        admin: await made(
+            two.rest,
+            admin,
+            "/access/simulate",
+            {"toolset": toolset, "user_ids": [two.bravo.ids["user_id"]]},
+        )
+        for admin in (ALPHA_ADMIN, OPERATOR_ADMIN)
+    }
 
     assert [answer.status_code for answer in (refused, looked, removed)] == [403, 404, 404]
+    assert simulated.status_code == 403
+    # Calls of the other tenant's people are no tenant's but theirs.
+    assert (tried[ALPHA_ADMIN]["calls"], tried[ALPHA_ADMIN]["groups"]) == (0, [])
+    assert [group["server"] for group in tried[OPERATOR_ADMIN]["groups"]] == ["bravo"]
 
 
 async def test_what_is_made_is_of_the_tenant_of_whoever_makes_it(two: TwoTenants) -> None:

@@ -177,6 +177,40 @@ async def test_the_replacement_and_the_removal_of_a_policy_are_tried(
     assert (same["groups"], same["totals"]["unchanged"]) == ([], 3)
 
 
+async def test_a_policy_about_several_servers_is_tried_on_the_calls_of_all(
+    rest: Rest, server: dict[str, Any], upstream: PlainUpstream
+) -> None:
+    second = await rest.register(ROOT, "second", upstream.url, scope="shared_app")
+    denied = policy(server, "deny", **EVERYONE)
+    policy_id = await made(rest, "/access/policies", denied)
+    await record(
+        rest,
+        server,
+        {"outcome": "denied"},
+        {"server_id": second["id"], "slug": "second", "user": BOB},
+        {"server_id": NOWHERE, "slug": "gone", "user": BOB},
+    )
+
+    moved = await simulated(rest, policy_id=policy_id, policy=policy(second, "deny", **EVERYONE))
+    widened = await simulated(
+        rest, policy_id=policy_id, policy={**denied, "target": {"tools": ["echo"]}}
+    )
+    unknown = await refused(rest, ROOT, policy=policy(server, "deny", users=[NOWHERE]))
+
+    assert {group["server"]: group["newly_allowed"] for group in moved["groups"]} == {
+        "sums": 1,
+        "second": 0,
+    }
+    assert moved["totals"] == {**NOTHING, "would_be_refused": 1, "newly_allowed": 1}
+    assert widened["totals"] == {
+        **NOTHING,
+        "would_be_refused": 1,
+        "unchanged": 1,
+        "undecided": 1,
+    }
+    assert (unknown.status_code, unknown.json()["unknown_subjects"]) == (422, [f"user:{NOWHERE}"])
+
+
 async def test_a_limit_is_replayed_in_the_order_of_the_calls(
     rest: Rest, server: dict[str, Any]
 ) -> None:
