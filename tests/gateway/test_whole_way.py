@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import SubscriptionLost, ToolsListChanged
 from mcp.server.mcpserver import MCPServer
 from pydantic import SecretStr
+from pymongo import monitoring
+from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
@@ -83,8 +87,49 @@ class Whole:
             yield client
 
 
+class OwnCommands(monitoring.CommandListener):
+    """Notes what requests send to the database themselves, and what the leases that they begin do.
+
+    Attributes:
+        own: Names of commands, of the requests and the tasks that they start.
+        leases: Those of leases of quota.
+    """
+
+    def __init__(self) -> None:
+        self._is_request: ContextVar[bool] = ContextVar("is_request", default=False)
+        self.own: list[str] = []
+        self.leases: list[str] = []
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that marks what its requests do."""
+
+        async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+            self._is_request.set(scope["type"] == "http")
+            await app(scope, receive, send)
+
+        return marked
+
+    @override
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if not self._is_request.get():
+            return
+        task = asyncio.current_task()
+        is_lease = task is not None and "CallLimits._leased" in repr(task.get_coro())
+        (self.leases if is_lease else self.own).append(event.command_name)
+
+    @override
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Ignore it."""
+
+    @override
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Ignore it."""
+
+
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Whole]:
+async def running(
+    settings: Settings, around: Callable[[ASGIApp], ASGIApp] = lambda app: app
+) -> AsyncIterator[Whole]:
     upstream = MCPServer("upstream")
 
     @upstream.tool()
@@ -95,7 +140,7 @@ async def running(settings: Settings) -> AsyncIterator[Whole]:
     async with (
         application(settings) as (app, parts),
         serve(upstream.streamable_http_app(), lifespan=True) as upstream_url,
-        serve(app) as url,
+        serve(around(app)) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
         yield Whole(url, f"{upstream_url}/mcp", parts, http)
@@ -244,6 +289,59 @@ async def test_a_warm_call_sends_no_command_to_the_database(
                 await client.list_tools()
 
         assert commands(whole.parts.metrics) == before
+
+
+async def govern(whole: Whole, user: UserContext) -> None:
+    """Register a server, and switch on all that governs calls of its tool."""
+    headers = whole.authorization(user)
+    api = f"{whole.url}/api/v1"
+    owner = {"owner_id": (await whole.register(user, "sums"))["id"]}
+    tools = (await whole.http.get(f"{api}/registry/tools", headers=headers)).json()["tools"]
+    (tool,) = [one for one in tools if one["owner_id"] == owner["owner_id"]]
+    priced = {"tool_metadata": {"price_per_call": 0.5, "billing_tags": ["gpu"]}}
+    changed = await whole.http.patch(
+        f"{api}/registry/tools/{tool['id']}", json=priced, headers=headers
+    )
+    assert changed.status_code == 200, changed.text
+    everyone = {"everyone": True}
+    rates = [{"count": 100_000, "per": "hour"}]
+    bodies: dict[str, dict[str, object]] = {
+        "access/policies": {"effect": "allow", "target": owner, "subjects": everyone},
+        "limits": {"target": owner, "per": ["user"], "rates": rates, "in_flight": 100},
+        "budgets": {"amount": 1_000, "subjects": everyone},
+        "toolsets": {"entries": [{"server": "sums", "tool": "add", "name": "plus"}]},
+    }
+    for path, body in bodies.items():
+        written = await whole.http.post(
+            f"{api}/{path}", json={"name": "all", **body}, headers=headers
+        )
+        assert written.status_code == 201, written.text
+
+
+async def test_a_warm_call_with_all_of_governance_sends_no_command_of_its_own(
+    settings: Settings, root: UserContext
+) -> None:
+    sent = OwnCommands()
+    monitoring.register(sent)
+
+    async with running(settings, sent.around) as whole, asyncio.timeout(30):
+        await govern(whole, root)
+        assert "insert" in sent.own
+        for mode in ("legacy", "2026-07-28"):
+            for path, name in {"sums": "add", "toolsets/all": "plus"}.items():
+                async with whole.client(root, path, mode) as client:
+                    # The limit is in force once quota was leased for it.
+                    await client.call_tool(name, {"a": 1, "b": 1})
+                    while not sent.leases:
+                        await client.call_tool(name, {"a": 1, "b": 1})
+                    refused = await client.call_tool(name, {"a": "x", "b": 1})
+                    sent.own.clear()
+                    results = [await client.call_tool(name, {"a": n, "b": 1}) for n in range(20)]
+                    own = [*sent.own]
+
+                assert own == []
+                assert refused.is_error
+                assert not any(result.is_error for result in results)
 
 
 @pytest.mark.requirement("R-242")
