@@ -109,6 +109,11 @@ async def test_a_budget_counts_what_was_spent_before_and_is_reported_once(
     async with asyncio.timeout(10):
         while not (notices := await reported(priced, root)):
             await SystemClock().sleep(0.05)
+    renamed = await priced.ask(root, "PATCH", f"/budgets/{budget['id']}", json={"name": "crew"})
+    kept = await priced.parts.database.collection("budgets").find_one({"name": "crew"})
+    assert renamed.status_code == 200
+    assert kept is not None
+    assert kept["notice"]["percent"] == notices[-1]["after"]["percent"]
     assert budget["spent"] >= 4
     assert "'team'" not in str(answer)
     assert "A budget for this call is spent" in str(answer)

@@ -63,17 +63,18 @@ class BudgetRepository:
     async def update(self, record: BudgetRecord, tx: Transaction) -> bool:
         """Replace a budget by a new revision; return whether the former one was the latest.
 
-        What was reported of it is forgotten: it may have to be reported again.
+        What was reported of it is forgotten if *record* says so: it may have to be reported again.
 
         Raises:
             BudgetExistsError: The name is taken.
         """
         document = as_stored(self._document(record))
         key = {"_id": document.pop("_id"), "revision": record.revision - 1}
+        changes: Doc = {"$set": document}
+        if record.noticed is None:
+            changes["$unset"] = {"notice": ""}
         try:
-            result = await self._rows.update_one(
-                key, {"$set": document, "$unset": {"notice": ""}}, session=tx
-            )
+            result = await self._rows.update_one(key, changes, session=tx)
         except DuplicateKeyError as exc:
             raise BudgetExistsError(record.budget.name) from exc
         return result.matched_count == 1

@@ -220,19 +220,20 @@ class BudgetService:
 
 
 def _changed(record: BudgetRecord, change: BudgetChange) -> BudgetRecord:
-    budget = record.budget
+    before = record.budget
+    after = replace(
+        before,
+        name=before.name if change.name is None else change.name,
+        amount=before.amount if change.amount is None else change.amount,
+        subjects=before.subjects if change.subjects is None else change.subjects,
+        billing_tags=before.billing_tags if change.billing_tags is None else change.billing_tags,
+    )
+    # Another name is no reason to report the same spending again.
+    is_only_renamed = replace(after, name=before.name) == before
     return replace(
         record,
-        budget=replace(
-            budget,
-            name=budget.name if change.name is None else change.name,
-            amount=budget.amount if change.amount is None else change.amount,
-            subjects=budget.subjects if change.subjects is None else change.subjects,
-            billing_tags=(
-                budget.billing_tags if change.billing_tags is None else change.billing_tags
-            ),
-        ),
-        noticed=None,
+        budget=after,
+        noticed=record.noticed if is_only_renamed else None,
         revision=record.revision + 1,
     )
 

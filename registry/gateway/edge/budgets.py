@@ -197,20 +197,21 @@ class Budgets:
         return tuple(found.values())
 
     def _begin_month(self) -> None:
-        """Begin a new month, if one began."""
+        """Begin another month if the wall clock says so, which may have been set back."""
         monotonic = self._clock.monotonic()
         if monotonic < self._month_lasts_until:
             return
         now = self._clock.now()
         seconds = (month_after(self._month) - now).total_seconds()
-        if seconds > 0:
+        if seconds > 0 and now >= self._month:
             # Calls are many, and to ask for the wall time costs ten times as much.
             self._month_lasts_until = monotonic + min(seconds, MONTH_SECONDS)
             return
+        # The month that ends is kept: a clock that jumped ahead may be set back, and what this
+        # process spent is read from nowhere else.
+        kept = {self._month, month_of(now)}
         self._month = month_of(now)
-        self._own = Counter(
-            {key: cost for key, cost in self._own.items() if key[0] == self._month}
-        )
+        self._own = Counter({key: cost for key, cost in self._own.items() if key[0] in kept})
         self._others = StoredSpending(self._month, self._usage.writer)
         self._count_again()
 
