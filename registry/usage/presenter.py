@@ -1,6 +1,7 @@
 """JSON answers of the usage API: snake_case, as stored. Pure."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from io import StringIO
@@ -66,14 +67,21 @@ def _milliseconds(microseconds: float | None) -> float | None:
     return None if microseconds is None else round(microseconds / 1000, 3)
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a cell begins with that a spreadsheet computes; full-width forms count there too."""
+FORMULA = re.compile(
+    # The text begins with one, or with a control character before which one may be hidden.
+    r"^(?=[\t\r\n])"
+    # After each character that some spreadsheet splits at, whatever the file's own delimiter is.
+    # Quotes and spaces between the two may be gone then.
+    r"|(^|[,;|\t\r\n])(?=[\s\"']*[-=+@\uff1d\uff0b\uff0d\uff20])"
+)
+"""Where a cell that a spreadsheet computes begins; full-width forms count there too."""
 
 
 def csv_lines(rows: Iterable[JsonObject], *, has_header: bool) -> bytes:
     """Return rows as CSV (RFC 4180). Objects are left out; lists are joined by semicolons.
 
-    Texts that a spreadsheet would run as a formula begin with an apostrophe.
+    What a spreadsheet would run as a formula begins with an apostrophe; so does what would be one
+    if the spreadsheet split the line at semicolons, tabs, bars or every comma.
     """
     text = StringIO()
     writer = csv.writer(text)
@@ -93,10 +101,8 @@ def ndjson_lines(rows: Iterable[JsonObject]) -> bytes:
 
 def _cell(value: object) -> object:
     if isinstance(value, list):
-        return ";".join(str(_cell(one)) for one in value)
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value
+        value = ";".join(map(str, value))
+    return FORMULA.sub(r"\g<0>'", value) if isinstance(value, str) else value
 
 
 def present_cost(millionths: int) -> float:

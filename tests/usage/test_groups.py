@@ -36,7 +36,11 @@ TEAM = Charge("high", ("team-a",), 250_000, 1_000)
 SHARED = Charge(None, ("gpu", "team-a"), 10_000, 0)
 ODD = {
     "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
-    "\n=1+1": "'\n=1+1",
+    "\n=1+1": "'\n'=1+1",
+    # Where a spreadsheet splits at semicolons, tabs or bars, quotes do not hold these together.
+    "a;=cmd()": "a;'=cmd()",
+    'a\t "=cmd()': "a\t' \"=cmd()",
+    "a|@b;-c": "a|'@b;'-c",
     "\uff1dcmd()": "'\uff1dcmd()",
     'a,"b"\r\nc': 'a,"b"\r\nc',
     "-2": "'-2",
