@@ -323,7 +323,7 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
             root, "PUT", f"/permissions/toolset/{reading['id']}", json={"public": True}
         )
         assert shared.status_code == 200, shared.text
-        await sets.made(
+        mine = await sets.made(
             alice,
             "mine",
             {"server": "code", "tool": "search", "name": "find"},
@@ -346,6 +346,16 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
                 assert result.structured_content == {"result": "q in app, 10"}
             both = await sets.names(alice, "/code", mode, header="mine", claim="reading")
             assert both == ["find"]
+        # Nor can a token that is limited to a toolset widen it.
+        limited = {"Authorization": f"Bearer {await sets.token(alice, 'mine')}"}
+        for method, path, body in (
+            ("PATCH", f"/toolsets/{mine['id']}", {"entries": [{"server": "code", "tool": "*"}]}),
+            ("DELETE", f"/toolsets/{mine['id']}", None),
+            ("POST", "/toolsets", {"name": "more", "entries": []}),
+        ):
+            answer = await sets.ask(alice, method, path, json=body, headers=limited)
+            assert answer.status_code == 403
+            assert "limited to the toolset mine" in answer.text
         # A client of HTTP+SSE is limited to what its stream began with.
         sent = {"Authorization": f"Bearer {await sets.token(alice)}", "Mcp-Toolset": "mine"}
         async with (

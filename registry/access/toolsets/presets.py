@@ -112,6 +112,14 @@ def without(schema: JsonObject, hidden: frozenset[str], depth: int = 0) -> JsonO
             for n, needed in dependent.items()
             if n not in hidden
         }
+    for keyword in ("dependencies", "dependentSchemas"):
+        parts = result.get(keyword)
+        if isinstance(parts, dict):
+            result[keyword] = {
+                n: [one for one in part if one not in hidden] if isinstance(part, list) else part
+                for n, part in parts.items()
+                if n not in hidden
+            }
     if depth < MAX_DEPTH:
         for branch in BRANCHES:
             parts = result.get(branch)

@@ -218,6 +218,12 @@ def _taken(entry: ToolsetEntry, tools: Iterable[T]) -> Iterable[T]:
         yield tool
 
 
+def _is_other(one: Any, value: Any) -> bool:
+    """Whether two JSON values differ; `true` is not 1, as it is in Python."""
+    texts = [orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for each in (one, value)]
+    return texts[0] != texts[1]
+
+
 def narrowed(served: Mapping[str, Served[T]], by: Mapping[str, Served[T]]) -> dict[str, Served[T]]:
     """Return the tools of one toolset that another serves too, with the presets of both.
 
@@ -230,7 +236,7 @@ def narrowed(served: Mapping[str, Served[T]], by: Mapping[str, Served[T]]) -> di
     for name, tool in served.items():
         for other in others.get((tool.server_id, tool.tool.name), ()):
             if any(
-                key in tool.presets and tool.presets[key] != value
+                key in tool.presets and _is_other(tool.presets[key], value)
                 for key, value in other.presets.items()
             ):
                 continue

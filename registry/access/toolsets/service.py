@@ -141,6 +141,7 @@ class ToolsetService:
             ValidationFailedError: An entry names an unknown server, or presets what cannot match.
         """
         former = None
+        _require_unlimited(user)
         if toolset_id is not None:
             needed = Permission.DELETE if change is None else Permission.EDIT
             former = (await self._require(toolset_id, user, needed)).record.toolset
@@ -290,6 +291,8 @@ class ToolsetService:
         seen = self._seen(record, facts, user)
         if not seen.bits & Permission.VIEW:
             raise ToolsetNotFoundError
+        if needed is not Permission.VIEW:
+            _require_unlimited(user)
         if not seen.bits & needed:
             raise ToolsetForbiddenError(f"You may not {_VERBS[needed]} this toolset.")
         is_others = needed is not Permission.VIEW and toolset.author != user.user_id
@@ -402,6 +405,14 @@ class SharedToolsets:
         """Write the scope that follows from the entries, and touch the toolset in any case."""
         await self._toolsets.follow_sharing(
             resource.id, scope or ServerScope.PRIVATE_USER, now, tx
+        )
+
+
+def _require_unlimited(user: UserContext) -> None:
+    """Check that the token is limited to no toolset: it could widen what it is limited to."""
+    if user.toolset is not None:
+        raise ToolsetForbiddenError(
+            f"Your token is limited to the toolset {user.toolset}, so it may not write toolsets."
         )
 
 

@@ -102,6 +102,15 @@ def test_two_toolsets_leave_what_both_have_with_the_arguments_of_both() -> None:
     assert orjson.loads(left["a"].wire)["inputSchema"]["properties"] == {}
 
 
+def test_a_tool_whose_preset_arguments_differ_in_kind_alone_is_in_neither() -> None:
+    loose = offered(CODE, "code", Fake("search", schema="{}"))
+    one, _ = served([loose], ToolsetEntry(CODE, "search", arguments='{"on":1}'))
+    other, _ = served([loose], ToolsetEntry(CODE, "search", arguments='{"on":true}'))
+
+    assert narrowed(one, other) == {}
+    assert list(narrowed(one, one)) == ["code__search"]
+
+
 def test_a_thousand_tools_are_resolved_once_for_each_definition() -> None:
     many = offered(CODE, "code", *(Fake(f"tool_{number:04}") for number in range(1_000)))
     presentations = Presentations()
@@ -134,6 +143,8 @@ def test_what_an_entry_does_not_change_of_a_definition_stays_as_it_is() -> None:
         ({"anyOf": [{"required": ["a", "b"]}, True]}, {"anyOf": [{"required": ["b"]}, True]}),
         ({"dependentRequired": {"b": ["a"], "a": ["b"]}}, {"dependentRequired": {"b": []}}),
         ({"properties": True, "required": "a"}, {"properties": True, "required": "a"}),
+        ({"dependencies": {"a": ["b"], "b": ["a"]}}, {"dependencies": {"b": []}}),
+        ({"dependentSchemas": {"a": {}, "b": True}}, {"dependentSchemas": {"b": True}}),
     ],
 )
 def test_hidden_arguments_are_nowhere_in_the_schema(schema: Any, left: Any) -> None:
