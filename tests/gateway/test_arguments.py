@@ -182,9 +182,75 @@ def test_usual_schemas_are_checked_at_once(schema: dict[str, Any]) -> None:
     assert compile_cheap({"type": "object", **schema}) is not None
 
 
+def draft(name: object, **keywords: Any) -> dict[str, Any]:
+    return {"$schema": name, **keywords}
+
+
+EXCLUSIVE = {"minimum": 3, "exclusiveMinimum": True}
+OWN = "https://example.com/draft-04/schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "fitting", "other"),
+    [
+        (draft("http://json-schema.org/draft-04/schema#", properties={"n": EXCLUSIVE}), 4, 3),
+        (draft("http://json-schema.org/draft-06/schema#", properties={"n": {"const": 3}}), 3, 4),
+        (
+            draft(
+                "http://json-schema.org/draft-07/schema#",
+                **{"if": {"required": ["n"]}, "then": {"properties": {"n": {"enum": [3]}}}},
+            ),
+            *(3, 4),
+        ),
+        (
+            draft(
+                "https://json-schema.org/draft/2019-09/schema",
+                properties={"n": {"items": [{"type": "null"}]}},
+            ),
+            *([None, 1], [1]),
+        ),
+        (
+            draft(
+                "https://json-schema.org/draft/2020-12/schema",
+                properties={"n": {"prefixItems": [{"type": "null"}], "items": False}},
+            ),
+            *([None], [None, 1]),
+        ),
+        (draft("urn:own", properties={"n": {"prefixItems": [False]}}), [], [1]),
+        (draft(7, properties={"n": {"prefixItems": [False]}}), [], [1]),
+        ({"properties": {"n": False, "m": True}}, None, 1),
+        ({"properties": {"n": True}, "additionalProperties": False}, 1, None),
+    ],
+)
+def test_a_schema_is_read_as_its_draft_says(
+    schema: dict[str, Any], fitting: Any, other: Any
+) -> None:
+    compiled = compile_cheap({"type": "object", **schema})
+
+    assert compiled is not None
+    takes = [
+        compiled.validator.is_valid({"m": 1} if value is None else {"n": value})
+        for value in (fitting, other)
+    ]
+    assert takes == [True, False]
+
+
+@pytest.mark.parametrize("named", ["draft-04", "draft-06", "draft-07"])
+@pytest.mark.parametrize("kind", ["ipv4", "regex", "no-such-format"])
+def test_formats_are_annotations_in_drafts_that_assert_them(named: str, kind: str) -> None:
+    schema = draft(f"http://json-schema.org/{named}/schema#", properties={"a": {"format": kind}})
+
+    compiled = compile_cheap(schema)
+
+    assert compiled is not None
+    assert compiled.validator.is_valid({"a": "("})
+
+
 @pytest.mark.parametrize(
     "schema",
     [
+        pytest.param(draft(OWN), id="a draft elsewhere that looks like a known one"),
+        pytest.param({"properties": {"n": 7}}, id="a part that is no schema"),
         pytest.param(doubling(60), id="references that double"),
         pytest.param({"properties": {"next": {"$ref": "#"}}}, id="recursion"),
         pytest.param(

@@ -165,19 +165,25 @@ async def test_arguments_that_are_no_object_are_a_malformed_request(
         pytest.param('{"cents":' + "[" * 3000 + "]" * 3000 + "}", id="depth"),
         pytest.param('{"cents": "' + "x" * 1_000_000 + '"}', id="a megabyte"),
         pytest.param('{"cents": 1e400}', id="an infinite number"),
+        pytest.param('{"cents": "' + "x" * (1 << 20) + '"}', id="a mebibyte"),
+        pytest.param('{"cents": [' + "9" * 5_000 + "]}", id="an integer of 5,000 digits"),
+        pytest.param('{"cents": 1, "\\ud800": 1}', id="half a character"),
     ],
 )
 async def test_odd_arguments_are_refused_and_not_sent(
     gateway: Gateway, bank: Bank, arguments: str
 ) -> None:
-    body = (
-        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay","arguments":'
-        f"{arguments}}}}}"
-    )
-    answer = await gateway.post(body.encode())
-    assert answer.status_code < 500
-    said = answer.json()
-    assert "error" in said or said["result"]["isError"] is True
+    for path, name in (("/mcp/demo", "pay"), ("/mcp", "demo__pay")):
+        params = {"name": name, "arguments": "here"}
+        for message, headers in (
+            (request("tools/call", params), {}),
+            modern("tools/call", params),
+        ):
+            text = orjson.dumps(message).decode().replace('"here"', arguments)
+            answer = await gateway.http.post(path, content=text.encode(), headers=head(**headers))
+            assert answer.status_code < 500
+            said = answer.json()
+            assert "error" in said or said["result"]["isError"] is True
     assert bank.calls == []
 
 
