@@ -1,7 +1,6 @@
 """Budgets in the memory of several processes, over months and without the database."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -141,7 +140,7 @@ def reported(*processes: Process) -> dict[str, float]:
 
 
 @pytest.fixture
-def wall_clock() -> Iterator[WallClock]:
+def wall_clock() -> WallClock:
     return WallClock(datetime(2026, 3, 31, 23, 0, tzinfo=UTC))
 
 
