@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,11 +18,15 @@ from mcp.client.subscriptions import ToolsListChanged
 from mcp.server.mcpserver import MCPServer
 from mcp_types import Implementation
 
+from registry.access.policy import ServerScope
+from registry.access.toolsets.values import DefaultFor, Toolset
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
+from registry.gateway.view.toolsets import HeldToolset, Toolsets
 from registry.main import application
 from registry.wiring.components import Components
+from tests.fakes.clock import FakeClock
 from tests.gateway.serving import serve
 
 pytestmark = pytest.mark.wire
@@ -40,6 +44,7 @@ class Sets:
     wiki_url: str
     parts: Components
     http: httpx.AsyncClient
+    code: MCPServer
     ids: dict[str, str] = field(default_factory=dict)
     tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
 
@@ -167,9 +172,10 @@ def wiki_server() -> MCPServer:
 @asynccontextmanager
 async def running(settings: Settings, *users: UserContext) -> AsyncIterator[Sets]:
     """Start the registry, with both servers shared with all users."""
+    server = code_server()
     async with (
         application(settings) as (app, parts),
-        serve(code_server().streamable_http_app(), lifespan=True) as code,
+        serve(server.streamable_http_app(), lifespan=True) as code,
         serve(wiki_server().streamable_http_app(), lifespan=True) as wiki,
         serve(app) as url,
         httpx.AsyncClient(base_url=url, timeout=20) as http,
@@ -185,7 +191,7 @@ async def running(settings: Settings, *users: UserContext) -> AsyncIterator[Sets
                 for user in users
             ]
         )
-        sets = Sets(url, f"{code}/mcp", f"{wiki}/mcp", parts, http)
+        sets = Sets(url, f"{code}/mcp", f"{wiki}/mcp", parts, http, server)
         for name, upstream in (("code", sets.code_url), ("wiki", sets.wiki_url)):
             answer = await sets.ask(
                 users[0],
@@ -444,6 +450,7 @@ async def test_a_thousand_tools_resolve_in_a_moment_and_what_is_wrong_is_said(
             },
             {"entry": 1, "message": "get_file: version 7 is pinned, and version 1 is served"},
         ]
+        await follow_tools(sets, root, alice)
         gone = await sets.ask(root, "DELETE", f"/servers/{sets.ids['code']}")
         assert gone.status_code in {200, 204}
         async with asyncio.timeout(5):
@@ -459,3 +466,115 @@ async def test_a_thousand_tools_resolve_in_a_moment_and_what_is_wrong_is_said(
         removed = await sets.ask(alice, "DELETE", f"/toolsets/{made['id']}")
         assert removed.status_code == 204
         assert (await sets.refused(alice, "/toolsets/odd"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("defaults", "found"),
+    [
+        (("token", "user", "role", "client"), "token"),
+        (("user", "role", "client"), "user"),
+        (("role", "client"), "role"),
+        (("client",), "client"),
+        ((), None),
+    ],
+)
+def test_the_most_specific_default_counts_and_only_in_its_tenant(
+    alice: UserContext, defaults: tuple[str, ...], found: str | None
+) -> None:
+    caller = replace(alice, token_id="t1", tenant_id="acme")
+    callers = {
+        "token": DefaultFor(tokens=("t1",)),
+        "user": DefaultFor(users=(alice.user_id,)),
+        "role": DefaultFor(roles=("user",)),
+        "client": DefaultFor(clients=("ide",)),
+    }
+    toolsets = Toolsets(FakeClock())
+    held = {
+        f"{tenant}-{kind}": Toolset(
+            *(f"{tenant}-{kind}", kind, tenant, "c" * 24, ServerScope.SHARED_APP, ()),
+            default_for=callers[kind],
+        )
+        for kind in defaults
+        for tenant in ("acme", "other")
+    }
+    toolsets.replace({key: HeldToolset(one, ()) for key, one in held.items()})
+
+    default = toolsets.default_of(caller, "ide")
+
+    assert (None if default is None else default.toolset.id) == (found and f"acme-{found}")
+    assert toolsets.default_of(replace(caller, tenant_id=None), "ide") is None
+
+
+def list_files() -> str:
+    """List files."""
+    return "files"
+
+
+def search(query: str, repo: str, limit: str = "few") -> str:
+    """Search a repository."""
+    return f"{query} in {repo}, {limit}"
+
+
+async def follow_tools(sets: Sets, root: UserContext, alice: UserContext) -> None:
+    """Take a tool from the server, give it back, and change another: the toolset follows."""
+    made = await sets.made(
+        alice,
+        "steady",
+        {"server": "code", "tool": "list_files", "name": "files"},
+        {"server": "code", "tool": "search", "arguments": {"limit": 3}},
+        {"server": "code", "tool": "search", "name": "find", "version": 1},
+    )
+
+    async def refreshed() -> dict[str, Any]:
+        answer = await sets.ask(root, "POST", f"/servers/{sets.ids['code']}/refresh")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async with (
+        sets.client(alice, "/toolsets/steady", "2026-07-28") as client,
+        client.listen(tools_list_changed=True) as listened,
+    ):
+        events = aiter(listened)
+
+        async def notified() -> tuple[list[str], dict[int, str]]:
+            assert await anext(events) == ToolsListChanged()
+            listed = [tool.name for tool in (await client.list_tools()).tools]
+            seen = (await sets.ask(alice, "GET", f"/toolsets/{made['id']}")).json()
+            assert listed == [tool["name"] for tool in seen["tools"]]
+            return listed, {one["entry"]: one["message"] for one in seen["problems"]}
+
+        sets.code.remove_tool("list_files")
+        await refreshed()
+        missing = await notified()
+        sets.code.add_tool(list_files)
+        await refreshed()
+        back = await notified()
+        # While the change is held, the approved definition is served, which the preset fits.
+        sets.code.remove_tool("search")
+        sets.code.add_tool(search)
+        assert (await refreshed())["heldTools"] == ["search"]
+        held = (await client.list_tools()).tools
+        pending = await sets.ask(root, "GET", "/registry/tools?review=pending")
+        (tool,) = pending.json()["tools"]
+        accepted = await sets.ask(
+            root,
+            "POST",
+            f"/registry/tools/{tool['id']}/accept",
+            json={"hash": tool["pending_hash"]},
+        )
+        assert accepted.status_code == 200, accepted.text
+        changed = await notified()
+
+    assert missing == (
+        ["code__search", "find"],
+        {0: "the server has no such tool that is available to you"},
+    )
+    assert back == (["code__search", "files", "find"], {})
+    assert [one.name for one in held] == back[0]
+    assert changed == (
+        ["files"],
+        {
+            1: "search: arguments.limit: does not match type of the tool's definition",
+            2: "search: version 1 is pinned, and version 2 is served",
+        },
+    )
