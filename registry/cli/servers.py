@@ -283,6 +283,9 @@ def servers_update(  # noqa: PLR0913 - options
         typer.Option(help="All headers it shall have: NAME=VALUE, the value as for --key."),
     ] = None,
     on_change: Annotated[str | None, typer.Option(help="accept, hold or block.")] = None,
+    default_effect: Annotated[
+        str | None, typer.Option(help="For tools that no policy is about: allow or deny.")
+    ] = None,
     sync_mode: Annotated[str | None, typer.Option(help="manual, scheduled or webhook.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -298,6 +301,7 @@ def servers_update(  # noqa: PLR0913 - options
         "headers": pairs(header, "--header") or None,
         "apiKey": _api_key(key, key_type, key_header, is_users=user_key),
         "onChange": on_change,
+        "defaultEffect": default_effect,
         "syncMode": sync_mode,
     }
 

@@ -10,6 +10,7 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
+from packages.models.states import Effect
 from registry.access.policies.decisions import ToolRule
 from registry.access.policy import ServerFacts, ServerScope
 from registry.auth.identity import UserContext
@@ -142,6 +143,7 @@ class Route:
         features_known: Whether prompts, resources and templates were ever read.
         modified_at: When the server was last modified, which is the version of its configuration.
         is_user_level: Whether each user has a connection of their own.
+        default_effect: What holds for its tools that no policy allows.
         policies: Those for its tools; None if there are none, as on a filtered copy.
         hidden: Tools that policies refuse to the caller of a filtered copy, by name.
     """
@@ -174,6 +176,7 @@ class Route:
     features_known: bool = False
     modified_at: datetime | None = field(default=None, compare=False)
     is_user_level: bool = False
+    default_effect: Effect = Effect.ALLOW
     policies: Policies | None = field(default=None, repr=False, compare=False)
     hidden: Mapping[str, ToolRule] = field(
         default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
@@ -278,6 +281,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     features_known: bool = False,
     modified_at: datetime | None = None,
     is_user_level: bool = False,
+    default_effect: Effect = Effect.ALLOW,
     via: str | None = None,
 ) -> Route:
     """Return a route with everything precomputed that calls would otherwise compute each time.
@@ -322,6 +326,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         templates=_by_key(templates),
         features_known=features_known,
         modified_at=modified_at,
+        default_effect=default_effect,
         is_user_level=is_user_level or per_user,
     )
 

@@ -100,6 +100,7 @@ def _owner(server: ServerRecord) -> PolicyServer:
         is_usable=is_usable,
         is_described_elsewhere=server.is_described_elsewhere,
         tenant_id=server.tenant_id,
+        default_effect=server.default_effect,
     )
 
 

@@ -51,6 +51,7 @@ TITLE = re.compile(r"(?:[^\W_]|[ '-])+")
 OWN = {
     "auto_expose": "auto_expose",
     "on_change": "on_change",
+    "default_effect": "default_effect",
     "sync_mode": "sync_mode",
     "sync_interval_seconds": "sync_interval_seconds",
 }

@@ -87,10 +87,13 @@ def present_detail(server: ServerRecord) -> JsonObject:
         "lastError": timestamp(server.last_error),
         "errorMessage": server.error_message,
     }
-    for name, stored in (("autoExpose", "auto_expose"), ("onChange", "on_change")):
-        policy = server.registry.get(stored)
-        if isinstance(policy, str):
-            answer[name] = policy
+    for name, stored in (
+        ("autoExpose", server.registry.get("auto_expose")),
+        ("onChange", server.registry.get("on_change")),
+        ("defaultEffect", server.registry.get("default_effect") and server.default_effect.value),
+    ):
+        if isinstance(stored, str):
+            answer[name] = stored
     rules = members(server.registry.get("call_rules"))
     if rules:
         spelt = {VALIDATE: VALIDATE, VALIDATE_OUTPUT: "validateOutput", CONFIRM: CONFIRM}

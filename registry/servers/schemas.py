@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from packages.models.states import Effect
 from registry.access.policy import ServerScope
 from registry.access.schemas import PermissionFlags
 from registry.connections.values import ConnectionState
@@ -278,6 +279,15 @@ TransportInput = Annotated[
 ]
 
 
+DefaultEffect = Annotated[
+    Effect | None,
+    Field(
+        description="What holds for tools that no policy is about: `allow`, also for null, or "
+        "`deny`, which closes each tool to those to whom no policy allows it."
+    ),
+]
+
+
 class CallRulesInput(BaseModel):
     """What is demanded of calls of a server's tools that say nothing else themselves."""
 
@@ -316,6 +326,7 @@ class _Registration(_ConfigInput):
     auto_expose: AutoExpose = AutoExpose.ALL
     on_change: OnChangePolicy = None
     call_rules: CallRulesInput | None = None
+    default_effect: DefaultEffect = None
     sync_mode: SyncMode = Field(
         default=SyncMode.MANUAL,
         description="What has its tools read anew: people alone, a schedule, or calls of its "
@@ -398,6 +409,7 @@ class ServerUpdate(_ConfigInput):
     call_rules: CallRulesInput | None = Field(
         default=None, description="Replaced as a whole; null for none."
     )
+    default_effect: DefaultEffect = None
     sync_mode: SyncMode | None = None
     sync_interval_seconds: SyncInterval = None
     tags: Tags | None = None
@@ -535,6 +547,7 @@ class ServerDetail(ServerSummary):
     webhook: bool | None = Field(default=None, description="Whether its webhook has a secret.")
     on_change: str | None = None
     call_rules: JsonObject | None = None
+    default_effect: DefaultEffect = None
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblemAnswer] | None = None
     document_problems: list[str] | None = Field(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import structlog
 
 from packages.database.client import Transaction
+from packages.models.states import Effect
 from registry.access.errors import AccessDeniedError
 from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
@@ -491,6 +492,15 @@ class ServerService:
             raise ValidationFailedError("status", "can be set to error only by the registry")
         if request.scope is not None and request.scope is not current.scope:
             validate_admin(user, "Changing the scope of a server")
+        if (
+            "default_effect" in request.model_fields_set
+            and (request.default_effect or Effect.ALLOW) is not current.default_effect
+            and not user.is_admin
+            and not current.bits & Permission.SHARE
+        ):
+            raise ServerForbiddenError(
+                "defaultEffect is changed by those who may share the server, as policies are."
+            )
         if request.path is not None and request.path != current.effective_path:
             slug = slug_of(request.path)
             if slug is None or slug.lower() in RESERVED_SLUGS:

@@ -25,6 +25,7 @@ from packages.database.stored import (
     moment_of,
     text_of,
 )
+from packages.models.states import Effect
 from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH, Rejection
@@ -391,6 +392,14 @@ class ServerRecord(Projection):
     def effective_scope(self) -> ServerScope:
         """Return the scope, or the most restrictive one if there is none."""
         return self.scope or UNKNOWN_SCOPE
+
+    @property
+    def default_effect(self) -> Effect:
+        """Return what holds for tools that no policy allows; an unreadable value refuses them."""
+        stored = self.registry.get("default_effect")
+        if stored is None:
+            return Effect.ALLOW
+        return choice_of(Effect, stored) or Effect.DENY
 
     @property
     def capabilities(self) -> JsonObject:

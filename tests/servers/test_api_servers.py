@@ -991,12 +991,16 @@ async def test_rules_for_calls_can_be_set_replaced_and_taken_back(
     rest: Rest, alice: UserContext, upstream: PlainUpstream
 ) -> None:
     rules = {"validate": "report", "validateOutput": "enforce", "confirm": "never"}
-    server = await rest.register(alice, "sums", upstream.url, callRules=rules)
+    server = await rest.register(
+        alice, "sums", upstream.url, callRules=rules, defaultEffect="deny"
+    )
     path = f"/{server['id']}"
 
     changed = await rest.call(alice, "PATCH", path, json={"callRules": {"confirm": "always"}})
     same = await rest.call(alice, "PATCH", path, json={"callRules": {"confirm": "always"}})
-    back = await rest.call(alice, "PATCH", path, json={"callRules": None})
+    opened = await rest.call(alice, "PATCH", path, json={"defaultEffect": "allow"})
+    back = await rest.call(alice, "PATCH", path, json={"callRules": None, "defaultEffect": None})
+    unclear = await rest.call(alice, "PATCH", path, json={"defaultEffect": "maybe"})
     odd = [{"validate": "maybe"}, {"approve": "x"}, [], "on", {"validateOutput": 3}]
     wrong = [await rest.call(alice, "PATCH", path, json={"callRules": one}) for one in odd]
 
@@ -1004,6 +1008,9 @@ async def test_rules_for_calls_can_be_set_replaced_and_taken_back(
     assert changed.json()["callRules"] == {"confirm": "always"}
     assert same.json()["updatedAt"] == changed.json()["updatedAt"]
     assert "callRules" not in back.json()
+    assert (server["defaultEffect"], opened.json()["defaultEffect"]) == ("deny", "allow")
+    assert "defaultEffect" not in back.json()
+    assert unclear.status_code == 422
     assert [answer.status_code for answer in wrong] == [422] * len(odd)
 
 

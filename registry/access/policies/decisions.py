@@ -1,8 +1,9 @@
 """Policy decision: who may use a tool, for lists, calls and explanations alike. Pure.
 
 A served tool of a server that the caller may use can be used, unless a policy denies it to them,
-or there are policies that allow it and none of them names the caller. Deny takes precedence, also
-for administrators; a restriction by allow policies does not apply to them.
+or there are policies that allow it and none of them names the caller. On a server that refuses its
+tools by default it needs a policy that allows it. Deny takes precedence, also for administrators;
+the need of a policy that allows does not apply to them.
 
 Combinations are computed once for all callers: `rules_of` finds the policies for each tool, and a
 `ToolRule` holds all their subjects in a few sets.
@@ -33,17 +34,20 @@ class ToolRule:
 
     Attributes:
         policies: Enabled ones, in the order of their ids.
+        default: What holds while no policy allows the tool.
         denied: The callers that any deny policy names.
-        allowed: The callers that any allow policy names; None if there is no allow policy.
+        allowed: The callers that any allow policy names; None if everyone may use the tool.
     """
 
     policies: tuple[Policy, ...]
+    default: Effect = Effect.ALLOW
     denied: Subjects = field(init=False, compare=False, repr=False)
     allowed: Subjects | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Combine policies."""
-        denied, allowed = NO_SUBJECTS, None
+        denied = NO_SUBJECTS
+        allowed = NO_SUBJECTS if self.default is Effect.DENY else None
         for policy in self.policies:
             if policy.effect is Effect.DENY:
                 denied = denied.merged(policy.subjects)
@@ -54,13 +58,18 @@ class ToolRule:
 
 
 NO_RULE = ToolRule(())
+CLOSED = ToolRule((), Effect.DENY)
+"""The rule for a tool without policies on a server that refuses its tools by default."""
 
 
 def version_of(rule: ToolRule) -> str:
-    """Return a digest of the policies of a rule; another after each change of what they say."""
+    """Return a digest of a rule; another after each change of its policies or its default."""
     said: JsonValue = [
-        [policy.id, policy.effect.value, policy.problem, _plain(policy.subjects)]
-        for policy in rule.policies
+        rule.default.value,
+        *(
+            [policy.id, policy.effect.value, policy.problem, _plain(policy.subjects)]
+            for policy in rule.policies
+        ),
     ]
     return hashlib.sha256(canonical_json(said).encode()).hexdigest()
 
@@ -81,16 +90,18 @@ def decide(user: UserContext, rule: ToolRule) -> PolicyDecision:
         return PolicyDecision.OPEN
     if rule.allowed.names(user):
         return PolicyDecision.ALLOWED
-    return PolicyDecision.ADMINISTRATOR if user.is_admin else PolicyDecision.NOT_NAMED
+    if user.is_admin:
+        return PolicyDecision.ADMINISTRATOR
+    return PolicyDecision.CLOSED if rule.allowed == NO_SUBJECTS else PolicyDecision.NOT_NAMED
 
 
 def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
     """Return the policies behind the result of `decide`: those that name the caller, or omit them.
 
-    None for an open tool; the allow policies, for an administrator.
+    None for a tool that is open, or closed by default; the allow policies, for an administrator.
     """
     match decide(user, rule):
-        case PolicyDecision.OPEN:
+        case PolicyDecision.OPEN | PolicyDecision.CLOSED:
             return ()
         case PolicyDecision.DENIED:
             return _of(rule, lambda item: _denies(item) and item.subjects.names(user))
@@ -187,14 +198,17 @@ class PolicyIndex:
         return self._by_owner.get(owner_id, self._everywhere)
 
 
-def rules_of(policies: Sequence[Policy], tools: Iterable[ToolFacts]) -> Mapping[str, ToolRule]:
-    """Return the rules of one server's tools that policies apply to, by name.
+def rules_of(
+    policies: Sequence[Policy], tools: Iterable[ToolFacts], default: Effect = Effect.ALLOW
+) -> Mapping[str, ToolRule]:
+    """Return the rules of one server's tools, by name; none for those that everyone may use.
 
     Tools with the same policies share a rule.
 
     Args:
         policies: Enabled ones for the server.
         tools: All its tools.
+        default: What holds for a tool that no policy allows.
     """
     tests = [(policy, *_test(policy)) for policy in policies]
     # Exact names are looked up, not matched.
@@ -212,8 +226,10 @@ def rules_of(policies: Sequence[Policy], tools: Iterable[ToolFacts]) -> Mapping[
         if about:
             key = tuple(sorted(about))
             if key not in rules:
-                rules[key] = ToolRule(tuple(about[policy_id] for policy_id in key))
+                rules[key] = ToolRule(tuple(about[policy_id] for policy_id in key), default)
             found[tool.name] = rules[key]
+        elif default is Effect.DENY:
+            found[tool.name] = CLOSED
     return found
 
 

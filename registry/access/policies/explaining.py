@@ -106,6 +106,8 @@ APPROVAL_NEEDED = Reason(
 
 def blocking(user: UserContext, rule: ToolRule) -> str:
     """Return in one line which policies keep *user* from a tool, for records."""
+    if decide(user, rule) is PolicyDecision.CLOSED:
+        return "closed by the default of its server"
     names = [policy.name for policy in deciding(user, rule)]
     shown = ", ".join(f'"{name}"' for name in names[:MAX_NAMED])
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
@@ -160,6 +162,7 @@ POLICY_MESSAGES: Mapping[PolicyDecision, str] = {
     PolicyDecision.ADMINISTRATOR: "Policies allow it to some only, but administrators may use it.",
     PolicyDecision.DENIED: "A policy denies it to them.",
     PolicyDecision.NOT_NAMED: "Policies allow it to some only, and do not name them.",
+    PolicyDecision.CLOSED: "The server refuses its tools by default, and no policy allows it.",
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from packages.database.client import Transaction
+from packages.models.states import Effect
 from registry.access.policies.values import Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
@@ -22,6 +23,7 @@ class PolicyServer:
         is_usable: Whether the gateway can build a route from what is stored.
         is_described_elsewhere: Whether only the other application has described its tools.
         tenant_id: Its tenant.
+        default_effect: What holds for its tools that no policy allows.
     """
 
     id: str
@@ -33,6 +35,7 @@ class PolicyServer:
     is_usable: bool
     is_described_elsewhere: bool
     tenant_id: str | None
+    default_effect: Effect = Effect.ALLOW
 
 
 class ServerPath(Protocol):

@@ -407,7 +407,8 @@ class PolicyService:
     async def _rule(self, owner: PolicyServer, tool: ToolFacts) -> ToolRule:
         policies = [*await self._policies.about(owner.id), *await self._conditions.policies()]
         index = PolicyIndex(policies)
-        return rules_of(index.about(owner.id), [tool]).get(tool.name, NO_RULE)
+        rules = rules_of(index.about(owner.id), [tool], owner.default_effect)
+        return rules.get(tool.name, NO_RULE)
 
     async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:
         """Return the states of a tool and what policies ask of it."""

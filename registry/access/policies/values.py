@@ -17,11 +17,16 @@ class PolicyDecision(StrEnum):
     ADMINISTRATOR = "administrators may use what policies allow to some only"
     DENIED = "a policy denies it to the caller"
     NOT_NAMED = "policies allow it to some, and the caller is not among them"
+    CLOSED = "the server refuses its tools by default, and no policy allows it"
 
     @property
     def is_allowed(self) -> bool:
         """Whether the caller may use the tool."""
-        return self is not PolicyDecision.DENIED and self is not PolicyDecision.NOT_NAMED
+        return self in {
+            PolicyDecision.OPEN,
+            PolicyDecision.ALLOWED,
+            PolicyDecision.ADMINISTRATOR,
+        }
 
 
 @dataclass(frozen=True, slots=True)

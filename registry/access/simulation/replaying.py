@@ -91,7 +91,9 @@ class PolicyReplay:
         key = (call.server_id, tool.name)
         if key not in self._rules:
             before, after = (
-                rules_of(index.about(call.server_id), [tool]).get(tool.name, NO_RULE)
+                rules_of(index.about(call.server_id), [tool], call.default_effect).get(
+                    tool.name, NO_RULE
+                )
                 for index in (self._before, self._after)
             )
             self._rules[key] = before, after

@@ -172,7 +172,12 @@ class SimulationService:
                 continue
             tool = await tools.of(record.server_id, record)
             call = RecordedCall(
-                record, record.server_id, await callers.of(record), tool, cost_tier_of(tool)
+                record,
+                record.server_id,
+                await callers.of(record),
+                tool,
+                cost_tier_of(tool),
+                await tools.default_effect(record.server_id),
             )
             if replay.concerns(call):
                 effects.add(call, *replay.judge(call))

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
+from packages.models.states import Effect
 from registry.access.policies.ports import PolicyServer, PolicyServers
 from registry.access.policies.values import ToolFacts
 from registry.access.toolsets.resolution import Offered, Presentations, resolve
@@ -47,6 +48,11 @@ class CalledTools:
         if key not in self._found:
             self._found[key] = await self._find(server_id, record)
         return self._found[key]
+
+    async def default_effect(self, server_id: str) -> Effect:
+        """Return what holds for tools of a server that no policy allows."""
+        owner = await self._owner(server_id)
+        return Effect.ALLOW if owner is None else owner.default_effect
 
     async def in_toolset(
         self, toolset: Toolset, server_ids: Collection[str]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from packages.models.states import Effect
 from registry.access.limits.values import LimitChange
 from registry.access.policies.values import PolicyChange, Subjects, ToolFacts
 from registry.access.toolsets.values import ToolsetChange
@@ -81,6 +82,7 @@ class RecordedCall:
 
     Attributes:
         tool: None if its server offers no tool of that name any more.
+        default_effect: What holds for tools of its server that no policy allows.
     """
 
     record: UsageRecord
@@ -88,6 +90,7 @@ class RecordedCall:
     caller: RecordedCaller
     tool: ToolFacts | None
     cost_tier: str | None = None
+    default_effect: Effect = Effect.ALLOW
 
     @property
     def was_sent(self) -> bool:

@@ -411,6 +411,7 @@ class RouteReader:
                 features_known=server.registry.get("features_read") is True,
                 modified_at=server.updated_at,
                 is_user_level=is_user_level(server.config),
+                default_effect=server.default_effect,
                 via=self._via,
             )
         except (ValueError, TypeError, OverflowError, RecursionError) as exc:

@@ -12,6 +12,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import TypeAlias
 
+from packages.models.states import Effect
 from registry.access.policies.decisions import PolicyIndex, ToolRule, decide, rules_of
 from registry.access.policies.values import Policy, ToolFacts
 from registry.auth.identity import UserContext
@@ -164,8 +165,10 @@ class RoutePolicies:
             routes: All routes; others are dropped from the cache.
         """
         if self._index.is_empty:
-            self._known = {}
-            return list(routes)
+            routes = list(routes)
+            if all(route.default_effect is Effect.ALLOW for route in routes):
+                self._known = {}
+                return routes
         before, self._known = self._known, {}
         return [self._entry(self._index, route, before, self._known).route for route in routes]
 
@@ -184,11 +187,12 @@ class RoutePolicies:
         """
         index = PolicyIndex(policies)
         known: dict[str, _Known] = {}
-        if not index.is_empty:
-            for number, route in enumerate(routes, 1):
-                self._entry(index, route, self._known, known)
-                if number % ROUTES_AT_A_TIME == 0:
-                    await rest()
+        for number, route in enumerate(routes, 1):
+            if index.is_empty and route.default_effect is Effect.ALLOW:
+                continue
+            self._entry(index, route, self._known, known)
+            if number % ROUTES_AT_A_TIME == 0:
+                await rest()
         self._index, self._known = index, known
 
     def _entry(
@@ -204,7 +208,9 @@ class RoutePolicies:
             known[route.server_id] = former
             return former
         rules = rules_of(
-            policies, (ToolFacts(tool.name, tool.facets) for tool in route.tools.values())
+            policies,
+            (ToolFacts(tool.name, tool.facets) for tool in route.tools.values()),
+            route.default_effect,
         )
         policed = route
         if rules:

@@ -23,6 +23,7 @@ MEMBERS = (
     *("serverName", "title", "description", "url", "type", "scope", "tags", "path", "headers"),
     *("apiKey", "oauth", "requiresOAuth", "customUserVars", "timeout", "initTimeout"),
     *("serverInstructions", "iconPath", "startup", "autoExpose", "onChange", "callRules"),
+    "defaultEffect",
     *("syncMode", "syncIntervalSeconds"),
 )
 """The members of an export, in order."""

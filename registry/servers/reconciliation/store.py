@@ -228,6 +228,11 @@ class ServerStore:
                     if request.call_rules is None
                     else {"call_rules": request.call_rules.stored()}
                 ),
+                **(
+                    {}
+                    if request.default_effect is None
+                    else {"default_effect": request.default_effect.value}
+                ),
                 **_sync_settings(request),
             },
             "createdAt": now,

@@ -20,6 +20,7 @@ from registry.access.policies.decisions import (
     deciding,
     fits,
     rules_of,
+    version_of,
     ways,
 )
 from registry.access.policies.values import (
@@ -65,10 +66,12 @@ def test_what_a_policy_does_is_said_in_words(
     assert said in consequence(written, others)
 
 
-def rule_about(stored: Sequence[Policy], owner_id: str, tool: ToolFacts) -> ToolRule:
+def rule_about(
+    stored: Sequence[Policy], owner_id: str, tool: ToolFacts, default: Effect = Effect.ALLOW
+) -> ToolRule:
     """Return the rule of a tool as the gateway works it out."""
     index = PolicyIndex(stored)
-    return rules_of(index.about(owner_id), [tool]).get(tool.name, NO_RULE)
+    return rules_of(index.about(owner_id), [tool], default).get(tool.name, NO_RULE)
 
 
 def plainly_about(one: Policy, owner_id: str, tool: ToolFacts) -> bool:
@@ -98,26 +101,30 @@ def plainly_names(subjects: Subjects, user: UserContext) -> bool:
 
 
 def plainly_allowed(
-    stored: Sequence[Policy], owner_id: str, tool: ToolFacts, user: UserContext
+    stored: Sequence[Policy],
+    owner_id: str,
+    tool: ToolFacts,
+    user: UserContext,
+    default: Effect,
 ) -> bool:
     """Say what the policies say, one after the other."""
     about = [one for one in stored if one.is_enabled and plainly_about(one, owner_id, tool)]
     if any(one.effect is Effect.DENY and plainly_names(one.subjects, user) for one in about):
         return False
     allowing = [one for one in about if one.effect is Effect.ALLOW]
-    return (
-        not allowing or user.is_admin or any(plainly_names(one.subjects, user) for one in allowing)
-    )
+    if user.is_admin or (not allowing and default is Effect.ALLOW):
+        return True
+    return any(plainly_names(one.subjects, user) for one in allowing)
 
 
 @pytest.mark.requirement("R-009")
-@given(policies, st.sampled_from(OWNERS), tools, callers)
+@given(policies, st.sampled_from(OWNERS), tools, callers, st.sampled_from(Effect))
 def test_the_decision_is_what_the_policies_say_one_after_the_other(
-    stored: list[Policy], owner_id: str, tool: ToolFacts, user: UserContext
+    stored: list[Policy], owner_id: str, tool: ToolFacts, user: UserContext, default: Effect
 ) -> None:
-    decision = decide(user, rule_about(stored, owner_id, tool))
+    decision = decide(user, rule_about(stored, owner_id, tool, default))
 
-    assert decision.is_allowed is plainly_allowed(stored, owner_id, tool, user)
+    assert decision.is_allowed is plainly_allowed(stored, owner_id, tool, user, default)
 
 
 @pytest.mark.requirement("R-009")
@@ -166,18 +173,22 @@ def test_rules_of_many_tools_hold_exactly_the_policies_about_each(
     }
 
 
-@given(policies, st.sampled_from(OWNERS), tools, callers)
+@given(policies, st.sampled_from(OWNERS), tools, callers, st.sampled_from(Effect))
 def test_what_decided_names_the_caller_unless_it_leaves_them_out(
-    stored: list[Policy], owner_id: str, tool: ToolFacts, user: UserContext
+    stored: list[Policy], owner_id: str, tool: ToolFacts, user: UserContext, default: Effect
 ) -> None:
-    rule = rule_about(stored, owner_id, tool)
+    rule = rule_about(stored, owner_id, tool, default)
 
     by = deciding(user, rule)
 
     named = [bool(ways(user, one.subjects)) for one in by]
     by_name = decide(user, rule) in {PolicyDecision.DENIED, PolicyDecision.ALLOWED}
     assert named == [by_name] * len(by)
-    assert bool(by) is (decide(user, rule) is not PolicyDecision.OPEN)
+    is_by_default = decide(user, rule) in {PolicyDecision.OPEN, PolicyDecision.CLOSED}
+    assert is_by_default <= (not by)
+    assert bool(by) or is_by_default or (user.is_admin and default is Effect.DENY)
+    if default is Effect.DENY:
+        assert version_of(rule) != version_of(rule_about(stored, owner_id, tool))
 
 
 @given(st.sampled_from(PATTERNS), st.text("adropel_*[]?", max_size=12))

@@ -181,10 +181,16 @@ async def test_who_may_change_a_server_but_not_share_it_writes_no_policies_about
 
     refused = await rest.ask(OTHER, "POST", POLICIES, json=body("x", target=about(server)))
     unseen = await rest.ask(OTHER, "GET", f"{POLICIES}/{made['id']}")
+    path = f"/{server['id']}"
+    by_default = [
+        await rest.call(OTHER, "PATCH", path, json={"defaultEffect": effect, "title": "Sums"})
+        for effect in ("deny", "allow")
+    ]
     denied = await records(rest)
 
     assert shared.status_code == 200, shared.text
     assert (refused.status_code, unseen.status_code) == (403, 404)
+    assert [answer.status_code for answer in by_default] == [403, 200]
     assert await names(rest, OTHER) == []
     assert [item["outcome"] for item in denied] == ["success", "denied"]
 

@@ -378,3 +378,61 @@ async def test_a_tool_that_a_person_calls_destructive_is_confirmed_and_a_claim_o
         ("success", "accept"),
         ("denied", "accept"),
     ]
+
+
+@pytest.mark.requirement("R-167")
+@pytest.mark.requirement("R-009")
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_server_that_refuses_by_default_serves_what_policies_allow_to_each(
+    whole: Whole,
+    upstream: Upstream,
+    alice: UserContext,
+    bob: UserContext,
+    root: UserContext,
+    mode: str,
+) -> None:
+    server = await whole.register(root, "sums", scope="shared_app", defaultEffect="deny")
+    path, asked = f"/servers/{server['id']}", {"path": "/mcp/sums", "tool": "invoice"}
+    about = {"owner_id": server["id"], "tools": ["invoice"]}
+    closed = [await listed(whole, user) for user in (alice, bob, root)]
+    async with whole.client(bob, "", mode) as client:
+        with pytest.raises(MCPError, match="Unknown tool: sums__invoice"):
+            await client.call_tool("sums__invoice", {"number": 7})
+    to_bob = await ask(whole, bob, "POST", "/access/explain", **asked)
+
+    made = await make(whole, root, "allow", {"groups": [GROUP]}, **about)
+    named: list[list[list[str]]] = []
+    subjects: list[dict[str, Any]] = [
+        {"groups": [GROUP]},
+        {"users": [bob.user_id]},
+        {"roles": ["user"]},
+        {"scopes": ["finance:read"]},
+        {"everyone": True},
+    ]
+    for chosen in subjects:
+        policy = f"/access/policies/{made['id']}"
+        await ask(whole, root, "PATCH", policy, subjects=chosen)
+        named.append([await listed(whole, user) for user in (alice, bob)])
+    async with whole.client(bob, "sums", mode) as client:
+        invoice = await client.call_tool("invoice", {"number": 7})
+    await ask(whole, root, "PATCH", path, status="inactive")
+    inactive = await ask(whole, root, "POST", "/access/explain", **asked)
+    await ask(whole, root, "PATCH", path, status="active", defaultEffect="allow")
+    opened = [await listed(whole, user) for user in (alice, bob)]
+    servers = whole.parts.database.collection("mcpservers")
+    odd = {"$set": {"registry.default_effect": 7}}
+    await servers.update_one({"_id": ObjectId(server["id"])}, odd, bypass_document_validation=True)
+    await whole.parts.snapshot.server_changed(server["id"])
+
+    every = ["add", "invoice", "wipe"]
+    assert closed == [[], [], every]
+    assert to_bob["message"].endswith(
+        "The server refuses its tools by default, and no policy allows it."
+    )
+    only = ["invoice"]
+    assert named == [[only, []], [[], only], [only, only], [[], []], [only, only]]
+    assert invoice.structured_content == {"result": "invoice 7"}
+    assert upstream.calls == ["invoice"]
+    assert (inactive["allowed"], "inactive" in inactive["message"]) == (False, True)
+    assert opened == [every, every]
+    assert await listed(whole, alice) == only
