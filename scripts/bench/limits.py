@@ -19,7 +19,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.requests import GatewayRequest
-from registry.gateway.values import Route, build_route, tool_entry
+from registry.gateway.values import Route, ToolEntry, build_route, tool_entry
 from registry.servers.values import Era, Transport
 from scripts.bench.load import Client
 from scripts.bench.plan import Plan
@@ -138,7 +138,7 @@ async def _take_microseconds() -> float:
     )
     user = UserContext(f"{7:024x}", "bench", Role.USER, USER_SCOPES)
     tool = tool_entry("echo", '{"name":"echo"}')
-    route = _route(server_id)
+    route = route_of(server_id)
     exchange = GatewayRequest({"path": "/mcp/bench", "method": "POST"}, _never, _never)
     waiting = kept.take(exchange, user, route, tool)
     if waiting is not None:
@@ -152,7 +152,8 @@ async def _take_microseconds() -> float:
     return (time.perf_counter() - began_at) / REPEATS * 1e6
 
 
-def _route(server_id: str) -> Route:
+def route_of(server_id: str, tools: Sequence[ToolEntry] = ()) -> Route:
+    """Return a route to a server that everyone may use; nothing is sent there."""
     return build_route(
         server_id=server_id,
         server_name="bench",
@@ -165,7 +166,7 @@ def _route(server_id: str) -> Route:
         headers={},
         credential_problem=None,
         per_user=False,
-        tools=[],
+        tools=tools,
         idle_timeout_seconds=1.0,
     )
 

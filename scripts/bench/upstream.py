@@ -41,7 +41,8 @@ def _many(path: str) -> list[dict[str, Any]]:
     return [_tool(f"search_{number:03}_records", path) for number in range(TOOLS_EACH)]
 
 
-def _listed(path: str) -> list[dict[str, Any]]:
+def listed(path: str) -> list[dict[str, Any]]:
+    """Return the tools of a path."""
     if path.startswith(MANY):
         return _many(path)
     if path.startswith(SOME):
@@ -130,7 +131,7 @@ def _result(call: dict[str, Any], path: str) -> dict[str, Any]:
                 "cacheScope": "public",
             }
         case "tools/list":
-            tools = _listed(path)
+            tools = listed(path)
             result = {"tools": tools, "ttlMs": 60_000, "cacheScope": "public"}
         case "tools/call":
             text = params["arguments"]["text"]
