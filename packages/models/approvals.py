@@ -38,6 +38,8 @@ class ApprovalDocument(Document):
         is_error: Whether that is an error.
         fetched_at: When the requester got it, or was told how the request ended.
         reason: Why it is void, unknown, denied, cancelled or put off.
+        notices: What the webhook has still to tell, oldest first: `id`, `state`, `at`, `attempts`.
+        notice_at: When the first of them is sent, or sent again; absent if there is none.
         expires_at: When a request that is not decided, or not executed, ends.
         delete_at: When the database removes the document.
     """
@@ -67,6 +69,8 @@ class ApprovalDocument(Document):
     is_error: bool | None = None
     fetched_at: datetime | None = None
     reason: str | None = None
+    notices: list[dict[str, Any]] | None = None
+    notice_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
@@ -86,5 +90,9 @@ class ApprovalDocument(Document):
             IndexModel([("state", ASCENDING), ("created_at", DESCENDING)]),
             IndexModel([("requester.user_id", ASCENDING), ("created_at", DESCENDING)]),
             IndexModel([("server_id", ASCENDING), ("created_at", DESCENDING)]),
+            IndexModel(
+                [("notice_at", ASCENDING)],
+                partialFilterExpression={"notice_at": {"$exists": True}},
+            ),
             IndexModel([("delete_at", ASCENDING)], expireAfterSeconds=0),
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from beanie import SortDirection
 from bson import ObjectId
-from pymongo import ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
@@ -26,6 +26,7 @@ from registry.approvals.values import (
     Approval,
     ApprovalFilter,
     Decision,
+    Notice,
     RequestedCall,
     Requester,
 )
@@ -36,6 +37,7 @@ ATTEMPTS = 5
 """How often a request is opened while others of the same call end."""
 
 MAX_SWEPT = 200
+PROJECTION: Doc = dict(Approval.Settings.projection)
 
 
 @translates_driver_errors
@@ -45,6 +47,7 @@ class ApprovalRepository:
     Args:
         lifetime: How long a request may wait for people, and for its execution.
         retention: How long a request is kept after that.
+        announces: Whether each change of state leaves a notice for the webhook.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ApprovalRepository:
         *,
         lifetime: timedelta,
         retention: timedelta,
+        announces: bool = False,
     ) -> None:
         self._documents = database.document(ApprovalDocument)
         # Beanie has no update that returns a projection.
@@ -63,6 +67,7 @@ class ApprovalRepository:
         self._time = ServerTime(database, now=clock.now, monotonic=clock.monotonic)
         self._lifetime = lifetime
         self._retention = retention
+        self._announces = announces
 
     async def now(self) -> datetime:
         """Return the database's time, which requests expire by."""
@@ -224,6 +229,7 @@ class ApprovalRepository:
             changes,
             {"ended_at": "", "reason": ""},
             where={"expires_at": {"$gt": now}},
+            leaves_notice=False,
         )
 
     async def release(
@@ -244,7 +250,12 @@ class ApprovalRepository:
         else:
             changes |= {"reason": reason, "ended_at": await self._time.now()}
         return await self._update(
-            approval_id, ApprovalState.EXECUTING, changes, gone, where={"worker": worker}
+            approval_id,
+            ApprovalState.EXECUTING,
+            changes,
+            gone,
+            where={"worker": worker},
+            leaves_notice=False,
         )
 
     async def try_again(self, approval_id: str) -> Approval | None:
@@ -375,6 +386,44 @@ class ApprovalRepository:
             return None
         return self._cipher.unseal(sealed, _result_of(approval_id))
 
+    async def due_notices(self) -> list[Notice]:
+        """Return the first outstanding notice of each request that has one which is due."""
+        query = {"notice_at": {"$lte": await self._time.now()}}
+        rows = self._rows.find(query, {**PROJECTION, "notices": 1, "notice_at": 1})
+        found: list[Notice] = []
+        for row in await rows.sort("notice_at", ASCENDING).to_list(MAX_SWEPT):
+            unreadable = {"_id": row["_id"], "notice_at": row["notice_at"]}
+            notice = _parsed_notice(row)
+            if notice is not None:
+                found.append(notice)
+            else:
+                # Nothing is outstanding, or another program wrote it.
+                await self._rows.update_one(unreadable, {"$unset": {"notice_at": ""}})
+        return found
+
+    async def claim_notice(self, notice: Notice, again_after: timedelta) -> bool:
+        """Put a notice off before it is sent; False if another process has done so."""
+        now = await self._time.now()
+        changed = await self._rows.update_one(
+            {
+                "_id": ObjectId(notice.approval.id),
+                "notice_at": notice.due_at,
+                "notices.0.id": ObjectId(notice.id),
+            },
+            {"$set": {"notice_at": now + again_after}, "$inc": {"notices.0.attempts": 1}},
+        )
+        return changed.modified_count == 1
+
+    async def end_notice(self, notice: Notice) -> None:
+        """Remove a notice that was delivered or given up; the next one is due."""
+        key = ObjectId(notice.approval.id)
+        await self._rows.update_one(
+            {"_id": key, "notices.0.id": ObjectId(notice.id)},
+            {"$pop": {"notices": -1}, "$set": {"notice_at": await self._time.now()}},
+        )
+        none_left = {"_id": key, "notices": {"$size": 0}}
+        await self._rows.update_one(none_left, {"$unset": {"notices": "", "notice_at": ""}})
+
     def arguments_of(self, approval: Approval) -> str:
         """Return the JSON text of the arguments.
 
@@ -422,19 +471,31 @@ class ApprovalRepository:
                 "updated_at": now,
                 "expires_at": expires_at,
                 "delete_at": expires_at + self._retention,
+                **self._first_notice(now),
             }
         )
         return document
 
+    def _first_notice(self, now: datetime) -> Doc:
+        if not self._announces:
+            return {}
+        return {"notices": [_notice(ApprovalState.PENDING, now)], "notice_at": now}
+
     async def _end_expired(self, binding: str) -> None:
         waiting = [ApprovalState.PENDING.value, ApprovalState.APPROVED.value]
+        now = await self._time.now()
+        changes: Doc = {"state": ApprovalState.EXPIRED.value}
+        update: Doc = {"$set": changes, "$unset": {"live_binding": ""}}
+        if self._announces:
+            changes["notice_at"] = now
+            update["$push"] = {"notices": _notice(ApprovalState.EXPIRED, now)}
         await self._rows.update_one(
             {
                 "live_binding": binding,
                 "state": {"$in": waiting},
-                "expires_at": {"$lte": await self._time.now()},
+                "expires_at": {"$lte": now},
             },
-            {"$set": {"state": ApprovalState.EXPIRED.value}, "$unset": {"live_binding": ""}},
+            update,
         )
 
     async def _update(
@@ -446,12 +507,17 @@ class ApprovalRepository:
         *,
         where: Doc | None = None,
         pushed: Doc | None = None,
+        leaves_notice: bool = True,
         tx: Transaction | None = None,
     ) -> Approval | None:
         """Change a request that is in *state*, and return it."""
-        update: Doc = {"$set": {**changes, "updated_at": await self._time.now()}}
+        now = await self._time.now()
+        update: Doc = {"$set": {**changes, "updated_at": now}}
         if gone:
             update["$unset"] = gone
+        if self._announces and leaves_notice and "state" in changes:
+            update["$set"]["notice_at"] = now
+            pushed = {**(pushed or {}), "notices": _notice(changes["state"], now)}
         if pushed:
             update["$push"] = pushed
         if "revision" not in changes:
@@ -461,7 +527,7 @@ class ApprovalRepository:
         row: Any = await self._rows.find_one_and_update(
             {"_id": ObjectId(approval_id), **is_in, **(where or {})},
             update,
-            projection=Approval.Settings.projection,
+            projection=PROJECTION,
             return_document=ReturnDocument.AFTER,
             session=tx,
         )
@@ -474,6 +540,29 @@ def _arguments_of(approval_id: str) -> FieldRef:
 
 def _result_of(approval_id: str) -> FieldRef:
     return FieldRef(COLLECTION, approval_id, "result")
+
+
+def _notice(state: str, at: datetime) -> Doc:
+    return {"id": ObjectId(), "state": str(state), "at": at, "attempts": 0}
+
+
+def _parsed_notice(row: Doc) -> Notice | None:
+    notices, due_at = row.pop("notices", None), row.pop("notice_at")
+    approval = parsed(Approval, row, COLLECTION)
+    if approval is None:
+        return None
+    try:
+        first = notices[0]
+        return Notice(
+            approval=approval,
+            id=first["id"],
+            state=first["state"],
+            at=first["at"],
+            attempts=first["attempts"],
+            due_at=due_at,
+        )
+    except (ValueError, TypeError, LookupError):
+        return None
 
 
 def _stored_requester(requester: Requester) -> Doc:

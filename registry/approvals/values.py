@@ -249,3 +249,24 @@ class ApprovalFilter:
     server_ids: tuple[str, ...] | None = None
     tool: str | None = None
     tenant_id: str | None = None
+
+
+class Notice(Projection):
+    """What the webhook is to be told of a request.
+
+    Attributes:
+        id: Of the message, the same each time that it is sent.
+        state: Which the request came into.
+        at: When.
+        attempts: How often it was sent.
+        due_at: When it is sent, or sent again.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    approval: Approval
+    id: Annotated[str, PlainValidator(_id)]
+    state: Annotated[ApprovalState, PlainValidator(ApprovalState)]
+    at: RequiredTime
+    attempts: int
+    due_at: datetime

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from registry.core.webhook_signatures import PREFIX, is_secret
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """A tuple written as `a,b,c` in the environment."""
 
@@ -417,6 +419,15 @@ class Settings(BaseSettings):
         description="How long requests for approval are kept after that, with their sealed "
         "arguments, and results that nobody fetched.",
     )
+    approval_webhook_url: str | None = Field(
+        default=None,
+        description="Where each change of a request for approval is posted to, signed as Standard "
+        "Webhooks says. Private addresses must be in `UPSTREAM_ALLOWED_NETWORKS`.",
+    )
+    approval_webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret of those signatures: `whsec_` and 24 to 64 bytes in base64.",
+    )
     call_log: Literal["off", "errors", "calls", "all"] = Field(
         default="errors",
         description="Which gateway requests are logged, one line each: none, those that did not "
@@ -543,6 +554,34 @@ class Settings(BaseSettings):
     def _administrators_use_what_they_see(self) -> "Settings":
         if self.admin_uses_private and not self.admin_sees_private:
             msg = "ADMIN_USES_PRIVATE: needs ADMIN_SEES_PRIVATE=true"
+            raise ValueError(msg)
+        return self
+
+    @field_validator("approval_webhook_url")
+    @classmethod
+    def _approval_webhook_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+            msg = "must be an http or https address without a user"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("approval_webhook_secret")
+    @classmethod
+    def _approval_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if not is_secret(value.get_secret_value()):
+            msg = f"must be {PREFIX} and 24 to 64 bytes in base64"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _webhook_messages_are_signed(self) -> "Settings":
+        if self.approval_webhook_url is not None and self.approval_webhook_secret is None:
+            msg = "APPROVAL_WEBHOOK_URL: needs APPROVAL_WEBHOOK_SECRET"
             raise ValueError(msg)
         return self
 

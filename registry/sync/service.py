@@ -15,6 +15,7 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
+from registry.core.webhook_signatures import secret_text
 from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
@@ -33,7 +34,6 @@ from registry.sync.webhooks import (
     SECRET_BYTES,
     delivery,
     require_genuine,
-    secret_text,
 )
 from registry.tools.values import ToolEditor
 

@@ -1,25 +1,22 @@
-"""Webhook signatures according to the Standard Webhooks specification. Pure.
+"""Webhook calls of servers' owners, signed as the Standard Webhooks specification says. Pure.
 
-The signature is an HMAC-SHA256 of message id, timestamp and body, joined by dots. The timestamp
-bounds how long a call can be replayed; the id is remembered for longer than that.
+The timestamp bounds how long a call can be replayed; the id is remembered for longer than that.
 """
 
-import base64
-import binascii
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from registry.core.webhook_signatures import (
+    ID_HEADER,
+    SIGNATURE_HEADER,
+    TIME_HEADER,
+    signature,
+)
 from registry.sync.errors import WebhookRefusedError
 
-ID_HEADER = "webhook-id"
-TIME_HEADER = "webhook-timestamp"
-SIGNATURE_HEADER = "webhook-signature"
-
-PREFIX = "whsec_"
 SECRET_BYTES = 32
 MESSAGE_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 """No dot: it separates the id from the timestamp in the signed content."""
@@ -42,11 +39,6 @@ class Delivery:
     timestamp: str
     signatures: tuple[str, ...]
     body: bytes
-
-
-def secret_text(random_bytes: bytes) -> str:
-    """Return a secret in the form that senders get."""
-    return PREFIX + base64.b64encode(random_bytes).decode()
 
 
 def delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
@@ -84,17 +76,3 @@ def require_genuine(call: Delivery, secret: str, now: datetime) -> None:
         raise WebhookRefusedError(
             f"Timestamp outside the tolerance: {TIME_HEADER} is more than 5 minutes off."
         )
-
-
-def signature(message_id: str, timestamp: str, body: bytes, secret: str) -> str:
-    """Return the header value that a sender with *secret* sends."""
-    signed = f"{message_id}.{timestamp}.".encode() + body
-    digest = hmac.new(_key(secret), signed, hashlib.sha256).digest()
-    return f"v1,{base64.b64encode(digest).decode()}"
-
-
-def _key(secret: str) -> bytes:
-    try:
-        return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    except binascii.Error:
-        return secret.encode()

@@ -36,9 +36,10 @@ from registry.servers.versions.service import VersionService
 from registry.sync.authorized import AuthorizedServers
 from registry.tokens.metrics import TokenGauges
 from registry.upstream.pool import create_upstream_session
+from registry.upstream.webhook import webhook_receiver
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
-from registry.wiring.approvals import build_approvals
+from registry.wiring.approvals import build_approval_webhook, build_approvals
 from registry.wiring.components import Components
 from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
@@ -239,6 +240,16 @@ async def components(  # noqa: PLR0915 - one statement for each part
         ]
         if usage is not None:
             work.append((usage.follow(), usage.close))
+        if settings.approval_webhook_url is not None:
+            receiver = await stack.enter_async_context(
+                webhook_receiver(
+                    upstreams.guard,
+                    settings.approval_webhook_url,
+                    connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
+                )
+            )
+            webhook = build_approval_webhook(settings, approvals.repository, receiver, clock)
+            work.append((webhook.follow(), None))
         if not await database.is_standalone():
             # On one nothing that is read could be stored, nor what is left removed.
             work.append((leftovers.follow(), None))

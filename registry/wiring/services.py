@@ -351,6 +351,7 @@ def build_approval_repository(
         clock,
         lifetime=timedelta(hours=settings.approval_lifetime_hours),
         retention=timedelta(days=settings.approval_retention_days),
+        announces=settings.approval_webhook_url is not None,
     )
 
 

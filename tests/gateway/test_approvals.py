@@ -198,6 +198,7 @@ async def test_what_an_approval_is_bound_to_changes_before_the_call(
 
     async with place.executing():
         approval = await place.reached(ApprovalState.VOID)
+        await until(lambda: any(gateway.refusals.events for gateway in place.gateways))
     assert approval.reason is not None
     assert reason in approval.reason
     assert place.server.calls == []

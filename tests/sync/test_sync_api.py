@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from packages.database.encryption import FieldRef
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
-from registry.sync.webhooks import signature
+from registry.core.webhook_signatures import signature
 from registry.wiring.keys import build_cipher
 from tests.fakes.plain_upstream import ECHO, PlainUpstream
 from tests.fakes.rest import Rest

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registry.core.webhook_signatures import signature
 from registry.sync.errors import WebhookRefusedError
-from registry.sync.webhooks import delivery, require_genuine, signature
+from registry.sync.webhooks import delivery, require_genuine
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'

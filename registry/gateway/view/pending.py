@@ -37,10 +37,13 @@ would reload its server with all its tools in every process."""
 LEASES = frozenset({"registry.lease", "registry.lease.holder"})
 """Fields of a refresh token that are written while it is exchanged."""
 
+PROGRESS = frozenset({"alive_at", "notice_at", "notices", "notices.0.attempts"})
+"""What says how the work on a request for approval goes on, and changes nothing of the request."""
+
 TABLES: tuple[Watched, ...] = (
     Watched("quarantines", stamp="updated_at"),
     Watched("limits", stamp="updated_at"),
-    Watched("approvals", stamp="updated_at", ignored=frozenset({"alive_at"})),
+    Watched("approvals", stamp="updated_at", ignored=PROGRESS),
     Watched("toolsets", stamp="updated_at", is_counted=True),
     Watched("budgets", stamp="updated_at", is_counted=True),
 )
