@@ -34,10 +34,12 @@ from registry.gateway.client.conversations import converse
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.approvals import definition_hash
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.error_responses import refusal_for
 from registry.gateway.edge.recorder import CALL, Recorder
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import (
+    BudgetExceeded,
     CallOutcome,
     CredentialsRejected,
     MethodUnknown,
@@ -142,6 +144,7 @@ class ApprovedCalls:
         recorder: Records each call that is made.
         records: Receives records for the audit trail.
         drain: Signals that nothing new may begin.
+        budgets: Put calls off that would cost too much by now; None for none.
         worker: Names this process in claims; no other process ever has the name.
         total_seconds: Longest time for one call.
         silence: After which executions of others are taken for abandoned.
@@ -159,6 +162,7 @@ class ApprovedCalls:
         drain: Drain,
         clock: Clock,
         *,
+        budgets: Budgets | None = None,
         worker: str,
         total_seconds: float,
         silence: timedelta = SILENCE,
@@ -172,6 +176,7 @@ class ApprovedCalls:
         self._records = records
         self._drain = drain
         self._clock = clock
+        self._budgets = budgets
         self._worker = worker
         self._total_seconds = total_seconds
         self._silence = silence
@@ -246,7 +251,7 @@ class ApprovedCalls:
         except Refusal:
             # This process cannot decide now: its view of the servers is outdated.
             return
-        claimed = await self._repository.claim(approval.id, self._worker)
+        claimed = await self._claim(prepared)
         if claimed is None:
             return
         exchange = self._exchange(prepared)
@@ -274,6 +279,24 @@ class ApprovedCalls:
             exchange.client.sent_bytes = len(exchange.client.tail)
             self._ended_exchange(exchange, CallOutcome.OK)
             await self._store(claimed, prepared.user, answer)
+
+    async def _claim(self, prepared: _Prepared) -> Approval | None:
+        """Claim a call; return None if another process does, or a budget is spent by now.
+
+        Raises:
+            DatabaseUnavailable: Perhaps it is claimed.
+        """
+        approval_id = prepared.approval.id
+        claimed = await self._repository.claim(approval_id, self._worker)
+        if claimed is None or self._budgets is None:
+            return claimed
+        try:
+            self._budgets.check(prepared.user, prepared.tool)
+        except BudgetExceeded as problem:
+            await self._repository.release(approval_id, self._worker, problem.message)
+            self._notices.note(approval_id)
+            return None
+        return claimed
 
     async def _prepared(self, approval: Approval) -> _Prepared:
         """Check everything that an approval is bound to, as it is now.

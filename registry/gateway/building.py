@@ -217,6 +217,7 @@ class GatewayBuilder:
             self.refusals,
             self.drain,
             self.clock,
+            budgets=self.budgets,
             worker=self.peers.own,
             total_seconds=self.settings.gateway_total_timeout_seconds,
         )

@@ -23,6 +23,7 @@ from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.building import Approvals, GatewayBuilder
+from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.limits import CallLimits
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
@@ -171,6 +172,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
         limits: CallLimits | None = None,
         approvals: Approvals | None = None,
         quarantines: QuarantineTable | None = None,
+        budgets: Budgets | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -211,6 +213,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
             approvals=approvals,
             quarantines=quarantines or QuarantineTable(FakeQuarantines(), clock),
             clock=clock,
+            budgets=budgets,
         )
         endpoint = builder.build()
         protocol = protocol_within(connection_limits(settings))

@@ -1,6 +1,8 @@
 """Budgets in the memory of several processes, over months and without the database."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +11,10 @@ import pytest
 from typing_extensions import override
 
 from packages.database.client import Database, Transaction
+from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable
 from packages.database.schema import prepare
+from packages.models.states import ApprovalState
 from registry.access.budgets.repository import BudgetRepository, new_budget_id
 from registry.access.budgets.values import Budget, BudgetRecord
 from registry.access.policies.values import EVERYONE
@@ -29,6 +33,10 @@ from registry.usage.totals import totals_of, writes_of
 from registry.usage.values import MILLION, Charge
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mongo_daemon import start_daemon
+from tests.gateway.approving import HANDED_OUT, Approving, approving
+from tests.gateway.conftest import StartGateway
+from tests.gateway.meeting import Kind
+from tests.kit.waiting import until_async
 from tests.usage.conftest import batch_of, call
 
 pytestmark = pytest.mark.wire
@@ -137,6 +145,53 @@ def reported(*processes: Process) -> dict[str, float]:
                     percent = sample.labels["percent"]
                     counted[percent] = counted.get(percent, 0) + sample.value
     return counted
+
+
+@pytest.mark.requirement("R-237")
+async def test_an_approved_call_waits_while_its_budget_is_spent(
+    stack: AsyncExitStack,
+    start_gateway: StartGateway,
+    database: Database,
+    cipher: Cipher,
+    audit: AuditTrail,
+) -> None:
+    record = await budget_of(database, 5)
+    process = Process(database, audit, FakeClock())
+    await process.budgets.reload(None)
+    place = await stack.enter_async_context(
+        approving(
+            *(Kind.MODERN, start_gateway, database, cipher),
+            times=HANDED_OUT,
+            executes=False,
+            budgets=process.budgets,
+        )
+    )
+    rules = CallRules(approvals=1, price_per_call=MILLION)
+    tools = {key: replace(tool, rules=rules) for key, tool in place.route.tools.items()}
+    place.change(tools=tools)
+    handle = await place.handle()
+    await place.decide()
+    record = await changed(database, record, 0)
+    await process.budgets.reload(None)
+
+    async with asyncio.timeout(10), place.executing():
+        await until_async(put_off(place))
+        waiting, calls = await place.only(), [*place.server.calls]
+        await changed(database, record, 5)
+        await process.budgets.reload(None)
+        await place.call(handle=handle)
+        await place.reached(ApprovalState.EXECUTED)
+
+    assert "A budget for this call is spent" in (waiting.reason or "")
+    assert calls == []
+    assert len(place.server.calls) == 1
+
+
+def put_off(place: Approving) -> Callable[[], Awaitable[bool]]:
+    async def is_put_off() -> bool:
+        return (await place.only()).is_put_off
+
+    return is_put_off
 
 
 @pytest.fixture
