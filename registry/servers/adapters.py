@@ -78,6 +78,10 @@ class PolicyServerReader:
         """Return the servers that *user* sees."""
         return self._visible.listed(user)
 
+    async def closed_by_default(self) -> Collection[str]:
+        """Return the servers that refuse tools that no policy allows."""
+        return await self._servers.closed_by_default_unchecked()
+
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the tools of a server as the other application describes them."""
         return await self._servers.tool_functions(server_id)

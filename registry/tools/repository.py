@@ -208,6 +208,19 @@ class ToolRepository:
         found = await read_all(self._tools.find(query, projection_model=_ToolName))
         return {tool.name for tool in found}
 
+    async def effects_among(
+        self, owner_ids: Collection[str] | None, limit: int
+    ) -> dict[str, list[StoredTool]]:
+        """Return names and effects of at most *limit* tools of these servers; None for all."""
+        query: Doc = {"source_type": "mcp"}
+        if owner_ids is not None:
+            query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
+        fields = {**STATE_FIELDS, "owner_id": 1, "name": 1, "facets": 1}
+        found: dict[str, list[StoredTool]] = {}
+        async for row in self._rows.find(query, fields, limit=limit):
+            found.setdefault(str(row["owner_id"]), []).append(stored_tool(row))
+        return found
+
     async def apply(
         self,
         owner_id: str,

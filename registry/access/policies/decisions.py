@@ -111,28 +111,6 @@ def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
             return _of(rule, lambda item: not _denies(item))
 
 
-def consequence(policy: Policy, others: Iterable[Policy]) -> str:
-    """Return in words what a policy does to the tools it is about, not what changed.
-
-    Args:
-        policy: The policy that was written.
-        others: Further policies that may be about the same tools.
-    """
-    if not policy.is_enabled:
-        return "Has no effect while it is switched off."
-    if policy.effect is Effect.DENY:
-        whom = "everyone" if policy.subjects.everyone else "those it names"
-        return f"Refuses the tools to {whom}, administrators too."
-    if policy.subjects.everyone:
-        return "The tools are open to everyone to whom no policy denies them."
-    if any(other.is_enabled and not _denies(other) and other.id != policy.id for other in others):
-        return (
-            "Opens the tools to those it names besides those whom other policies allow them; "
-            "tools that no other policy allows are closed to all others but administrators."
-        )
-    return "Closes the tools to all others but administrators."
-
-
 def ways(user: UserContext, subjects: Subjects) -> tuple[str, ...]:
     """Return how *subjects* name *user*, as texts; empty if they do not."""
     scopes = sorted(subjects.scopes & user.held_scopes)

@@ -1,6 +1,6 @@
 """Ports of policies: what they need from other domains. Wiring supplies the implementations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,9 @@ class PolicyServers(Protocol):
 
     def visible(self, user: UserContext) -> Sequence[ServerPath]:
         """Return the servers that *user* sees."""
+
+    async def closed_by_default(self) -> Collection[str]:
+        """Return the servers that refuse tools that no policy allows. No access check."""
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the tools of a server as the other application describes them."""

@@ -22,7 +22,9 @@ def present_policy(record: PolicyRecord) -> JsonObject:
     }
 
 
-def present_written(record: PolicyRecord, consequence: str, warnings: Sequence[str]) -> JsonObject:
+def present_written(
+    record: PolicyRecord, consequence: str | None, warnings: Sequence[str]
+) -> JsonObject:
     """Return a policy that was just written, and what follows from it."""
     return {**present_policy(record), "consequence": consequence, "warnings": [*warnings]}
 

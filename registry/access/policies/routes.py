@@ -13,6 +13,7 @@ from registry.access.policies.schemas import (
     PolicyCreate,
     PolicyList,
     PolicyQuery,
+    PolicyRemoved,
     PolicyUpdate,
     PolicyWithWarnings,
 )
@@ -104,16 +105,16 @@ async def update_policy(
 
 @router.delete(
     "/policies/{policy_id}",
-    status_code=204,
+    response_model=PolicyRemoved,
     operation_id="delete_policy",
     responses=errors(404, 409),
 )
 async def delete_policy(
     request: Request, user: Sharer, policy_id: PolicyId, if_match: IfMatch = None
 ) -> Response:
-    """Remove a policy."""
-    await _service(request).delete(policy_id, user, expected_etag=etag_in(if_match))
-    return Response(status_code=204)
+    """Remove a policy; the answer says what that does."""
+    said = await _service(request).delete(policy_id, user, expected_etag=etag_in(if_match))
+    return JsonAnswer({"id": policy_id, "consequence": said})
 
 
 @router.post(

@@ -306,10 +306,23 @@ class PolicyAnswer(BaseModel):
     updated_by: PersonAnswer | None
 
 
+CONSEQUENCE = (
+    "What the change does to the tools there are now, in words; null if that could not be read. "
+    "It is in force in any case."
+)
+
+
+class PolicyRemoved(BaseModel):
+    """A policy that was just removed."""
+
+    id: str
+    consequence: str | None = Field(description=CONSEQUENCE)
+
+
 class PolicyWithWarnings(PolicyAnswer):
     """A policy that was just written."""
 
-    consequence: str = Field(description="What it does to the tools it is about, in words.")
+    consequence: str | None = Field(description=CONSEQUENCE)
     warnings: list[str] = Field(description="What may not be as it was meant.")
 
 

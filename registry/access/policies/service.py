@@ -4,20 +4,21 @@ Owners of a server write its policies, administrators those for all servers. A p
 the use of tools: it gives no right to see or change a server.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from packages.database.client import Database, Transaction
+from packages.database.errors import DatabaseUnavailable
 from packages.models.states import Effect
 from registry.access.policies.authority import RuleAuthority
+from registry.access.policies.consequences import ServerTools, consequence
 from registry.access.policies.decisions import (
     NO_RULE,
     WILDCARD,
     PolicyIndex,
     ToolRule,
-    consequence,
     decide,
     rules_of,
 )
@@ -70,6 +71,9 @@ MAX_PER_SERVER = 200
 
 MAX_WARNINGS = 10
 """Maximum number of tool names in a warning."""
+
+MAX_COMPARED = 5_000
+"""Maximum number of tools that are looked at to say what a written policy changes."""
 
 ANONYMOUS_ID = "0" * 24
 
@@ -129,12 +133,12 @@ class WrittenPolicy:
     """A policy that was just written.
 
     Attributes:
-        consequence: What it does to the tools it is about, in words.
+        consequence: What the change does, in words; None if that could not be read.
         warnings: What may not be as it was meant.
     """
 
     record: PolicyRecord
-    consequence: str
+    consequence: str | None
     warnings: list[str]
 
 
@@ -231,7 +235,7 @@ class PolicyService:
 
         await self._database.transaction(write)
         await self._written(policy_id, AuditAction.CREATE, user)
-        return await self._told(record, user)
+        return await self._told(record, user, None, record.policy)
 
     async def update(
         self,
@@ -260,14 +264,14 @@ class PolicyService:
                 change.subjects, seen.policy.subjects, target.owner_id, user
             )
 
-        async def write(tx: Transaction) -> tuple[PolicyRecord, bool]:
+        async def write(tx: Transaction) -> tuple[PolicyRecord, PolicyRecord]:
             before = await self._require(policy_id, user, tx)
             _require_etag(before, expected_etag)
             if before.policy.problem is not None:
                 raise PolicyUnreadableError(before.policy.problem)
             after = _changed(before, change)
             if present_content(after) == present_content(before):
-                return before, False
+                return before, before
             owner_id = after.policy.target.owner_id
             if owner_id != before.policy.target.owner_id:
                 await self._authority.require_may_write(owner_id, user, tx)
@@ -282,24 +286,26 @@ class PolicyService:
                 AuditAction.UPDATE, EntityType.POLICY, policy_id, changes, server_id=owner_id
             )
             await self._audit.record(user, event, tx)
-            return after, True
+            return before, after
 
-        record, is_changed = await self._database.transaction(write)
-        if is_changed:
+        former, record = await self._database.transaction(write)
+        if record is not former:
             await self._written(policy_id, AuditAction.UPDATE, user)
-        return await self._told(record, user)
+        return await self._told(record, user, former.policy, record.policy)
 
     async def delete(
         self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
-    ) -> None:
-        """Remove a policy, even an unreadable one.
+    ) -> str | None:
+        """Remove a policy, even an unreadable one, and return what that does, in words.
+
+        None if that could not be read.
 
         Raises:
             PolicyNotFoundError: The policy does not exist, or *user* may not write it.
             PolicyModifiedError: *expected_etag* is not the policy's any more.
         """
 
-        async def write(tx: Transaction) -> None:
+        async def write(tx: Transaction) -> PolicyRecord:
             record = await self._require(policy_id, user, tx)
             _require_etag(record, expected_etag)
             if not await self._policies.delete(policy_id, tx):
@@ -313,9 +319,11 @@ class PolicyService:
                 server_id=record.policy.target.owner_id,
             )
             await self._audit.record(user, event, tx)
+            return record
 
-        await self._database.transaction(write)
+        record = await self._database.transaction(write)
         await self._written(policy_id, AuditAction.DELETE, user)
+        return (await self._told(record, user, record.policy, None)).consequence
 
     async def explain(self, asked: ExplainQuestion, user: UserContext) -> ExplainResult:
         """Return whether a user may use a tool, and why.
@@ -473,21 +481,58 @@ class PolicyService:
         log.info("policy_changed", policy_id=policy_id, action=action, user_id=user.user_id)
         await self._changes.policy_changed(policy_id)
 
-    async def _told(self, record: PolicyRecord, user: UserContext) -> WrittenPolicy:
-        owner_id = record.policy.target.owner_id
-        others: Iterable[Policy]
-        if owner_id is None:
-            others = (await self._policies.every()).values()
+    async def _told(
+        self, record: PolicyRecord, user: UserContext, before: Policy | None, after: Policy | None
+    ) -> WrittenPolicy:
+        """Return a policy with what follows from it. It is written, whatever cannot be read."""
+        try:
+            said = await self._consequence(before, after, user)
+            warnings = [] if after is None else await self._warnings(after, user)
+        except DatabaseUnavailable:
+            log.warning("policy_consequence_unknown", policy_id=record.policy.id)
+            return WrittenPolicy(record, None, [])
+        return WrittenPolicy(record, said, warnings)
+
+    async def _consequence(
+        self, before: Policy | None, after: Policy | None, user: UserContext
+    ) -> str:
+        was = [] if before is None else [before]
+        now = [] if after is None else [after]
+        owners = {policy.target.owner_id for policy in (*was, *now)}
+        others: list[Policy]
+        if None in owners:
+            others = [*(await self._policies.every()).values()]
         else:
-            others = await self._policies.about(owner_id)
-        if not user.is_admin:
+            about = [one for owner in owners if owner for one in await self._policies.about(owner)]
+            others = [*{one.id: one for one in about}.values()]
+        own = {policy.id for policy in (*was, *now)}
+        others = [
+            other
+            for other in others
+            if other.id not in own
             # They see no policies about all servers, and are not told that there are any.
-            others = [other for other in others if other.target.owner_id == owner_id]
-        return WrittenPolicy(
-            record,
-            consequence(record.policy, others),
-            await self._warnings(record.policy, user),
-        )
+            and (user.is_admin or other.target.owner_id is not None)
+        ]
+        servers = await self._compared(owners, [*was, *now], user)
+        return consequence([*others, *was], [*others, *now], servers)
+
+    async def _compared(
+        self, owners: Collection[str | None], written: Sequence[Policy], user: UserContext
+    ) -> dict[str, ServerTools]:
+        """Return the tools that *written* policies are about, by server; not of hidden servers."""
+        chosen: Collection[str] | None = [owner for owner in owners if owner is not None]
+        if None in owners:
+            chosen = None if self._owners.sees_everything(user) else self._owners.rights(user)
+        found = await self._tools.effects_among(chosen, MAX_COMPARED)
+        closed = await self._owners.closed_by_default()
+        index = PolicyIndex(replace(policy, is_enabled=True) for policy in written)
+        servers = {}
+        for owner_id, stored in found.items():
+            tools = [ToolFacts(tool.name, tool.effects) for tool in stored]
+            meant = rules_of(index.about(owner_id), tools)
+            default = Effect.DENY if owner_id in closed else Effect.ALLOW
+            servers[owner_id] = ServerTools(default, [one for one in tools if one.name in meant])
+        return servers
 
     async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
         """Return warnings about possible mistakes."""

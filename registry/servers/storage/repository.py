@@ -25,6 +25,7 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import EARLIEST, LATEST, id_of, moment_of, text_of
 from packages.models import MCPConfig, MCPServer
+from packages.models.states import Effect
 from registry.access.policy import ServerScope
 from registry.access.ports import Resource
 from registry.auth.identity import ALL_TENANTS, Tenants
@@ -130,6 +131,12 @@ class ServerRepository:
         cursor = self._collection.find({}, {"_id": 1}).sort("_id", ASCENDING)
         found = [id_of(row["_id"]) for row in await cursor.to_list()]
         return [server_id for server_id in found if server_id is not None]
+
+    async def closed_by_default_unchecked(self) -> set[str]:
+        """Return the ids of the servers that refuse tools that no policy allows."""
+        query = {"registry.default_effect": {"$nin": [None, Effect.ALLOW.value]}}
+        found = [id_of(row["_id"]) async for row in self._collection.find(query, {"_id": 1})]
+        return {server_id for server_id in found if server_id is not None}
 
     async def recently_connected_unchecked(self, limit: int) -> list[str]:
         """Return ids of servers that are not turned off, the one connected to last first."""

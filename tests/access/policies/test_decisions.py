@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packages.models.states import Effect, SourceType
+from registry.access.policies.consequences import ServerTools, consequence
 from registry.access.policies.decisions import (
     NO_RULE,
     PolicyIndex,
     ToolRule,
-    consequence,
     decide,
     deciding,
     fits,
@@ -31,7 +31,7 @@ from registry.access.policies.values import (
     Subjects,
     ToolFacts,
 )
-from registry.auth.identity import UserContext
+from registry.auth.identity import Role, UserContext
 from tests.access.policies.strategies import OWNERS, PATTERNS, callers, policies, tools
 from tests.conftest import ALICE, BOB, ROOT
 
@@ -46,24 +46,67 @@ def policy(effect: Effect, subjects: Subjects = EVERYONE, number: int = 1) -> Po
 ALLOW_ALICE = policy(Effect.ALLOW, Subjects(users=frozenset({ALICE.user_id})))
 DENY_ALICE = policy(Effect.DENY, Subjects(users=frozenset({ALICE.user_id})), 2)
 DENY_ALL = policy(Effect.DENY, number=3)
+ALLOW_USERS = policy(Effect.ALLOW, Subjects(roles=frozenset({Role.USER})), 4)
+ELSEWHERE = replace(DENY_ALL, target=PolicyTarget(owner_id=OWNERS[1]))
+
+
+CLOSED_BUT_ALICE = 'Closes "drop_table" to all others but 1 user and administrators.'
+OPENED = 'Opens "drop_table" to everyone to whom no policy denies it.'
+NOTHING = "Changes for nobody which tools they may use."
 
 
 @pytest.mark.parametrize(
-    ("written", "others", "said"),
+    ("before", "after", "default", "said"),
     [
-        (ALLOW_ALICE, [], "Closes the tools to all others but administrators."),
-        (ALLOW_ALICE, [ALLOW_ALICE, DENY_ALL], "Closes the tools to all others"),
-        (ALLOW_ALICE, [replace(ALLOW_ALICE, id="f" * 24)], "besides those whom other policies"),
-        (policy(Effect.ALLOW), [], "are open to everyone"),
-        (DENY_ALICE, [], "to those it names, administrators too"),
-        (DENY_ALL, [], "to everyone, administrators too"),
-        (replace(DENY_ALL, is_enabled=False), [], "no effect while it is switched off"),
+        ([], [ALLOW_ALICE], Effect.ALLOW, CLOSED_BUT_ALICE),
+        ([ALLOW_ALICE], [], Effect.ALLOW, OPENED),
+        ([ALLOW_ALICE], [replace(ALLOW_ALICE, is_enabled=False)], Effect.ALLOW, OPENED),
+        ([], [ALLOW_ALICE], Effect.DENY, 'Opens "drop_table" to 1 user too.'),
+        ([ALLOW_ALICE], [], Effect.DENY, 'No longer allows "drop_table" to 1 user.'),
+        ([], [policy(Effect.ALLOW)], Effect.ALLOW, NOTHING),
+        ([], [policy(Effect.ALLOW)], Effect.DENY, OPENED),
+        (
+            [ALLOW_ALICE],
+            [ALLOW_ALICE, ALLOW_USERS],
+            Effect.ALLOW,
+            'Opens "drop_table" to role user too.',
+        ),
+        (
+            [ALLOW_ALICE],
+            [ALLOW_USERS],
+            Effect.ALLOW,
+            'Opens "drop_table" to role user too. No longer allows "drop_table" to 1 user.',
+        ),
+        ([], [DENY_ALICE], Effect.ALLOW, 'Denies "drop_table" to 1 user, administrators too.'),
+        ([DENY_ALICE], [DENY_ALICE, replace(DENY_ALICE, id="f" * 24)], Effect.ALLOW, NOTHING),
+        ([DENY_ALICE], [], Effect.ALLOW, 'No longer denies "drop_table" to 1 user.'),
+        ([], [DENY_ALL], Effect.ALLOW, 'Closes "drop_table" to everyone, administrators too.'),
+        ([DENY_ALL], [DENY_ALL, ALLOW_ALICE], Effect.ALLOW, NOTHING),
+        (
+            [DENY_ALL, DENY_ALICE],
+            [DENY_ALICE],
+            Effect.ALLOW,
+            'Opens "drop_table" to everyone but 1 user.',
+        ),
+        ([], [ELSEWHERE], Effect.ALLOW, NOTHING),
     ],
 )
-def test_what_a_policy_does_is_said_in_words(
-    written: Policy, others: list[Policy], said: str
+def test_what_a_change_of_policies_does_is_said_in_words(
+    before: list[Policy], after: list[Policy], default: Effect, said: str
 ) -> None:
-    assert said in consequence(written, others)
+    servers = {OWNER: ServerTools(default, [TOOL])}
+
+    assert consequence(before, after, servers) == said
+
+
+def test_a_sentence_names_few_tools_and_one_about_none_says_so() -> None:
+    tools = [ToolFacts(f"t{number}") for number in range(5)]
+
+    many = consequence([], [DENY_ALL], {OWNER: ServerTools(Effect.ALLOW, tools)})
+    none = consequence([], [DENY_ALL], {OWNER: ServerTools(Effect.ALLOW, [])})
+
+    assert many == 'Closes "t0", "t1", "t2" and 2 more to everyone, administrators too.'
+    assert none == "Is about no tool that there is now."
 
 
 def rule_about(

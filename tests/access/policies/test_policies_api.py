@@ -116,7 +116,7 @@ async def test_a_policy_is_made_read_changed_and_removed(
     assert changed.json()["is_enabled"] is False
     assert changed.json()["description"] is None
     assert changed.headers["ETag"] != read.headers["ETag"]
-    assert (removed.status_code, gone.status_code) == (204, 404)
+    assert (removed.status_code, gone.status_code) == (200, 404)
     told = [(item["action"], item["changes"]) for item in await records(rest)]
     assert [action for action, _ in told] == ["create", "update", "delete"]
     assert told[1][1] == {
@@ -355,9 +355,19 @@ async def test_an_owner_is_told_what_a_policy_does_but_not_of_policies_about_all
     second = await make(rest, OWNER, name="second", target=about(server, "echo"), **allowed)
     as_root = await make(rest, name="root's", target=about(server, "add"), **allowed)
 
-    assert own["consequence"].startswith("Closes the tools to all others")
-    assert second["consequence"].startswith("Opens the tools to those it names besides")
-    assert as_root["consequence"] == second["consequence"]
+    path = f"{POLICIES}/{own['id']}"
+    off = await rest.ask(OWNER, "PATCH", path, json={"is_enabled": False})
+    gone = [await rest.ask(ROOT, "DELETE", f"{POLICIES}/{one['id']}") for one in (second, as_root)]
+    closes = 'Closes "echo" to all others but 1 user and administrators.'
+    opens = 'Opens "echo" to everyone to whom no policy denies it.'
+    nothing = "Changes for nobody which tools they may use."
+    assert (own["consequence"], second["consequence"]) == (closes, nothing)
+    assert as_root["consequence"] == "Is about no tool that there is now."
+    assert off.json()["consequence"] == nothing
+    assert [answer.json()["consequence"] for answer in gone] == [nothing, as_root["consequence"]]
+    later = await make(rest, OWNER, name="third", target=about(server, "echo"), **allowed)
+    last = await rest.ask(OWNER, "DELETE", f"{POLICIES}/{later['id']}")
+    assert (later["consequence"], last.json()["consequence"]) == (closes, opens)
 
 
 @pytest.mark.requirement("R-133")
@@ -490,7 +500,7 @@ async def test_a_policy_that_cannot_be_read_is_shown_and_can_be_removed(rest: Re
     removed = await rest.ask(ROOT, "DELETE", path)
 
     assert [item["problem"] for item in listed] == ["unreadable: users, effect"]
-    assert (changed.status_code, removed.status_code) == (409, 204)
+    assert (changed.status_code, removed.status_code) == (409, 200)
     assert await names(rest) == []
 
 
