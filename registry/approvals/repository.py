@@ -37,6 +37,10 @@ ATTEMPTS = 5
 """How often a request is opened while others of the same call end."""
 
 MAX_SWEPT = 200
+
+WAITING = (ApprovalState.PENDING, ApprovalState.APPROVED)
+"""States in which a request expires."""
+
 PROJECTION: Doc = dict(Approval.Settings.projection)
 
 
@@ -114,8 +118,17 @@ class ApprovalRepository:
     ) -> list[Approval]:
         """Return up to *limit* requests, newest first, older than the position *before*."""
         query: Doc = {}
+        alternatives: list[list[Doc]] = []
         if wanted.state is not None:
+            # What expired may not be written so yet.
+            now = await self._time.now()
             query["state"] = wanted.state.value
+            if wanted.state in WAITING:
+                query["expires_at"] = {"$gt": now}
+            elif wanted.state is ApprovalState.EXPIRED:
+                waiting: Doc = {"$in": [one.value for one in WAITING]}
+                overdue: Doc = {"state": waiting, "expires_at": {"$lte": now}}
+                alternatives.append([{"state": query.pop("state")}, overdue])
         if wanted.requester_id is not None:
             query["requester.user_id"] = wanted.requester_id
         if wanted.server_ids is not None:
@@ -125,18 +138,18 @@ class ApprovalRepository:
         if wanted.tenant_id is not None:
             query["tenant_id"] = wanted.tenant_id
         if before is not None:
-            query["created_at"] = {"$lte": before[0]}
+            created_at, last = before
+            same: Doc = {"created_at": created_at, "_id": {"$lt": ObjectId(last)}}
+            alternatives.append([{"created_at": {"$lt": created_at}}, same])
+        if alternatives:
+            query["$and"] = [{"$or": either} for either in alternatives]
         found = self._documents.find(
             query,
             projection_model=Approval,
             sort=[("created_at", SortDirection.DESCENDING), ("_id", SortDirection.DESCENDING)],
-            # Others of the same millisecond may come first.
-            limit=limit + (0 if before is None else 100),
+            limit=limit,
         )
-        rows = await read_all(found)
-        if before is not None:
-            rows = [row for row in rows if (row.created_at, row.id) < before]
-        return rows[:limit]
+        return await read_all(found)
 
     async def some(self, ids: Sequence[str]) -> list[Approval]:
         """Return the existing requests among these ids."""
@@ -285,8 +298,10 @@ class ApprovalRepository:
 
     async def expired(self) -> list[Approval]:
         """Return requests that were not executed in time and are not ended, the oldest first."""
-        waiting = [ApprovalState.PENDING.value, ApprovalState.APPROVED.value]
-        query = {"state": {"$in": waiting}, "expires_at": {"$lte": await self._time.now()}}
+        query = {
+            "state": {"$in": [one.value for one in WAITING]},
+            "expires_at": {"$lte": await self._time.now()},
+        }
         return await self._oldest(query)
 
     async def abandoned(self, silence: timedelta) -> list[Approval]:
@@ -482,7 +497,6 @@ class ApprovalRepository:
         return {"notices": [_notice(ApprovalState.PENDING, now)], "notice_at": now}
 
     async def _end_expired(self, binding: str) -> None:
-        waiting = [ApprovalState.PENDING.value, ApprovalState.APPROVED.value]
         now = await self._time.now()
         changes: Doc = {"state": ApprovalState.EXPIRED.value}
         update: Doc = {"$set": changes, "$unset": {"live_binding": ""}}
@@ -492,7 +506,7 @@ class ApprovalRepository:
         await self._rows.update_one(
             {
                 "live_binding": binding,
-                "state": {"$in": waiting},
+                "state": {"$in": [one.value for one in WAITING]},
                 "expires_at": {"$lte": now},
             },
             update,

@@ -232,6 +232,13 @@ async def test_a_request_that_expired_is_neither_decided_nor_claimed(
     late = repository_of(database, cipher, lifetime=timedelta(seconds=-1))
     approval = await opened(late)
     assert approval.state_at(await late.now()) is ApprovalState.EXPIRED
+    for state, ids in (
+        (ApprovalState.PENDING, []),
+        (ApprovalState.APPROVED, []),
+        (ApprovalState.EXPIRED, [approval.id]),
+    ):
+        listed = await approvals.page(ApprovalFilter(state=state), None, 10)
+        assert [one.id for one in listed] == ids
     assert await approvals.decide(approval, decision(1)) is None
     assert (await opened(approvals)).id != approval.id
     in_time = await approved(approvals, replace(CALL, tool="refund"))
@@ -239,6 +246,25 @@ async def test_a_request_that_expired_is_neither_decided_nor_claimed(
         {}, {"$set": {"expires_at": await late.now() - timedelta(seconds=1)}}
     )
     assert await approvals.claim(in_time.id, "worker") is None
+
+
+async def test_pages_of_requests_made_at_once_neither_lose_nor_repeat_one(
+    approvals: ApprovalRepository, database: Database
+) -> None:
+    await opened(approvals)
+    one = await database.collection("approvals").find_one({})
+    assert one is not None
+    copies = [{**one, "_id": ObjectId(), "live_binding": str(number)} for number in range(300)]
+    await database.collection("approvals").insert_many(copies)
+
+    pages = [await approvals.page(ApprovalFilter(), None, 70)]
+    while pages[-1]:
+        last = pages[-1][-1]
+        pages.append(await approvals.page(ApprovalFilter(), (last.created_at, last.id), 70))
+
+    ids = [request.id for page in pages for request in page]
+    assert len(ids) == len(set(ids)) == 301
+    assert [len(page) for page in pages] == [70, 70, 70, 70, 21, 0]
 
 
 async def test_one_unreadable_document_costs_only_itself(
