@@ -105,6 +105,7 @@ def _owner(server: ServerRecord) -> PolicyServer:
         is_described_elsewhere=server.is_described_elsewhere,
         tenant_id=server.tenant_id,
         default_effect=server.default_effect,
+        call_rules=members(server.registry.get("call_rules")),
     )
 
 

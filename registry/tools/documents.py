@@ -144,13 +144,13 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
         is_served=states == SERVED,
         is_behind="pending_hash" in row or "seen_hash" in row,
         facets=facets,
-        said=_call_members(row.get("tool_metadata")),
+        said=call_members(row.get("tool_metadata")),
         version=whole_of(row.get("served_version")) or 1,
         tags=tuple(tags),
     )
 
 
-def _call_members(stored: object) -> Mapping[str, Any]:
+def call_members(stored: object) -> Mapping[str, Any]:
     """Return what people stated that call rules are made from; most tools have none of it."""
     said = members(stored)
     return {name: said[name] for name in MEMBERS if name in said} if said else said

@@ -17,8 +17,10 @@ from packages.database.slices import slices
 from packages.database.stored import Projection, id_of
 from packages.models.states import ExposureState, RegistrationState, VersionState
 from packages.models.tools import RegisteredTool, ToolVersion
+from registry.core.json import JsonObject
 from registry.tools.differences import DefinitionChange
 from registry.tools.documents import (
+    call_members,
     problems_of,
     served_tool,
     stored_tool,
@@ -197,6 +199,12 @@ class ToolRepository:
             {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
         )
         return None if row is None else stored_tool(row)
+
+    async def stated(self, owner_id: str, name: str) -> JsonObject:
+        """Return what people stated of a tool that its call rules are made from."""
+        key = {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name}
+        row = await self._rows.find_one(key, {"tool_metadata": 1})
+        return {} if row is None else dict(call_members(row.get("tool_metadata")))
 
     async def names_among(
         self, owner_ids: Collection[str] | None, names: Sequence[str]

@@ -12,6 +12,7 @@ from registry.access.policies.ports import PolicyServer
 from registry.access.policies.values import Policy, PolicyDecision, Reason
 from registry.access.policy import VIEW_BIT, AccessDecision
 from registry.auth.identity import Scope, UserContext
+from registry.tools.call_rules import CallRules
 from registry.tools.exposure import is_served
 from registry.tools.lifecycle import State
 
@@ -36,12 +37,17 @@ class Consulted:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Whether a caller may use a tool, and why."""
+    """Whether a caller may use a tool, and why.
+
+    Attributes:
+        warnings: What may surprise those who write policies; empty for others.
+    """
 
     allowed: bool
     message: str
     reasons: tuple[Reason, ...]
     policies: tuple[Consulted, ...]
+    warnings: tuple[str, ...]
 
 
 def explain(
@@ -51,7 +57,7 @@ def explain(
     state: State | None,
     rule: ToolRule,
     *,
-    requires_approval: bool,
+    rules: CallRules,
     further: tuple[Reason, Reason],
     reveals_states: bool,
     reveals_names: bool,
@@ -64,7 +70,7 @@ def explain(
         access: The gateway's decision about them and the server.
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
-        requires_approval: Whether people must approve each of its calls.
+        rules: What is demanded of each of its calls.
         further: What quarantines say, before all else, and limits, after it.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
@@ -79,8 +85,10 @@ def explain(
         _of_policies(user, rule, reveals_names=reveals_names),
         limits,
     )
-    if requires_approval:
-        reasons = (*reasons, APPROVAL_NEEDED)
+    if rules.is_confirmed:
+        reasons = (*reasons, CONFIRMATION_NEEDED)
+    if rules.approvals:
+        reasons = (*reasons, _of_approvals(rules.approvals))
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is confidential, and so are the policies for it.
@@ -94,14 +102,33 @@ def explain(
         ),
         reasons=reasons if reveals_policies else reasons[:3],
         policies=_consulted(user, rule) if reveals_policies and reveals_names else (),
+        warnings=_warnings(rule) if reveals_policies and reveals_names else (),
     )
 
 
-APPROVAL_NEEDED = Reason(
-    "approval",
-    True,
-    "People must approve each call (human_approval_required): it waits for them.",
+CONFIRMATION_NEEDED = Reason(
+    "confirmation", True, "Their user must confirm each call before it is sent."
 )
+
+CLOSED_BY_ALLOW = (
+    "The policies that allow this tool close it to all others but administrators: without them it "
+    "would be open to everyone who may use the server. With defaultEffect deny of the server, "
+    "policies open its tools instead."
+)
+
+
+def _of_approvals(needed: int) -> Reason:
+    who = "A person" if needed == 1 else f"{needed} people"
+    return Reason(
+        "approval",
+        True,
+        f"{who} must approve each call (human_approval_required): it waits for them.",
+    )
+
+
+def _warnings(rule: ToolRule) -> tuple[str, ...]:
+    is_narrowed = rule.allowed is not None and not rule.allowed.everyone
+    return (CLOSED_BY_ALLOW,) if is_narrowed and rule.default is Effect.ALLOW else ()
 
 
 def blocking(user: UserContext, rule: ToolRule) -> str:

@@ -1,7 +1,7 @@
 """Ports of policies: what they need from other domains. Wiring supplies the implementations."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from packages.database.client import Transaction
@@ -24,6 +24,7 @@ class PolicyServer:
         is_described_elsewhere: Whether only the other application has described its tools.
         tenant_id: Its tenant.
         default_effect: What holds for its tools that no policy allows.
+        call_rules: Its defaults for what is demanded of calls.
     """
 
     id: str
@@ -36,6 +37,7 @@ class PolicyServer:
     is_described_elsewhere: bool
     tenant_id: str | None
     default_effect: Effect = Effect.ALLOW
+    call_rules: JsonObject = field(default_factory=dict)
 
 
 class ServerPath(Protocol):

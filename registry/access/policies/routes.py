@@ -158,6 +158,7 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
                 }
                 for item in explanation.policies
             ],
+            "warnings": list(explanation.warnings),
         }
     )
 

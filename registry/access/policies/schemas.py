@@ -348,8 +348,8 @@ class ReasonAnswer(BaseModel):
     """One step on the way to a tool."""
 
     step: str = Field(
-        description="`quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit` or "
-        "`approval`."
+        description="`quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit`, "
+        "`confirmation` or `approval`."
     )
     passed: bool
     message: str
@@ -364,3 +364,7 @@ class ExplainAnswer(BaseModel):
     tool: str = Field(description="Its name on that server.")
     reasons: list[ReasonAnswer] = Field(description="In the order in which they are looked at.")
     policies: list[PolicyReason]
+    warnings: list[str] = Field(
+        description="What may surprise: policies that close the tool to all others. For those who "
+        "may read the policies."
+    )

@@ -48,6 +48,7 @@ from registry.access.policies.values import (
 from registry.access.policy import (
     NO_BITS,
     Permission,
+    ServerScope,
 )
 from registry.access.repository import AclRepository
 from registry.audit.trail import AuditTrail
@@ -57,9 +58,10 @@ from registry.auth.identity import Role, Scope, UserContext, default_scopes
 from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
+from registry.tools.call_rules import SERVER_MEMBERS, CallRules, call_rules
 from registry.tools.exposure import SERVED, is_served
 from registry.tools.lifecycle import State
-from registry.tools.metadata import facets_of, known, requires_approval, said_in
+from registry.tools.metadata import facets_of, known, said_in
 from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
@@ -354,7 +356,7 @@ class PolicyService:
             await self._authority.use(owner, caller),
             state,
             rule,
-            requires_approval=self._enforces_approvals and requires_approval(facts.facets),
+            rules=await self._call_rules(owner, facts),
             further=await self._conditions.reasons(caller, owner.id, facts),
             reveals_states=bool(rights & Permission.EDIT),
             reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
@@ -417,6 +419,17 @@ class PolicyService:
         index = PolicyIndex(policies)
         rules = rules_of(index.about(owner.id), [tool], owner.default_effect)
         return rules.get(tool.name, NO_RULE)
+
+    async def _call_rules(self, owner: PolicyServer, tool: ToolFacts) -> CallRules:
+        """Return what is demanded of each call of a tool."""
+        defaults = owner.call_rules
+        return call_rules(
+            await self._tools.stated(owner.id, tool.name),
+            tool.facets,
+            {name: defaults[name] for name in SERVER_MEMBERS if name in defaults},
+            is_shared=owner.scope not in {None, ServerScope.PRIVATE_USER},
+            enforces_approvals=self._enforces_approvals,
+        )
 
     async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:
         """Return the states of a tool and what policies ask of it."""

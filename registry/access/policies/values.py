@@ -200,7 +200,8 @@ class Reason:
     """One step of the decision.
 
     Attributes:
-        step: `quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit` or `approval`.
+        step: `quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit`,
+            `confirmation` or `approval`.
     """
 
     step: str

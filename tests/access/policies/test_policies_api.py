@@ -521,6 +521,17 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     missing = (await explained(rest, OTHER, server_id=server["id"], tool="nothing")).json()
     narrow = replace(OTHER, scopes=frozenset({Scope.READ_TOOLS}))
     without_scope = (await explained(rest, narrow, **asked)).json()
+    await rest.call(
+        ROOT,
+        "PATCH",
+        f"/{server['id']}",
+        json={"callRules": {"confirm": "always"}, "defaultEffect": "deny"},
+    )
+    found = (await rest.ask(ROOT, "GET", "/registry/tools")).json()["tools"]
+    stated = {"human_approval_required": True, "approvals_required": 2}
+    tool = f"/registry/tools/{found[0]['id']}"
+    await rest.ask(ROOT, "PATCH", tool, json={"tool_metadata": stated})
+    demanding = (await explained(rest, ROOT, **asked)).json()
     await rest.call(ROOT, "POST", f"/{server['id']}/toggle", json={"enabled": False})
     switched_off = (await explained(rest, ROOT, **asked)).json()
 
@@ -551,11 +562,20 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         ],
     )
     assert "Policies allow it to some only" in refused["message"]
+    assert (free["warnings"], refused["warnings"]) == ([], [])
+    assert [warning[:30] for warning in to_root["warnings"]] == ["The policies that allow this t"]
     assert (by_root["allowed"], by_root["policies"][0]["matched_by"]) == (True, ["role admin"])
     assert (missing["allowed"], missing["policies"]) == (False, [])
     assert "serves no tool of that name" in missing["message"]
     assert "lacks the scope invoke:tools" in without_scope["message"]
     assert "inactive" in switched_off["message"]
+    assert [reason["step"] for reason in demanding["reasons"]][-3:] == [
+        "limit",
+        "confirmation",
+        "approval",
+    ]
+    assert demanding["reasons"][-1]["message"].startswith("2 people must approve")
+    assert (demanding["allowed"], demanding["warnings"]) == (True, [])
 
 
 LONG = "a.name-of-a-server-that-is-longer-than-a-prefix-may-be"
