@@ -1,0 +1,70 @@
+"""Writes of policies while the database goes away."""
+
+from collections.abc import Collection
+
+from typing_extensions import override
+
+from packages.database.client import Database
+from packages.database.errors import DatabaseUnavailable
+from packages.models.states import Effect
+from registry.access.conditions import CallConditions
+from registry.access.policies.service import PolicyService, PolicyStore
+from registry.access.policies.values import EVERYONE, PolicyChange
+from registry.access.quarantine.repository import QuarantineRepository
+from registry.audit.trail import AuditTrail
+from registry.auth.identity import UserContext
+from registry.auth.repository import DirectoryRepository
+from registry.core.clock import SystemClock
+from registry.servers.adapters import PolicyServerReader
+from registry.servers.reconciliation.store import ServerRepositories
+from registry.wiring.services import NoGateway
+
+
+class LosesDatabase(PolicyServerReader):
+    """Cannot be read once a policy has been written."""
+
+    @override
+    async def closed_by_default(self) -> Collection[str]:
+        """Fail."""
+        raise DatabaseUnavailable
+
+
+async def test_a_write_is_answered_although_what_it_did_cannot_be_read(
+    database: Database,
+    repositories: ServerRepositories,
+    audit: AuditTrail,
+    clock: SystemClock,
+    root: UserContext,
+) -> None:
+    store = PolicyStore(
+        repositories.policies,
+        LosesDatabase(repositories.servers, repositories.visible),
+        repositories.tools,
+        repositories.acl,
+        DirectoryRepository(database),
+        CallConditions(QuarantineRepository(database), repositories.limits, clock),
+    )
+    service = PolicyService(
+        database,
+        store,
+        audit,
+        NoGateway(),
+        clock=clock,
+        admin_sees_private=True,
+        admin_uses_private=False,
+        enforces_approvals=True,
+    )
+    members = frozenset({"name", "effect", "subjects"})
+    change = PolicyChange(members, name="no", effect=Effect.DENY, subjects=EVERYONE)
+
+    made = await service.create(change, root)
+    policy_id = made.record.policy.id
+    renamed = await service.update(
+        policy_id, PolicyChange(frozenset({"name"}), name="never"), root
+    )
+    kept = await service.get(policy_id, root)
+    removed = await service.delete(policy_id, root)
+
+    assert (made.consequence, renamed.consequence, removed) == (None, None, None)
+    assert kept.policy.name == "never"
+    assert await repositories.policies.get(policy_id) is None
