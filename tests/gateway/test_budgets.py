@@ -177,11 +177,15 @@ async def test_an_approved_call_waits_while_its_budget_is_spent(
     async with asyncio.timeout(10), place.executing():
         await until_async(put_off(place))
         waiting, calls = await place.only(), [*place.server.calls]
-        await changed(database, record, 5)
+        record = await changed(database, record, 5)
         await process.budgets.reload(None)
         await place.call(handle=handle)
         await place.reached(ApprovalState.EXECUTED)
+        await changed(database, record, 0)
+        await process.budgets.reload(None)
+        fetched = await place.call(handle=handle)
 
+    assert not fetched["isError"], fetched
     assert "A budget for this call is spent" in (waiting.reason or "")
     assert calls == []
     assert len(place.server.calls) == 1

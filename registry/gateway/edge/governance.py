@@ -86,15 +86,16 @@ class CallGovernance:
         counted = self._limits.take(exchange, user, route, tool)
         if counted is not None:
             await counted
-        if (rules.price_per_call or rules.price_per_kib) and self._budgets is not None:
-            self._budgets.check(user, tool)
-        # Who comes for the result of a call has confirmed it.
+        is_priced = rules.price_per_call or rules.price_per_kib
+        # Who comes for the result of a call has confirmed it, and it may have spent the budget.
         is_known = (
-            rules.is_confirmed
-            and rules.approvals > 0
+            rules.approvals > 0
+            and (rules.is_confirmed or is_priced)
             and self._approvals is not None
             and await self._approvals.knows(exchange, envelope, user, route, tool, arguments)
         )
+        if is_priced and not is_known and self._budgets is not None:
+            self._budgets.check(user, tool)
         if (
             rules.is_confirmed
             and not is_known
