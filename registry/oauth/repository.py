@@ -151,9 +151,28 @@ class OAuthFlowRepository:
         }
         return await self._flows.find(query).limit(1).count() > 0
 
-    async def delete_of(self, server_id: str, tx: Transaction) -> None:
-        """Remove all flows at a server."""
-        await self._flows.find({"server_id": server_id}).delete(session=tx)
+    async def may_exchange(self, client_id: str, since: datetime) -> bool:
+        """Whether a code may be being exchanged for a client in a flow that changed since then.
+
+        Also in one that was cancelled meanwhile: what it obtains is still to be revoked.
+        """
+        states = (FlowStatus.EXCHANGING, FlowStatus.CANCELLED)
+        query: Doc = {
+            "client_id": client_id,
+            "status": {"$in": [one.value for one in states]},
+            "updated_at": {"$gt": since},
+        }
+        return await self._flows.find(query).limit(1).count() > 0
+
+    async def delete_of(self, server_id: str, now: datetime, tx: Transaction) -> None:
+        """Remove all flows at a server; those whose codes are being exchanged are cancelled."""
+        exchanging = FlowStatus.EXCHANGING.value
+        others: Doc = {"server_id": server_id, "status": {"$ne": exchanging}}
+        await self._flows.find(others).delete(session=tx)
+        changes: Doc = {"status": FlowStatus.CANCELLED.value, "updated_at": now}
+        update = {"$set": changes, "$unset": {"code_verifier": ""}}
+        query: Doc = {"server_id": server_id, "status": exchanging}
+        await matched(self._flows.find(query).update(update, session=tx))
 
     def _stored(self, flow: OAuthFlow) -> dict[str, Any]:
         document = flow.model_dump(by_alias=True, exclude_none=True)

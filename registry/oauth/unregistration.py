@@ -5,6 +5,7 @@ anything that was obtained with it is stored.
 """
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 
@@ -21,7 +22,12 @@ from registry.tokens.repository import TokenRepository
 log = structlog.get_logger()
 
 SECONDS = 10
-"""How long all of it may take; nobody waits for it."""
+"""How long the deletion may take; nobody waits for it."""
+
+LONGEST_EXCHANGE = timedelta(seconds=30)
+"""Longer than the exchange of a code and the revocation of what it gave."""
+
+PAUSE_SECONDS = 1.0
 
 
 class Unregistration:
@@ -48,6 +54,7 @@ class Unregistration:
 
     async def _unregister(self, server: OAuthServer) -> None:
         try:
+            await self._until_exchanges_end(server)
             async with asyncio.timeout(SECONDS):
                 found = await self._authorization_servers.registered(server)
                 for place, client in found.items():
@@ -58,6 +65,15 @@ class Unregistration:
         except (RegistryError, DatabaseUnavailable, TimeoutError) as exc:
             reason = exc.message if isinstance(exc, RegistryError) else type(exc).__name__
             log.info("oauth_client_not_removed", server_id=server.id, reason=reason)
+
+    async def _until_exchanges_end(self, server: OAuthServer) -> None:
+        """Wait for what is obtained for a removed server, and revoked with the client at once."""
+        while True:
+            since = self._clock.now() - LONGEST_EXCHANGE
+            clients = (await self._authorization_servers.registered(server)).values()
+            if not any([await self._flows.may_exchange(one.client_id, since) for one in clients]):
+                return
+            await self._clock.sleep(PAUSE_SECONDS)
 
     async def _is_used(self, client_id: str) -> bool:
         return await self._tokens.has_of_client(client_id) or await self._flows.has_of_client(

@@ -201,7 +201,7 @@ async def test_flows_are_removed_with_their_server(
     await flows.insert(flow_of(alice))
     await flows.insert(flow_of(alice, "else", server_id=OTHER_ID))
 
-    await database.transaction(lambda tx: flows.delete_of(SERVER_ID, tx))
+    await database.transaction(lambda tx: flows.delete_of(SERVER_ID, NOW, tx))
 
     assert await flows.find("one") is None
     assert await flows.find("else") is not None

@@ -524,7 +524,7 @@ class ServerStore:
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
-            await self._flows.delete_of(server.id, tx)
+            await self._flows.delete_of(server.id, self._clock.now(), tx)
             policies = await self._policies.delete_of(server.id, tx)
             await self._limits.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
