@@ -1,10 +1,11 @@
-"""What else calls of a tool depend on, for explanations: quarantines and limits.
+"""What else calls of a tool depend on, for explanations: quarantines, limits and budgets.
 
 Read from the database, like everything that is explained.
 """
 
 from collections.abc import Sequence
 
+from registry.access.budgets.repository import BudgetRepository
 from registry.access.limits.decisions import LimitIndex
 from registry.access.limits.repository import LimitRepository
 from registry.access.limits.values import Limit, LimitedTool
@@ -13,7 +14,10 @@ from registry.access.quarantine.repository import QuarantineRepository
 from registry.access.quarantine.table import QuarantineTable
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
+from registry.tools.call_rules import CallRules
 from registry.tools.metadata import COST_TIER
+from registry.usage.repository import UsageRepository
+from registry.usage.totals import month_of
 
 MAX_SAID = 5
 
@@ -22,10 +26,17 @@ class CallConditions:
     """Reads what calls depend on besides policies. Implements `policies.ports.Conditions`."""
 
     def __init__(
-        self, quarantines: QuarantineRepository, limits: LimitRepository, clock: Clock
+        self,
+        quarantines: QuarantineRepository,
+        limits: LimitRepository,
+        budgets: BudgetRepository,
+        usage: UsageRepository,
+        clock: Clock,
     ) -> None:
         self._quarantines = quarantines
         self._limits = limits
+        self._budgets = budgets
+        self._usage = usage
         self._clock = clock
 
     async def policies(self) -> Sequence[Policy]:
@@ -33,9 +44,12 @@ class CallConditions:
         return (await self._table()).policies()
 
     async def reasons(
-        self, user: UserContext, server_id: str, tool: ToolFacts
-    ) -> tuple[Reason, Reason]:
-        """Return the first step of a decision, quarantine, and the one about limits."""
+        self, user: UserContext, server_id: str, tool: ToolFacts, rules: CallRules
+    ) -> tuple[Reason, ...]:
+        """Return the first step of a decision, quarantine, and those after the policies.
+
+        There is one about budgets if the tool has a price.
+        """
         table = await self._table()
         caller, server = table.of_caller(user), table.of_server(server_id)
         quarantine = Reason("quarantine", True, "Neither they nor the server are in quarantine.")
@@ -43,7 +57,26 @@ class CallConditions:
             quarantine = Reason("quarantine", False, "They, or their token, are in quarantine.")
         elif server is not None:
             quarantine = Reason("quarantine", False, "The server is in quarantine.")
-        return quarantine, await self._of_limits(user, server_id, tool)
+        reasons = (quarantine, await self._of_limits(user, server_id, tool))
+        if rules.price_per_call or rules.price_per_kib:
+            return (*reasons, await self._of_budgets(user, rules))
+        return reasons
+
+    async def _of_budgets(self, user: UserContext, rules: CallRules) -> Reason:
+        """Say whether the gateway would refuse a call: whose budget it is may be confidential."""
+        caller = (user.tenant_id, user.user_id, user.role.value, rules.billing_tags)
+        covering = [
+            one.budget for one in await self._budgets.every() if one.budget.covers(*caller)
+        ]
+        if not covering:
+            return Reason("budget", True, "No budget covers such calls.")
+        month = month_of(self._clock.now())
+        spending = await self._usage.spending(month)
+        for budget in covering:
+            spent = budget.spent(spending, month)
+            if spent >= budget.amount or spent + rules.price_per_call > budget.amount:
+                return Reason("budget", False, "A budget for such calls is spent for this month.")
+        return Reason("budget", True, "No budget for such calls is spent.")
 
     async def _of_limits(self, user: UserContext, server_id: str, tool: ToolFacts) -> Reason:
         tier = next(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry.access.budgets.service import BudgetService
+    from registry.access.conditions import CallConditions
     from registry.access.limits.service import LimitService
     from registry.access.policies.authority import RuleAuthority
     from registry.access.policies.ports import PolicyChanges
@@ -110,6 +111,22 @@ def build_permissions(
     )
 
 
+def _call_conditions(storage: Storage, clock: Clock) -> CallConditions:
+    from registry.access.budgets.repository import BudgetRepository  # noqa: PLC0415
+    from registry.access.conditions import CallConditions  # noqa: PLC0415
+    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
+    from registry.usage.repository import UsageRepository  # noqa: PLC0415
+
+    database = storage.database
+    return CallConditions(
+        QuarantineRepository(database),
+        storage.repositories.limits,
+        BudgetRepository(database),
+        UsageRepository(database),
+        clock,
+    )
+
+
 def build_policies(
     settings: Settings,
     storage: Storage,
@@ -118,9 +135,7 @@ def build_policies(
     clock: Clock,
 ) -> PolicyService:
     """Return the policy service."""
-    from registry.access.conditions import CallConditions  # noqa: PLC0415
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
-    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
     from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
 
     repositories = storage.repositories
@@ -132,7 +147,7 @@ def build_policies(
             repositories.tools,
             repositories.acl,
             directory,
-            CallConditions(QuarantineRepository(storage.database), repositories.limits, clock),
+            _call_conditions(storage, clock),
         ),
         storage.audit,
         changes,
@@ -194,8 +209,6 @@ def build_simulation(
     settings: Settings, storage: Storage, directory: DirectoryRepository, clock: Clock
 ) -> SimulationService:
     """Return the service that tries drafts of rules on recorded calls."""
-    from registry.access.conditions import CallConditions  # noqa: PLC0415
-    from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
     from registry.access.simulation.service import (  # noqa: PLC0415
         SimulationService,
         SimulationStore,
@@ -212,7 +225,7 @@ def build_simulation(
             PolicyServerReader(repositories.servers, repositories.visible),
             repositories.tools,
             directory,
-            CallConditions(QuarantineRepository(storage.database), repositories.limits, clock),
+            _call_conditions(storage, clock),
             UsageRepository(storage.database),
         ),
         _authority(settings, storage, directory, clock, "Policies"),

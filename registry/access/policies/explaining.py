@@ -58,7 +58,7 @@ def explain(
     rule: ToolRule,
     *,
     rules: CallRules,
-    further: tuple[Reason, Reason],
+    further: tuple[Reason, ...],
     reveals_states: bool,
     reveals_names: bool,
 ) -> Explanation:
@@ -71,11 +71,11 @@ def explain(
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
         rules: What is demanded of each of its calls.
-        further: What quarantines say, before all else, and limits, after it.
+        further: What quarantines say, before all else, and limits and budgets, after it.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
     """
-    quarantine, limits = further
+    quarantine, *conditions = further
     reasons: tuple[Reason, ...] = (
         quarantine,
         _of_server(owner),
@@ -83,7 +83,7 @@ def explain(
         _of_access(access, is_admin=user.is_admin),
         _of_scope(user),
         _of_policies(user, rule, reveals_names=reveals_names),
-        limits,
+        *conditions,
     )
     if rules.is_confirmed:
         reasons = (*reasons, CONFIRMATION_NEEDED)

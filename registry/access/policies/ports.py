@@ -10,6 +10,7 @@ from registry.access.policies.values import Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
+from registry.tools.call_rules import CallRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,6 @@ class Conditions(Protocol):
         """Return the policies that stand for quarantined servers and tools."""
 
     async def reasons(
-        self, user: UserContext, server_id: str, tool: ToolFacts
-    ) -> tuple[Reason, Reason]:
-        """Return the first step of a decision, quarantine, and the one about limits."""
+        self, user: UserContext, server_id: str, tool: ToolFacts, rules: CallRules
+    ) -> tuple[Reason, ...]:
+        """Return the first step of a decision, quarantine, and those after the policies."""

@@ -350,14 +350,15 @@ class PolicyService:
         )
         state, facts = await self._named_tool(owner, asked)
         rule = await self._rule(owner, facts)
+        rules = await self._call_rules(owner, facts)
         explanation = explain(
             caller,
             owner,
             await self._authority.use(owner, caller),
             state,
             rule,
-            rules=await self._call_rules(owner, facts),
-            further=await self._conditions.reasons(caller, owner.id, facts),
+            rules=rules,
+            further=await self._conditions.reasons(caller, owner.id, facts, rules),
             reveals_states=bool(rights & Permission.EDIT),
             reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )

@@ -532,6 +532,11 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     tool = f"/registry/tools/{found[0]['id']}"
     await rest.ask(ROOT, "PATCH", tool, json={"tool_metadata": stated})
     demanding = (await explained(rest, ROOT, **asked)).json()
+    await rest.ask(ROOT, "PATCH", tool, json={"tool_metadata": {"price_per_call": 2}})
+    unbounded = (await explained(rest, ROOT, **asked)).json()
+    budget = {"name": "small", "amount": 1, "subjects": {"everyone": True}}
+    await rest.ask(ROOT, "POST", "/budgets", json=budget)
+    dear = (await explained(rest, ROOT, **asked)).json()
     await rest.call(ROOT, "POST", f"/{server['id']}/toggle", json={"enabled": False})
     switched_off = (await explained(rest, ROOT, **asked)).json()
 
@@ -576,6 +581,16 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     ]
     assert demanding["reasons"][-1]["message"].startswith("2 people must approve")
     assert (demanding["allowed"], demanding["warnings"]) == (True, [])
+    assert [(one["step"], one["passed"]) for one in unbounded["reasons"]][-4:] == [
+        ("limit", True),
+        ("budget", True),
+        ("confirmation", True),
+        ("approval", True),
+    ]
+    assert (dear["allowed"], "A budget for such calls is spent" in dear["message"]) == (
+        False,
+        True,
+    )
 
 
 LONG = "a.name-of-a-server-that-is-longer-than-a-prefix-may-be"

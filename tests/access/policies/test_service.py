@@ -7,6 +7,7 @@ from typing_extensions import override
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import Effect
+from registry.access.budgets.repository import BudgetRepository
 from registry.access.conditions import CallConditions
 from registry.access.policies.service import PolicyService, PolicyStore
 from registry.access.policies.values import EVERYONE, PolicyChange
@@ -17,6 +18,7 @@ from registry.auth.repository import DirectoryRepository
 from registry.core.clock import SystemClock
 from registry.servers.adapters import PolicyServerReader
 from registry.servers.reconciliation.store import ServerRepositories
+from registry.usage.repository import UsageRepository
 from registry.wiring.services import NoGateway
 
 
@@ -42,7 +44,13 @@ async def test_a_write_is_answered_although_what_it_did_cannot_be_read(
         repositories.tools,
         repositories.acl,
         DirectoryRepository(database),
-        CallConditions(QuarantineRepository(database), repositories.limits, clock),
+        CallConditions(
+            QuarantineRepository(database),
+            repositories.limits,
+            BudgetRepository(database),
+            UsageRepository(database),
+            clock,
+        ),
     )
     service = PolicyService(
         database,
