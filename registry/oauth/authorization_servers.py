@@ -6,12 +6,12 @@ authorization servers, and the stored clients.
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, cast
 
 from registry.core.json import JsonObject, members
 from registry.oauth.ports import OAuthServers
-from registry.oauth.values import OAuthServer
+from registry.oauth.values import OAuthServer, StoredClient
 from registry.upstream.oauth.http import origin_of
 from registry.upstream.oauth.metadata import (
     MAX_TRIED_ISSUERS,
@@ -43,8 +43,11 @@ class RegisteredClients(Protocol):
 
     async def remove(
         self, issuer: str, redirect_uri: str, tenant_id: str | None, client_id: str
-    ) -> None:
-        """Remove a client that its authorization server no longer knows."""
+    ) -> bool:
+        """Remove a client that is of no use any more; return whether nobody else has."""
+
+    async def all(self) -> Sequence[StoredClient]:
+        """Return all of them, at any authorization server."""
 
 
 class AuthorizationServers:
@@ -145,29 +148,33 @@ class AuthorizationServers:
             place_of(authorization_server), self.redirect_uri, server.tenant_id, client_id
         )
 
-    async def registered(self, server: OAuthServer) -> Mapping[str, OAuthClientIdentity]:
-        """Return the clients that were registered for a server, by place. Contacts nobody."""
-        found = {}
-        for place in _places(server):
-            client = await self._clients.find(place, self.redirect_uri, server.tenant_id)
-            if client is not None:
-                found[place] = client
-        return found
+    async def unused(self) -> list[StoredClient]:
+        """Return the registered clients of which no server can make use. Contacts nobody."""
+        clients = await self._clients.all()
+        if not clients:
+            return []
+        used = {
+            (place, server.tenant_id)
+            for server in await self._servers.all_unchecked()
+            if not oauth_of(server.config).get("client_id")
+            for place in _places(server)
+        }
+        return [one for one in clients if (one.issuer, one.tenant_id) not in used]
 
-    async def unregister(
-        self, server: OAuthServer, place: str, client: OAuthClientIdentity
-    ) -> bool:
+    async def unregister(self, client: StoredClient) -> bool | None:
         """Forget a client that nothing uses, and delete it at its authorization server.
 
         Returns:
-            Whether the authorization server deleted it.
+            Whether the authorization server deleted it; None if another process sees to that.
 
         Raises:
             UpstreamError: It cannot be asked now; here the client is forgotten.
             DatabaseUnavailable: Nothing was done.
         """
-        await self._clients.remove(place, self.redirect_uri, server.tenant_id, client.client_id)
-        return await self._registrar.unregister(client)
+        key = client.issuer, client.redirect_uri, client.tenant_id
+        if not await self._clients.remove(*key, client.identity.client_id):
+            return None
+        return await self._registrar.unregister(client.identity)
 
     def _configured(self, server: OAuthServer) -> ConfiguredClient | None:
         oauth = oauth_of(server.config)

@@ -1,6 +1,6 @@
 """Ports of the oauth domain: what it needs from others, and what others need of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from registry.auth.identity import UserContext
@@ -12,6 +12,7 @@ from registry.oauth.values import (
     RemovedTokens,
     TokenProblem,
 )
+from registry.tokens.values import TokenRow
 from registry.upstream.oauth.values import TokenRequest, Tokens
 
 
@@ -31,6 +32,13 @@ class OAuthServers(Protocol):
 
         Raises:
             DatabaseUnavailable: It cannot be read.
+        """
+
+    async def all_unchecked(self) -> Sequence[OAuthServer]:
+        """Return all servers that take access tokens, without an access check.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
         """
 
     def client_secret(self, server: OAuthServer) -> str | None:
@@ -177,5 +185,10 @@ class AuthorizationListener(Protocol):
 class RemovalListener(Protocol):
     """Is told that a server was removed. Implemented by `registry.oauth.unregistration`."""
 
-    def removed(self, server: OAuthServer) -> None:
-        """Note it; returns at once."""
+    def removed(self, server_id: str, rows: Sequence[TokenRow]) -> None:
+        """Note it; returns at once.
+
+        Args:
+            server_id: Of the server, whichever process or program removed it.
+            rows: Users' tokens that the caller has removed with it, for nobody else to revoke.
+        """

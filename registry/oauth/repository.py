@@ -12,13 +12,14 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.documents import matched, parsed, read_all, read_one
+from packages.database.documents import deleted, matched, parsed, read_all, read_one
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import DatabaseUnavailable, translates_driver_errors
+from packages.database.stored import text_of
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
 from packages.models.states import FlowStatus
 from registry.core.clock import Clock
-from registry.oauth.values import OAuthFlow
+from registry.oauth.values import OAuthFlow, StoredClient
 from registry.upstream.oauth.values import ClientAuthentication, ClientKind, OAuthClientIdentity
 
 FLOWS, CLIENTS = "oauth_flows", "oauth_clients"
@@ -240,18 +241,38 @@ class OAuthClientRepository:
 
     async def remove(
         self, issuer: str, redirect_uri: str, tenant_id: str | None, client_id: str
-    ) -> None:
-        """Remove a client that its authorization server has lost, unless it was replaced."""
+    ) -> bool:
+        """Remove a client, unless it was replaced; return whether nobody else has.
+
+        It is one that its authorization server has lost, or that nothing uses.
+        """
         key = _client_key(issuer, redirect_uri, tenant_id)
         row = await self._clients.get_pymongo_collection().find_one({"_id": key}, {"client": 1})
         if row is None:
-            return
+            return False
         stored = self._usable(key, row)
-        if stored is None or stored.client_id == client_id:
-            await self._remove(row)
+        is_it = stored is None or stored.client_id == client_id
+        return is_it and await self._remove(row)
 
-    async def _remove(self, row: Mapping[str, Any]) -> None:
-        await self._clients.find_one({"_id": row["_id"], "client": row.get("client")}).delete()
+    async def all(self) -> list[StoredClient]:
+        """Return the registered clients that can be used."""
+        fields = dict.fromkeys(("issuer", "redirect_uri", "tenant_id", "client"), 1)
+        rows = self._clients.get_pymongo_collection().find({}, fields)
+        found = [(row, self._usable(str(row["_id"]), row)) async for row in rows]
+        return [
+            StoredClient(
+                str(row.get("issuer")),
+                str(row.get("redirect_uri")),
+                text_of(row.get("tenant_id")),
+                client,
+            )
+            for row, client in found
+            if client is not None
+        ]
+
+    async def _remove(self, row: Mapping[str, Any]) -> bool:
+        found = self._clients.find_one({"_id": row["_id"], "client": row.get("client")})
+        return await deleted(found.delete()) == 1
 
     def _usable(self, key: str, row: Mapping[str, Any]) -> OAuthClientIdentity | None:
         """Return a stored client; None if it cannot be read, or its registration has ended."""

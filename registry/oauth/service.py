@@ -48,7 +48,14 @@ from registry.oauth.links import CALLBACK_PATH, LinkSeal, Ticket
 from registry.oauth.policy import grant_of, skips_challenge_check
 from registry.oauth.ports import AuthorizationListener, OAuthServers, TokenStore
 from registry.oauth.repository import OAuthFlowRepository
-from registry.oauth.values import AuthorizationLink, Grant, OAuthFlow, OAuthServer
+from registry.oauth.unregistration import revoke_both
+from registry.oauth.values import (
+    AuthorizationLink,
+    Grant,
+    OAuthFlow,
+    OAuthServer,
+    RemovedTokens,
+)
 from registry.upstream.errors import UpstreamError
 from registry.upstream.oauth.authorization import (
     authorization_url,
@@ -72,9 +79,6 @@ LEFT_AFTER = timedelta(minutes=1)
 
 BEGIN_SECONDS = 10
 """How long metadata and a registration may take; someone has pressed the button and waits."""
-
-REVOCATION_SECONDS = 10
-"""How long an authorization server may take to revoke tokens; someone waits for it."""
 
 NO_ANSWER = f"The authorization server did not answer within {BEGIN_SECONDS} s. Try again."
 SERVER_REMOVED = "The server was removed during the authorization."
@@ -364,9 +368,7 @@ class AuthorizationService:
         self._links.forget(user.user_id, server.id)
         is_confirmed = False
         if removed is not None and removed.request is not None:
-            is_confirmed = await self._revoke_both(
-                removed.request, removed.access_token, removed.refresh_token
-            )
+            is_confirmed = await revoke_both(self._endpoint, removed.request, removed)
         event = AuditEvent(
             AuditAction.REVOKE,
             EntityType.AUTHORIZATION,
@@ -375,29 +377,6 @@ class AuthorizationService:
         )
         await self._audit.note(user, event)
         return is_confirmed
-
-    async def _revoke_both(
-        self, request: TokenRequest, access_token: str | None, refresh_token: str | None
-    ) -> bool:
-        """Revoke tokens at the authorization server, at once; whether it confirmed each."""
-        given = ((refresh_token, "refresh_token"), (access_token, "access_token"))
-        async with asyncio.TaskGroup() as group:
-            sent = [
-                group.create_task(self._revoked(request, token, hint))
-                for token, hint in given
-                if token is not None
-            ]
-        return bool(sent) and all(one.result() for one in sent)
-
-    async def _revoked(self, request: TokenRequest, token: str, hint: str) -> bool:
-        try:
-            async with asyncio.timeout(REVOCATION_SECONDS):
-                return await self._endpoint.revoke(request.server, request.client, token, hint)
-        except UpstreamError as exc:
-            log.info("oauth_revocation_failed", reason=exc.message)
-        except TimeoutError:
-            log.info("oauth_revocation_failed", reason="The authorization server did not answer.")
-        return False
 
     async def _opened(self, sealed: str) -> tuple[Ticket, UserContext]:
         ticket = self._links.open(sealed)
@@ -679,7 +658,8 @@ class AuthorizationService:
         try:
             await self._tokens.store(user, server, request, tokens, flow.id)
         except FlowEndedError:
-            await self._revoke_both(request, tokens.access_token, tokens.refresh_token)
+            obtained = RemovedTokens(request, tokens.access_token, tokens.refresh_token)
+            await revoke_both(self._endpoint, request, obtained)
             if await self._servers.unchecked(server.id) is None:
                 raise AuthorizationFailedError(SERVER_REMOVED) from None
             raise

@@ -22,7 +22,7 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject, members
 from registry.oauth.errors import FlowEndedError
 from registry.oauth.repository import OAuthFlowRepository
-from registry.oauth.values import OAuthServer
+from registry.oauth.values import OAuthServer, RemovedTokens
 from registry.tokens.naming import (
     MCP_ACCESS,
     MCP_CLIENT,
@@ -302,6 +302,36 @@ class OAuthTokenRepository:
 
         return await in_transaction(self._database, write)
 
+    def revocable(self, rows: Iterable[TokenRow]) -> list[RemovedTokens]:
+        """Return what removed rows of one server held, by user, where it can be revoked.
+
+        Args:
+            rows: Those of a user have one client, with whose authorization server it is revoked.
+        """
+        by_user: dict[str, dict[str, TokenRow]] = {}
+        for row in rows:
+            by_user.setdefault(row.user_id, {})[row.stored_type] = row
+        found = [self._removed(user_id, of_user) for user_id, of_user in by_user.items()]
+        return [one for one in found if one is not None]
+
+    def _removed(self, user_id: str, rows: Mapping[str, TokenRow]) -> RemovedTokens | None:
+        stored = rows.get(MCP_CLIENT)
+        information = None if stored is None else self._value(stored)
+        if stored is None or information is None:
+            return None
+        client = _client(information, stored.metadata)
+        authorization_server = _authorization_server(stored.metadata)
+        if client is None or authorization_server is None:
+            return None
+        access, refresh = (
+            None if row is None or not _is_with(row, stored) else self._value(row)
+            for row in (rows.get(MCP_ACCESS), rows.get(MCP_REFRESH))
+        )
+        if access is None and refresh is None:
+            return None
+        request = TokenRequest(authorization_server, client, None, None)
+        return RemovedTokens(request, access, refresh, user_id)
+
     def _authorization(self, server: OAuthServer, rows: Iterable[TokenRow]) -> StoredAuthorization:
         keys = {(key.stored_type, key.identifier) for key in _keys(server.name).values()}
         found: dict[str, AuthorizationToken] = {}
@@ -318,7 +348,7 @@ class OAuthTokenRepository:
         return StoredAuthorization(
             found.get(MCP_ACCESS),
             found.get(MCP_REFRESH),
-            None if client is None else _client(client),
+            None if client is None else _client(client.value, client.row.metadata),
             None if client is None else _authorization_server(client.row.metadata),
             frozenset(row_ids),
         )
@@ -330,25 +360,41 @@ class OAuthTokenRepository:
             return None
         if created_at is None:
             created_at = min(expires_at, self._clock.now())
-        facts = json_members(row.registry.get("oauth"))
-        if facts.get("of") != digest_of(row.ciphertext):
-            facts = {}
+        facts = _written_facts(row)
         if not facts and server.created_at is not None and created_at < server.created_at:
             # Of a former server of that name.
             return None
         if not is_current(server, facts):
             return None
-        reference = FieldRef("tokens", str(row.key).replace("/", "%2F"), "token")
-        try:
-            value = self._cipher.decrypt(row.ciphertext, reference)
-        except DecryptionError as exc:
-            log.warning("stored_token_unreadable", field=str(reference), reason=exc.reason.value)
+        value = self._value(row)
+        if value is None:
             return None
         has_known_expiry = facts.get("expiry_known") is not False
         lifetime = expires_at - created_at if has_known_expiry else ASSUMED_LIFETIME
         return AuthorizationToken(
             row, value, facts, created_at, expires_at, lifetime, has_known_expiry
         )
+
+    def _value(self, row: TokenRow) -> str | None:
+        """Return what a row holds, in clear; None if it cannot be decrypted."""
+        reference = FieldRef("tokens", str(row.key).replace("/", "%2F"), "token")
+        try:
+            return self._cipher.decrypt(row.ciphertext, reference)
+        except DecryptionError as exc:
+            log.warning("stored_token_unreadable", field=str(reference), reason=exc.reason.value)
+            return None
+
+
+def _is_with(row: TokenRow, client: TokenRow) -> bool:
+    """Whether a token may be sent to the authorization server of a client in another row."""
+    obtained = _written_facts(row).get("token_endpoint")
+    return obtained in {None, client.metadata.get("token_endpoint")}
+
+
+def _written_facts(row: TokenRow) -> JsonObject:
+    """Return what only this program knows of a row; empty if another program wrote it."""
+    facts = json_members(row.registry.get("oauth"))
+    return facts if facts.get("of") == digest_of(row.ciphertext) else {}
 
 
 def is_current(server: OAuthServer, facts: JsonObject) -> bool:
@@ -462,10 +508,15 @@ def _client_information(client: OAuthClientIdentity) -> JsonObject:
     return information
 
 
-def _client(token: AuthorizationToken) -> OAuthClientIdentity | None:
-    """Return the client in a row; None if it is malformed."""
+def _client(stored: str, metadata: JsonObject) -> OAuthClientIdentity | None:
+    """Return a stored client; None if it is malformed.
+
+    Args:
+        stored: What jarvis-api stores of it.
+        metadata: Of its authorization server.
+    """
     try:
-        information = members(json.loads(token.value))
+        information = members(json.loads(stored))
     except (ValueError, RecursionError):
         return None
     client_id = text_of(information.get("client_id"))
@@ -475,7 +526,7 @@ def _client(token: AuthorizationToken) -> OAuthClientIdentity | None:
     return OAuthClientIdentity(
         client_id,
         ClientKind.REGISTERED,
-        _authentication(information, secret, token.row.metadata),
+        _authentication(information, secret, metadata),
         secret,
         document=information,
     )

@@ -21,7 +21,7 @@ from packages.database.stored import (
 from packages.models.states import FlowStatus
 from registry.auth.identity import Role, tenant_of
 from registry.core.json import JsonObject, choice_of
-from registry.upstream.oauth.values import TokenRequest
+from registry.upstream.oauth.values import OAuthClientIdentity, TokenRequest
 
 
 class Grant(StrEnum):
@@ -197,11 +197,27 @@ class RemovedTokens:
     Attributes:
         request: By which authorization server and client they were obtained; None if unknown.
         refresh_token: None if there was none, or it cannot be decrypted; so the access token.
+        user_id: Whose they were.
     """
 
     request: TokenRequest | None
     access_token: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
+    user_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClient:
+    """A client that an authorization server registered, for all users of a tenant.
+
+    Attributes:
+        issuer: Of the authorization server, else its token endpoint.
+    """
+
+    issuer: str
+    redirect_uri: str
+    tenant_id: str | None
+    identity: OAuthClientIdentity
 
 
 @dataclass(frozen=True, slots=True)

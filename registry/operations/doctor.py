@@ -41,6 +41,7 @@ from registry.servers.storage.repository import ServerRepository
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
+from registry.wiring.commands import NotedRemovals
 from registry.wiring.database import build_database
 from registry.wiring.keys import build_cipher, build_keys
 from registry.wiring.storage import EXTRA_INDEXES, build_storage
@@ -83,8 +84,12 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[DoctorFin
             findings.append(await _ciphertexts(database, cipher))
             clock = SystemClock()
             storage = build_storage(settings, database, cipher, clock=clock, metrics=Metrics())
-            leftovers = OrphanedServerData(database, storage.repositories, clock=clock)
+            removals = NotedRemovals()
+            leftovers = OrphanedServerData(
+                database, storage.repositories, clock=clock, removals=removals
+            )
             findings.append(await _leftovers(leftovers, repair=repair))
+            await removals.give_back(settings, storage, clock, Metrics())
             lost = LostTools(database, storage.repositories, clock=clock)
             findings.append(await _lost_tools(lost, repair=repair))
             findings.append(await _environment(database, cipher))

@@ -245,6 +245,10 @@ class OAuthServerReader:
         record = await self._servers.record_unchecked(server_id)
         return None if record is None else oauth_server(record)
 
+    async def all_unchecked(self) -> Sequence[OAuthServer]:
+        """Return all servers that take access tokens, without an access check."""
+        return [oauth_server(record) for record in await self._servers.with_oauth_unchecked()]
+
     def client_secret(self, server: OAuthServer) -> str | None:
         """Return the decrypted `oauth.client_secret`; None if there is none.
 

@@ -19,7 +19,7 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.documents import deleted, matched, read_all, read_one
 from packages.database.encryption import Cipher, FieldRef
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import Projection, id_of, text_of
+from packages.database.stored import Projection, id_of, json_members, text_of
 from packages.models import Token, User
 from registry.auth.identity import ALL_TENANTS, Tenants, tenant_of
 from registry.auth.repository import of_tenants
@@ -68,6 +68,9 @@ TOKEN_INDEXES = [
 write two tokens of one kind."""
 
 
+MAX_REVOKED = 3_000
+"""Rows whose tokens are revoked when their server is removed: of a thousand users."""
+
 LEASE = "registry.lease"
 NOT_OURS: Doc = {"registry.oauth": "", LEASE: ""}
 """Members of rows that were obtained by OAuth; a value that a person stores has none."""
@@ -100,7 +103,7 @@ class Ownership(Projection):
 class TokenRepository:
     """Stores users' tokens.
 
-    All methods but `delete_of_server`, `has_of_client` and `counts` concern one user.
+    All methods about a server or a client, and `counts`, concern all users; the others one.
     """
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
@@ -280,6 +283,41 @@ class TokenRepository:
             since: When this server came to be; what is older is not about it. None for all.
             tx: The transaction to do it in.
         """
+        query = await self._of_server(server_name, tenant_id, since, tx)
+        return await deleted(self._tokens.find(query).delete(session=tx))
+
+    async def rows_of_server(
+        self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
+    ) -> list[TokenRow]:
+        """Return the rows of OAuth tokens that `delete_of_server` removes, up to `MAX_REVOKED`."""
+        query = await self._of_server(server_name, tenant_id, since, tx)
+        query["type"] = {"$in": [*MCP_TYPES]}
+        found = self._tokens.find(query, projection_model=TokenRow, session=tx)
+        # A user's rows together, so that the limit leaves out whole users.
+        return await read_all(found.sort("+userId").limit(MAX_REVOKED))
+
+    async def take_of_former_server(self, server_id: str, tx: Transaction) -> list[TokenRow]:
+        """Remove the rows of OAuth tokens that were obtained for a server that is gone.
+
+        Rows that another program wrote do not say which server they are for: they stay.
+
+        Returns:
+            What was removed, up to `MAX_REVOKED`.
+        """
+        query: Doc = {"type": {"$in": [*MCP_TYPES]}, "registry.oauth.server_id": server_id}
+        found = self._tokens.find(query, projection_model=TokenRow, session=tx).sort("+userId")
+        rows = [
+            row
+            for row in await read_all(found)
+            if json_members(row.registry.get("oauth")).get("of") == digest_of(row.ciphertext)
+        ]
+        keys = [row.key for row in rows]
+        await self._tokens.find({"_id": {"$in": keys}}).delete(session=tx)
+        return rows[:MAX_REVOKED]
+
+    async def _of_server(
+        self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
+    ) -> Doc:
         query: Doc = {
             **since_filter("createdAt", since),
             "type": {"$in": [*STORED_TYPES, MCP_CLIENT]},
@@ -293,16 +331,16 @@ class TokenRepository:
         }
         rows = self._tokens.find(query, projection_model=Ownership, session=tx)
         others = await of_other_tenants(await rows.to_list(), tenant_id, self._users, tx)
-        query["_id"] = {"$nin": others}
-        return await deleted(self._tokens.find(query).delete(session=tx))
+        return {**query, "_id": {"$nin": others}}
 
-    async def has_of_client(self, client_id: str) -> bool:
-        """Whether any user has tokens that were obtained with a client."""
+    async def users_of_client(self, client_id: str) -> frozenset[str]:
+        """Return the users who have tokens that were obtained with a client."""
         query: Doc = {
             "type": {"$in": [MCP_ACCESS, MCP_REFRESH]},
             "registry.oauth.client_id": client_id,
         }
-        return await self._tokens.find(query).limit(1).count() > 0
+        found = await self._tokens.get_pymongo_collection().distinct("userId", query)
+        return frozenset(str(one) for one in found)
 
     async def rows(
         self, user_id: str, identifiers: Collection[str], tx: Transaction | None = None

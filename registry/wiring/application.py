@@ -120,7 +120,6 @@ async def components(  # noqa: PLR0915 - one statement for each part
             lifetime=timedelta(hours=settings.gateway_session_hours),
             clock=clock,
         )
-        leftovers = OrphanedServerData(database, repositories, clock=clock)
         described = DescribedServers(database, repositories, clock=clock)
         issuer = build_issuer(settings, keys, clock)
         background_tasks = BackgroundTasks()
@@ -136,6 +135,9 @@ async def components(  # noqa: PLR0915 - one statement for each part
             metrics=metrics,
         )
         upstreams = upstreams.with_tokens(authorizations.tokens)
+        leftovers = OrphanedServerData(
+            database, repositories, clock=clock, removals=authorizations.unregistration
+        )
         usage_repository = UsageRepository(database)
         budgets = build_budgets(database, usage_repository, audit, clock=clock, metrics=metrics)
         quarantines = QuarantineTable(QuarantineRepository(database), clock)

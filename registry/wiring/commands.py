@@ -6,8 +6,8 @@ are imported on first use, so that commands that only read start quickly.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from registry.auth.repository import DirectoryRepository
     from registry.servers.service import ServerService
     from registry.tokens.sessions import SessionService
+    from registry.tokens.values import TokenRow
     from registry.tools.governance.service import ToolService
     from registry.usage.service import UsageService
     from registry.users.service import UserService
@@ -62,6 +63,47 @@ if TYPE_CHECKING:
 
 Lists: TypeAlias = Literal["servers", "tools"]
 """Which lists are loaded. `tools` includes servers; `servers` alone loads faster."""
+
+
+class NotedRemovals:
+    """Servers that a command removes: what was obtained for them is given back at its end.
+
+    Implements `oauth.ports.RemovalListener`.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[str, Sequence[TokenRow]]] = []
+
+    def removed(self, server_id: str, rows: Sequence[TokenRow]) -> None:
+        """Note it."""
+        self._noted.append((server_id, rows))
+
+    async def give_back(
+        self, settings: Settings, storage: Storage, clock: Clock, metrics: Metrics
+    ) -> None:
+        """Revoke tokens and delete clients; what fails is logged."""
+        if not self._noted:
+            return
+        from registry.core.background_tasks import BackgroundTasks  # noqa: PLC0415
+        from registry.wiring.keys import build_issuer, build_keys  # noqa: PLC0415
+        from registry.wiring.oauth import build_oauth  # noqa: PLC0415
+        from registry.wiring.upstreams import build_upstreams  # noqa: PLC0415
+
+        upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
+        async with AsyncExitStack() as stack:
+            parts = await build_oauth(
+                stack,
+                settings,
+                storage,
+                upstreams.guard,
+                upstreams.vault,
+                build_issuer(settings, build_keys(settings), clock),
+                BackgroundTasks(),
+                clock=clock,
+                metrics=metrics,
+            )
+            for server_id, rows in self._noted:
+                await parts.unregistration.give_back(server_id, rows)
 
 
 @dataclass(frozen=True)
@@ -72,6 +114,7 @@ class CommandServices:
     clock: Clock
     storage: Storage
     _metrics: Metrics
+    _removals: NotedRemovals
 
     @cached_property
     def servers(self) -> ServerService:
@@ -83,7 +126,7 @@ class CommandServices:
         upstreams = build_upstreams(settings, self.storage, clock=clock, metrics=metrics)
         # Readings store their results themselves; connection states are not needed here.
         _, tracker = build_connections(settings, self.storage, clock=clock, metrics=metrics)
-        read_and_store = upstreams.reporting_to(NoGateway(), tracker)
+        read_and_store = upstreams.reporting_to(NoGateway(), tracker, self._removals)
         return build_servers(
             settings, self.storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
         )
@@ -249,7 +292,11 @@ async def command_services(
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         if lists is not None:
             await _read_lists(storage.repositories, clock, with_tools=lists == "tools")
-        yield CommandServices(settings, clock, storage, metrics)
+        removals = NotedRemovals()
+        try:
+            yield CommandServices(settings, clock, storage, metrics, removals)
+        finally:
+            await removals.give_back(settings, storage, clock, metrics)
 
 
 async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_tools: bool) -> None:

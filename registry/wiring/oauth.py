@@ -150,7 +150,13 @@ async def build_oauth(
         tokens,
         links,
         Unregistration(
-            authorization_servers, flows, storage.repositories.tokens, background, clock
+            authorization_servers,
+            flows,
+            storage.repositories.tokens,
+            stored,
+            endpoint,
+            background,
+            clock,
         ),
         servers,
         flows,

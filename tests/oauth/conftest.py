@@ -77,6 +77,10 @@ class NoServers:
         del server_id
         return None
 
+    async def all_unchecked(self) -> list[OAuthServer]:
+        """Return nothing."""
+        return []
+
     def client_secret(self, server: OAuthServer) -> str | None:
         """Return the secret of every client."""
         del server

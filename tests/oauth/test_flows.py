@@ -1,5 +1,6 @@
 """Users authorise the registry at a server: the way through the browser, and attacks on it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -10,8 +11,12 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 import pytest
 import pytest_asyncio
+from bson import ObjectId
 
-from registry.auth.identity import ALL_SCOPES, Role, UserContext, default_scopes
+from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext, default_scopes
+from registry.core.metrics import Metrics
+from registry.servers.reconciliation.orphaned_data import OrphanedServerData
+from registry.wiring.commands import NotedRemovals, command_services
 from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 from tests.kit.browser import Browser, browser_at
@@ -460,8 +465,53 @@ async def test_a_registration_is_deleted_with_the_last_server_that_uses_it(world
 
     assert "ada" in renewed
     assert (kept, provider.counts["register"], provider.clients) == (1, 1, {})
+    # Those for the first server would have ended the others with them, had they been revoked.
+    assert [token.is_revoked for token in provider.tokens] == [False, True, True]
     stored = world.rest.parts.database.db["oauth_clients"]
     assert await stored.count_documents({}) == 0
+
+
+async def test_what_was_obtained_for_a_server_that_jarvis_deletes_is_given_back_once(
+    world: World,
+) -> None:
+    for user in (ALICE, BOB):
+        _, link = await world.initiate(user)
+        async with browser_at(world.rest) as browser:
+            await browser.authorise(link)
+    provider, database = world.oauth.provider, world.rest.parts.database
+    settings, clock = world.rest.parts.settings, world.rest.parts.clock
+    server_id = world.server["id"]
+
+    await database.collection("mcpservers").delete_one({"_id": ObjectId(server_id)})
+    async with command_services(settings, changes=False, lists=None) as services:
+        storage = services.storage
+        replicas = [NotedRemovals() for _ in range(2)]
+        for removals in replicas:
+            await OrphanedServerData(
+                services.database, storage.repositories, clock=clock, removals=removals
+            ).remove(server_id)
+        await asyncio.gather(
+            *(one.give_back(settings, storage, clock, Metrics()) for one in replicas)
+        )
+
+    assert (provider.counts["revoke"], provider.counts["unregister"]) == (4, 1)
+    assert all(token.is_revoked for token in provider.tokens)
+    for name in ("tokens", "oauth_clients", "oauth_flows"):
+        assert await database.collection(name).count_documents({}) == 0
+
+
+async def test_what_was_obtained_for_a_server_that_a_command_removes_is_given_back(
+    world: World,
+) -> None:
+    await world.browser.authorise((await world.initiate())[1])
+    provider = world.oauth.provider
+
+    settings = world.rest.parts.settings
+    async with command_services(settings, changes=True, lists=None) as services:
+        await services.servers.delete(world.server["id"], OPERATOR)
+
+    assert (provider.counts["revoke"], provider.counts["unregister"]) == (2, 1)
+    assert provider.find(provider.tokens[0].access_token) is None
 
 
 async def test_who_fails_when_a_token_cannot_be_renewed_is_named(world: World) -> None:

@@ -14,7 +14,9 @@ from bson import ObjectId
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
+from registry.oauth.ports import RemovalListener
 from registry.servers.reconciliation.store import ServerRepositories
+from registry.tokens.values import TokenRow
 
 log = structlog.get_logger()
 
@@ -32,6 +34,7 @@ class OrphanedServerData:
     """The orphaned data of deleted servers.
 
     Args:
+        removals: Revokes users' tokens; without it they stay.
         settle_seconds: Delay between the notification of a deletion and the removal.
     """
 
@@ -41,11 +44,13 @@ class OrphanedServerData:
         repositories: ServerRepositories,
         *,
         clock: Clock,
+        removals: RemovalListener | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._database = database
         self._repositories = repositories
         self._clock = clock
+        self._removals = removals
         self._settle_seconds = settle_seconds
         self._noted: set[str] = set()
         self._woken = asyncio.Event()
@@ -77,7 +82,8 @@ class OrphanedServerData:
     async def remove(self, server_id: str) -> bool:
         """Remove the orphaned data of a server, unless it exists; return whether there was any.
 
-        Users' own values stay: they are stored under the server's name, which another may have.
+        Of users' values, the tokens go that say which server they were obtained for. Others stay:
+        they are stored under the server's name, which another may have.
 
         Raises:
             DatabaseUnavailable: The database is unavailable.
@@ -88,9 +94,9 @@ class OrphanedServerData:
         if await repositories.servers.record_unchecked(server_id) is not None:
             return False
 
-        async def remove(tx: Transaction) -> bool:
+        async def remove(tx: Transaction) -> tuple[bool, list[TokenRow]] | None:
             if await repositories.servers.record_unchecked(server_id, tx) is not None:
-                return False
+                return None
             removed = [
                 await repositories.servers.forget_reading(server_id, tx),
                 await repositories.versions.delete_of(server_id, tx),
@@ -100,9 +106,19 @@ class OrphanedServerData:
                 await repositories.limits.delete_of(server_id, tx),
                 await repositories.acl.delete_of(server_id, tx),
             ]
-            return any(removed)
+            await repositories.flows.delete_of(server_id, self._clock.now(), tx)
+            rows: list[TokenRow] = []
+            if self._removals is not None:
+                rows = await repositories.tokens.take_of_former_server(server_id, tx)
+            return any(removed) or bool(rows), rows
 
-        is_removed = await self._database.transaction(remove)
+        found = await self._database.transaction(remove)
+        if found is None:
+            return False
+        is_removed, rows = found
+        if self._removals is not None:
+            # Also without rows: the process that removed the server may not have come to it.
+            self._removals.removed(server_id, rows)
         if is_removed:
             log.info("orphaned_data_removed", server_id=server_id)
         return is_removed

@@ -203,12 +203,13 @@ class ReadAndStore:
 
     async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
         """Remove a server, then report it; False if *server* is outdated."""
-        if not await self._store.remove(server, user, confirm):
+        rows = await self._store.remove(server, user, confirm)
+        if rows is None:
             return False
         await self._changes.server_changed(server.id)
         self._connections.forget([server.id])
         if self._removals is not None:
-            self._removals.removed(oauth_server(server))
+            self._removals.removed(server.id, rows)
         return True
 
     def report(

@@ -57,6 +57,7 @@ from registry.servers.transport import connection_members
 from registry.servers.values import Discovered, ServerRecord, ServerStatus, names_in
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
+from registry.tokens.values import TokenRow
 from registry.tools.repository import ToolRepository
 from registry.tools.values import ToolEditor
 
@@ -512,14 +513,20 @@ class ServerStore:
                 tenant_id=user.tenant_id,
             )
 
-    async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
-        """Remove a server with everything that belongs to it; False if *server* is outdated."""
+    async def remove(
+        self, server: ServerRecord, user: UserContext, confirm: Confirm
+    ) -> list[TokenRow] | None:
+        """Remove a server with everything that belongs to it.
+
+        Returns:
+            Users' tokens that were removed and are to be revoked; None if *server* is outdated.
+        """
         gone = server_changes(server, None)
 
-        async def remove(tx: Transaction) -> bool:
+        async def remove(tx: Transaction) -> list[TokenRow] | None:
             await confirm(tx)
             if not await self._servers.delete(server.id, server.updated_at, tx):
-                return False
+                return None
             await self._versions.delete_of(server.id, tx)
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
@@ -527,12 +534,14 @@ class ServerStore:
             await self._flows.delete_of(server.id, self._clock.now(), tx)
             policies = await self._policies.delete_of(server.id, tx)
             await self._limits.delete_of(server.id, tx)
+            named = server.server_name, server.tenant_id, server.created_at
+            rows = await self._tokens.rows_of_server(*named, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
             counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
             recorded: JsonObject = {**gone, "removed": counts}
             event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, recorded)
             await self._audit.record(user, event, tx)
-            return True
+            return rows
 
         async with self._large_writes:
             return await self._database.transaction(remove)

@@ -148,6 +148,10 @@ class ServerRepository:
         found = [id_of(row["_id"]) for row in await cursor.limit(limit).to_list()]
         return [server_id for server_id in found if server_id is not None]
 
+    async def with_oauth_unchecked(self) -> list[ServerRecord]:
+        """Return the servers that take access tokens of OAuth."""
+        return await self._records({"config.requiresOAuth": True})
+
     async def warn_of_odd_ids(self) -> None:
         """Log the documents that are no servers, because of their ids."""
         query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
