@@ -4,7 +4,7 @@
 PYTHON ?=
 # 1: uv; 0: venv and pip; empty: uv when it is installed.
 USE_UV ?=
-PYTEST_ARGS ?= -n 3 --dist loadscope
+PYTEST_ARGS ?= -n 4 --dist loadscope
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,8 @@ SOURCES := registry packages scripts tests
 .DEFAULT_GOAL := help
 # Settings of the caller's shell that would lead Python out of our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# Without kept bytecode each worker and each process of the tests compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
