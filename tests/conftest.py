@@ -32,6 +32,7 @@ from registry.gateway.view.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
+from tests.fakes.databases import PreparedDatabases
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 from tests.fakes.oauth.access_tokens import FakeAccessTokens
@@ -183,20 +184,39 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"{daemon.uri}?retryWrites=false"
 
 
+@pytest.fixture(scope="session")
+def prepared_databases(mongo_uri: str) -> Iterator[PreparedDatabases]:
+    databases = PreparedDatabases(mongo_uri)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def database_uri(mongo_uri: str) -> str:
-    """Return a connection string that names a database of this test's own."""
+def database_uri(mongo_uri: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return a connection string that names a database of this test's own.
+
+    It exists, prepared and empty, only for tests that ask for `database` as well.
+    """
     base, question, options = mongo_uri.partition("?")
-    return f"{base.rstrip('/')}/test_{uuid.uuid4().hex}{question}{options}"
+    if "database" not in request.fixturenames:
+        yield f"{base.rstrip('/')}/test_{uuid.uuid4().hex}{question}{options}"
+        return
+    databases: PreparedDatabases = request.getfixturevalue("prepared_databases")
+    name = databases.take() or f"test_{uuid.uuid4().hex}"
+    yield f"{base.rstrip('/')}/{name}{question}{options}"
+    databases.give_back(name)
 
 
 @pytest.fixture
-async def database(database_uri: str) -> AsyncIterator[Database]:
+async def database(
+    database_uri: str, prepared_databases: PreparedDatabases
+) -> AsyncIterator[Database]:
     """Return an empty database with indexes and validators."""
     database = Database(database_uri, timeout_ms=5000)
-    await prepare(database, EXTRA_INDEXES)
+    if not prepared_databases.knows(database.db.name):
+        await prepare(database, EXTRA_INDEXES)
+        prepared_databases.add(database.db.name)
     yield database
-    await database.client.drop_database(database.db.name)
     await database.close()
 
 
