@@ -40,9 +40,9 @@ def named(path: str) -> str:
 @pytest.mark.parametrize("kind", [Kind.LEGACY, Kind.MODERN])
 @pytest.mark.parametrize("path", ["/mcp/demo", "/mcp"])
 async def test_a_call_waits_for_people_and_is_made_once(
+    database: Database,
     stack: AsyncExitStack,
     start_gateway: StartGateway,
-    database: Database,
     cipher: Cipher,
     kind: Kind,
     path: str,
@@ -67,7 +67,7 @@ async def test_a_call_waits_for_people_and_is_made_once(
 
 @pytest.fixture
 async def place(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> Approving:
     """Return two gateways whose calls do not wait."""
     return await stack.enter_async_context(
@@ -207,7 +207,7 @@ async def test_what_an_approval_is_bound_to_changes_before_the_call(
 
 
 async def test_a_waiting_client_is_told_of_progress_and_one_that_cancels_ends_the_request(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> None:
     place = await stack.enter_async_context(
         approving(Kind.LEGACY, start_gateway, database, cipher)
@@ -238,7 +238,7 @@ async def test_a_waiting_client_is_told_of_progress_and_one_that_cancels_ends_th
 
 
 async def test_a_client_of_the_stateless_era_repeats_its_call_until_people_have_decided(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> None:
     times = ApprovalTimes(wait_seconds=30.0, round_seconds=0.2)
     place = await stack.enter_async_context(
@@ -258,7 +258,7 @@ async def test_a_client_of_the_stateless_era_repeats_its_call_until_people_have_
 
 
 async def test_a_client_that_disconnects_leaves_its_request_open(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> None:
     place = await stack.enter_async_context(
         approving(Kind.MODERN, start_gateway, database, cipher)
@@ -279,9 +279,9 @@ async def test_a_client_that_disconnects_leaves_its_request_open(
 
 @pytest.mark.parametrize("speech", [Speech.LEGACY, Speech.MODERN])
 async def test_a_call_may_need_its_users_agreement_and_that_of_other_people(
+    database: Database,
     stack: AsyncExitStack,
     start_gateway: StartGateway,
-    database: Database,
     cipher: Cipher,
     speech: Speech,
 ) -> None:

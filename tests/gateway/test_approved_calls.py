@@ -33,9 +33,9 @@ LONG_AGO = timedelta(minutes=5)
 
 @pytest.fixture
 async def place(
+    database: Database,
     stack: AsyncExitStack,
     start_gateway: StartGateway,
-    database: Database,
     cipher: Cipher,
     upstream: ScriptedUpstream,
 ) -> Approving:
@@ -204,7 +204,7 @@ async def test_a_call_of_a_process_that_is_killed_at_any_moment_is_made_at_most_
 
 @pytest.mark.requirement("E-20")
 async def test_of_many_approvers_and_replicas_one_decides_and_one_sends(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> None:
     place = await stack.enter_async_context(
         approving(Kind.MODERN, start_gateway, database, cipher, gateways=3, times=HANDED_OUT)
@@ -228,7 +228,7 @@ async def test_of_many_approvers_and_replicas_one_decides_and_one_sends(
 
 
 async def test_an_approved_call_of_a_user_in_quarantine_is_not_made(
-    stack: AsyncExitStack, start_gateway: StartGateway, database: Database, cipher: Cipher
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
 ) -> None:
     clock, stored = SystemClock(), FakeQuarantines()
     table = QuarantineTable(stored, clock)

@@ -149,9 +149,9 @@ def reported(*processes: Process) -> dict[str, float]:
 
 @pytest.mark.requirement("R-237")
 async def test_an_approved_call_waits_while_its_budget_is_spent(
+    database: Database,
     stack: AsyncExitStack,
     start_gateway: StartGateway,
-    database: Database,
     cipher: Cipher,
     audit: AuditTrail,
 ) -> None:
