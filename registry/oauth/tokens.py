@@ -108,7 +108,8 @@ class _Entry:
         token: The last one, usable or not: it stays the same object while it is the same token.
         usable_until: Monotonic seconds; in the past if the token must not be used.
         renew_from: When it is renewed in the background.
-        is_outdated: Whether what is stored has changed.
+        is_outdated: Whether what is stored has changed. Only who asked before is answered from it:
+            they would be told to authorise again because somebody renewed the token.
         fails_until: Until when calls fail without another attempt.
         failure: Why there is no token, if only the authorization server can help.
         failed_at: When it was found, UTC.
@@ -190,7 +191,7 @@ class UpstreamTokens:
             if entry is None:
                 return None
         now = self._monotonic()
-        if now >= entry.usable_until:
+        if entry.is_outdated or now >= entry.usable_until:
             return None
         entry.was_used = True
         if now >= entry.renew_from:
@@ -377,10 +378,10 @@ class UpstreamTokens:
         users, rows = frozenset(user_ids), frozenset(row_ids)
         for user_id in users:
             for server_id in self._server_ids.get(user_id, ()):
-                _outdate(self._entries[user_id, server_id])
+                self._entries[user_id, server_id].is_outdated = True
         for entry in self._entries.values() if rows else ():
             if not entry.row_ids.isdisjoint(rows):
-                _outdate(entry)
+                entry.is_outdated = True
         for key, flight in self._flights.items():
             if key[0] in users or rows:
                 flight.is_outdated = True
@@ -391,7 +392,7 @@ class UpstreamTokens:
     def clear(self) -> None:
         """Note that any stored token may have changed."""
         for entry in self._entries.values():
-            _outdate(entry)
+            entry.is_outdated = True
         for flight in self._flights.values():
             flight.is_outdated = True
 
@@ -634,7 +635,7 @@ class UpstreamTokens:
     def _outdate(self, key: Key) -> None:
         entry = self._entries.get(key)
         if entry is not None:
-            _outdate(entry)
+            entry.is_outdated = True
         flight = self._flights.get(key)
         if flight is not None:
             flight.is_outdated = True
@@ -659,11 +660,6 @@ def _key(user: UserContext, server: OAuthServer) -> Key:
     if grant_of(server.config) is Grant.CLIENT_CREDENTIALS:
         return EVERYONE, server.id
     return user.user_id, server.id
-
-
-def _outdate(entry: _Entry) -> None:
-    entry.usable_until = -inf
-    entry.is_outdated = True
 
 
 def _is_same_token(one: AccessToken | None, other: AccessToken | None) -> bool:

@@ -362,6 +362,24 @@ async def test_a_change_during_a_read_is_not_missed(store: OAuthStore, alice: Us
     assert replica.tokens.cached(alice.user_id, server.id) is None
 
 
+async def test_a_change_after_a_read_leaves_those_who_waited_with_what_was_read(
+    store: OAuthStore, alice: UserContext
+) -> None:
+    server, replica = server_named(), store.replica()
+    await authorize(replica, alice, server)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(replica.tokens.get(alice, server))
+        while replica.tokens.cached(alice.user_id, server.id) is None:
+            await others_ran()
+
+        replica.tokens.changed([alice.user_id], [])
+
+        assert not waiting.done()
+        assert replica.tokens.cached(alice.user_id, server.id) is None
+
+    assert waiting.result().value == "a0"
+
+
 async def test_who_asks_after_a_change_gets_nothing_that_was_read_before(
     store: OAuthStore, alice: UserContext
 ) -> None:
