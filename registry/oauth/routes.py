@@ -24,14 +24,14 @@ from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import STATUS, JsonAnswer, error_answers, expected_error
 
 PREFIX = "/api/v1/mcp"
-MAX_PARAMETER_CHARACTERS = 8192
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOKENS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOKENS)]
 """A flow ends with a token of the caller's own, so it takes the scopes of tokens."""
 
 FlowId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Id of the flow.")]
-Parameter = Annotated[str | None, Query(max_length=MAX_PARAMETER_CHARACTERS)]
+Parameter = Annotated[str | None, Query()]
+"""Of any length and form: what is wrong with it is said on a page."""
 
 errors = error_answers(
     {

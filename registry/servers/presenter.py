@@ -164,12 +164,12 @@ def _notice(server: ServerRecord) -> str | None:
     if grant_of(server.config) is Grant.AUTHORIZATION_CODE:
         return (
             "Its tools are not known: nobody has authorised the registry at it yet. "
-            "GET /api/v1/mcp/{server_id}/oauth/initiate, or `registry connect`, begins it."
+            f"GET /api/v1/mcp/{server.id}/oauth/initiate, or `registry connect`, begins it."
         )
     if needs_user_key(server.config):
         return (
             "Its tools were not read yet, because it needs values of its users' own: store yours "
-            "with PUT /api/v1/servers/{id}/user-keys. When an editor of the server does, "
+            f"with PUT /api/v1/servers/{server.id}/user-keys. When an editor of the server does, "
             "its tools are read."
         )
     return None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from typing_extensions import override
 
 from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded
@@ -228,6 +229,8 @@ async def _unexpected(_request: Request, _error: Exception) -> Response:
     )
 
 
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
 CODES = {
     400: "validation_error",
     401: "unauthorized",
@@ -240,7 +243,7 @@ CODES = {
 }
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
     message = {
         404: "No route matches this path.",
@@ -251,6 +254,18 @@ async def _http(_request: Request, error: Exception) -> Response:
         400: "The request body cannot be read.",
     }.get(error.status_code, http.HTTPStatus(error.status_code).phrase)
     code = CODES.get(error.status_code, "validation_error")
-    return JsonAnswer(
-        {"error": code, "message": message}, error.status_code, dict(error.headers or {})
-    )
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # noqa: PLR2004 - HTTP
+        # The router names the methods of the first route with that path alone.
+        headers["Allow"] = ", ".join(sorted(_methods_at(request)))
+    return JsonAnswer({"error": code, "message": message}, error.status_code, headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """Return the methods that the path of a request has."""
+    return {
+        method
+        for method in METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }

@@ -173,7 +173,7 @@ async def test_a_code_of_another_flow_is_refused(world: World) -> None:
     assert await world.tokens() == []
 
 
-@pytest.mark.parametrize("state", [None, "", "x", "A" * 100])
+@pytest.mark.parametrize("state", [None, "", "x", "A" * 100, "A" * 9000])
 async def test_a_response_without_our_state_is_refused(world: World, state: str | None) -> None:
     _, link = await world.initiate()
     callback = await world.browser.sign_in(await world.browser.press(link))
@@ -195,6 +195,23 @@ async def test_the_state_of_another_user_is_refused(world: World) -> None:
 
     assert page.status == 403
     assert await world.tokens(BOB) == []
+
+
+async def test_a_code_that_is_too_long_fails_on_a_page_and_is_sent_nowhere(world: World) -> None:
+    flow_id, link = await world.initiate()
+    callback = await world.browser.sign_in(await world.browser.press(link))
+
+    page = await world.browser.show(changed(callback, code="A" * 9000))
+
+    assert (page.status, page.title) == (502, "Not connected")
+    assert (await world.status(flow_id))["error"] == "The authorization code is malformed."
+    assert world.oauth.provider.counts["token"] == 0
+
+
+async def test_a_method_that_a_page_has_not_is_refused_with_those_that_it_has(rest: Rest) -> None:
+    answer = await rest.client.delete("/api/v1/mcp/oauth/start")
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 
 
 @pytest.mark.parametrize("issuer", ["wrong", "missing"])

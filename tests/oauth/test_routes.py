@@ -110,10 +110,11 @@ async def test_a_page_shows_names_as_text_and_runs_nothing(browser: httpx.AsyncC
     assert "set-cookie" not in page.headers
 
 
+@pytest.mark.parametrize("ticket", ["forged", "x" * 20_000])
 async def test_a_link_that_was_made_elsewhere_is_a_page_that_says_so(
-    browser: httpx.AsyncClient,
+    browser: httpx.AsyncClient, ticket: str
 ) -> None:
-    page = await browser.get(START_PATH, params={"ticket": "forged"})
+    page = await browser.get(START_PATH, params={"ticket": ticket})
 
     assert page.status_code == 422
     assert page.headers["content-type"] == "text/html; charset=utf-8"

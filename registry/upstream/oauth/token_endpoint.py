@@ -305,6 +305,9 @@ def _description(document: JsonObject, hidden: Sequence[str]) -> str:
         return MASK if is_secret else word[0]
 
     text = text[: 10 * DESCRIPTION_CHARACTERS]
+    if any(len(secret) < LEAST_OF_A_SECRET and secret in text for secret in hidden):
+        # What is masked would show what it is: its characters are missing everywhere.
+        return ""
     for secret in hidden:
         text = text.replace(secret, MASK)
     text = WORD.sub(shown, text)

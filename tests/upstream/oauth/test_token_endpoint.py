@@ -248,6 +248,15 @@ def test_descriptions_that_are_no_texts_are_left_out(described: object) -> None:
     assert message == "The authorization server answered invalid_grant."
 
 
+@pytest.mark.parametrize("secret", ["e", "ten", "token"])
+def test_a_description_with_a_short_secret_is_left_out(secret: str) -> None:
+    body = {"error": "invalid_client", "error_description": "forgotten token"}
+
+    message = error_of(answer(body, 400), [secret]).message
+
+    assert message == "The authorization server answered invalid_client."
+
+
 def test_a_secret_is_no_error_code() -> None:
     found = error_of(answer({"error": "s3cret"}, 400), ["s3cret"])
 
