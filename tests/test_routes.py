@@ -31,6 +31,7 @@ OPEN = {
     ("POST", "/api/v1/mcp/oauth/start"),
     ("GET", "/api/v1/mcp/oauth/callback"),
     ("GET", "/api/v1/mcp/oauth/client.json"),
+    ("GET", "/api/v1/mcp/oauth/signing-client.json"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/.well-known/oauth-protected-resource"),
     ("GET", "/.well-known/oauth-protected-resource/mcp"),
@@ -65,6 +66,7 @@ FORGIVING = {
     ("POST", "/api/v1/mcp/oauth/start"),
     ("GET", "/api/v1/mcp/oauth/callback"),
     ("GET", "/api/v1/mcp/oauth/client.json"),
+    ("GET", "/api/v1/mcp/oauth/signing-client.json"),
 }
 """Called by programs that put what they like into address and body."""
 

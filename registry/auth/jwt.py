@@ -80,9 +80,14 @@ class RefreshClaims:
 
 
 class TokenIssuer:
-    """Signs tokens of our own."""
+    """Signs tokens of our own.
+
+    Attributes:
+        jwk: The public key.
+    """
 
     def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
+        self.jwk = keys.jwk
         self._kid = keys.kid
         # Loaded once: reading the PEM checks the primes, which takes longer than signing.
         self._key = jwk.construct(keys.private_pem, "RS256")

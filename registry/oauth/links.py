@@ -20,6 +20,9 @@ from registry.oauth.values import AuthorizationLink, OAuthServer
 START_PATH = "/api/v1/mcp/oauth/start"
 CALLBACK_PATH = "/api/v1/mcp/oauth/callback"
 METADATA_PATH = "/api/v1/mcp/oauth/client.json"
+SIGNING_METADATA_PATH = "/api/v1/mcp/oauth/signing-client.json"
+"""Two documents, because each names one way of authentication: none, or `private_key_jwt`."""
+
 LINK_LIFETIME = timedelta(minutes=10)
 REMEMBERED = 10_000
 FLOW_ID_BYTES = 16

@@ -10,7 +10,12 @@ from starlette.responses import RedirectResponse, Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.oauth.errors import FlowNotFoundError, OtherPageError
-from registry.oauth.links import CALLBACK_PATH, METADATA_PATH, START_PATH
+from registry.oauth.links import (
+    CALLBACK_PATH,
+    METADATA_PATH,
+    SIGNING_METADATA_PATH,
+    START_PATH,
+)
 from registry.oauth.pages import HEADERS, confirm_page, done_page, failed_page
 from registry.oauth.presenter import present_flow, present_link
 from registry.oauth.schemas import FlowAnswer, InitiateAnswer, RevokeAnswer
@@ -164,7 +169,22 @@ async def callback(
 )
 async def client_metadata(request: Request) -> Response:
     """Return the metadata of the registry as an OAuth client; its URL is the client id."""
-    document = _service(request).client_metadata()
+    return _metadata(request, METADATA_PATH)
+
+
+@pages.get(
+    _below(SIGNING_METADATA_PATH),
+    response_model=dict[str, JsonValue],
+    operation_id="get_signing_client_metadata",
+    responses=error_answers({404: "The registry has no public address."})(404),
+)
+async def signing_client_metadata(request: Request) -> Response:
+    """Return them for authorization servers that want clients to authenticate by a key."""
+    return _metadata(request, SIGNING_METADATA_PATH)
+
+
+def _metadata(request: Request, path: str) -> Response:
+    document = _service(request).client_metadata(path)
     return JsonAnswer(document, headers={"Cache-Control": "max-age=3600"})
 
 

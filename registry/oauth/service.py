@@ -165,7 +165,7 @@ class AuthorizationService:
         state_seal: Seals the `state` of flows.
         listener: Notified of each completed flow.
         base_url: The public URL of the registry.
-        metadata: Our client metadata document; None if the registry has no public URL.
+        metadata: Our client metadata documents by path; none if the registry has no public URL.
         begin_seconds: How long the button may take.
     """
 
@@ -183,7 +183,7 @@ class AuthorizationService:
         listener: AuthorizationListener,
         audit: AuditTrail,
         base_url: str,
-        metadata: JsonObject | None,
+        metadata: Mapping[str, JsonObject],
         clock: Clock,
         metrics: Metrics,
         begin_seconds: float = BEGIN_SECONDS,
@@ -212,15 +212,16 @@ class AuthorizationService:
         """Return the current time, for comparing with expiries."""
         return self._clock.now()
 
-    def client_metadata(self) -> JsonObject:
-        """Return our client metadata document.
+    def client_metadata(self, path: str) -> JsonObject:
+        """Return our client metadata document with a path.
 
         Raises:
             NoClientMetadataError: The registry has no public URL.
         """
-        if self._metadata is None:
+        document = self._metadata.get(path)
+        if document is None:
             raise NoClientMetadataError
-        return self._metadata
+        return document
 
     async def initiate(self, server_id: str, user: UserContext) -> AuthorizationLink:
         """Store a pending flow of *user*, and return the link that begins it.

@@ -1,5 +1,6 @@
 """Builds users' access to servers by OAuth."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -12,7 +13,12 @@ from registry.core.metrics import Metrics
 from registry.core.seal import Seal
 from registry.core.settings import Settings
 from registry.oauth.authorization_servers import AuthorizationServers
-from registry.oauth.links import CALLBACK_PATH, METADATA_PATH, LinkSeal
+from registry.oauth.links import (
+    CALLBACK_PATH,
+    METADATA_PATH,
+    SIGNING_METADATA_PATH,
+    LinkSeal,
+)
 from registry.oauth.ports import AuthorizationListener
 from registry.oauth.renewal import Renewal
 from registry.oauth.repository import OAuthClientRepository, OAuthFlowRepository
@@ -27,6 +33,7 @@ from registry.upstream.oauth.http import oauth_http
 from registry.upstream.oauth.metadata import OAuthDiscovery
 from registry.upstream.oauth.registration import ClientRegistrar, client_metadata_document
 from registry.upstream.oauth.token_endpoint import TokenEndpoint
+from registry.upstream.oauth.values import ClientKeys
 from registry.wiring.storage import Storage
 
 
@@ -48,7 +55,7 @@ class Authorizations:
     _authorization_servers: AuthorizationServers
     _endpoint: TokenEndpoint
     _state_seal: Seal
-    _metadata: JsonObject | None
+    _metadata: Mapping[str, JsonObject]
 
     def service(
         self,
@@ -103,9 +110,19 @@ async def build_oauth(
     base_url = settings.base_url
     redirect_uri = f"{base_url}{CALLBACK_PATH}"
     metadata_url = f"{base_url}{METADATA_PATH}" if base_url.startswith("https://") else None
-    metadata = None
+    keys = ClientKeys({"keys": [{**issuer.jwk}]})
+    metadata: dict[str, JsonObject] = {}
     if metadata_url is not None:
-        metadata = client_metadata_document(metadata_url, redirect_uri, client_uri=base_url)
+        signing_url = f"{base_url}{SIGNING_METADATA_PATH}"
+        keys = ClientKeys(keys.jwks, f"{base_url}/.well-known/jwks.json", signing_url)
+        metadata = {
+            METADATA_PATH: client_metadata_document(
+                metadata_url, redirect_uri, client_uri=base_url
+            ),
+            SIGNING_METADATA_PATH: client_metadata_document(
+                signing_url, redirect_uri, client_uri=base_url, keys=keys
+            ),
+        }
     servers = OAuthServerReader(
         storage.repositories.servers,
         storage.repositories.acl,
@@ -117,7 +134,7 @@ async def build_oauth(
     authorization_servers = AuthorizationServers(
         servers,
         OAuthDiscovery(http, guard),
-        ClientRegistrar(http, signs=True),
+        ClientRegistrar(http, keys=keys),
         OAuthClientRepository(database, cipher, clock),
         redirect_uri=redirect_uri,
         metadata_url=metadata_url,

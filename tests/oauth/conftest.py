@@ -210,7 +210,7 @@ async def store(
             servers = AuthorizationServers(
                 NoServers(),
                 OAuthDiscovery(http, guard),
-                ClientRegistrar(http, signs=False),
+                ClientRegistrar(http, keys=None),
                 OAuthClientRepository(reached, cipher, clock),
                 redirect_uri=REDIRECT_URI,
                 metadata_url=None,

@@ -44,7 +44,7 @@ async def servers(database: Database, cipher: Cipher) -> AsyncIterator[Authoriza
         yield AuthorizationServers(
             NoServers(),
             OAuthDiscovery(http, GUARD),
-            ClientRegistrar(http, signs=False),
+            ClientRegistrar(http, keys=None),
             OAuthClientRepository(database, cipher, SystemClock()),
             redirect_uri=REDIRECT_URI,
             metadata_url=None,

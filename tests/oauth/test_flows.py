@@ -12,11 +12,13 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 import pytest
 import pytest_asyncio
 from bson import ObjectId
+from joserfc.jwk import RSAKey
 
 from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext, default_scopes
 from registry.core.metrics import Metrics
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.wiring.commands import NotedRemovals, command_services
+from tests.fakes.oauth.provider import Client
 from tests.fakes.oauth.serving import RunningOAuth, serving_oauth
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 from tests.kit.browser import Browser, browser_at
@@ -486,6 +488,56 @@ async def test_a_registration_is_deleted_with_the_last_server_that_uses_it(world
     assert [token.is_revoked for token in provider.tokens] == [False, True, True]
     stored = world.rest.parts.database.db["oauth_clients"]
     assert await stored.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("is_configured", [False, True], ids=["registered", "configured"])
+async def test_a_client_authenticates_by_its_key_where_it_must(
+    world: World, *, is_configured: bool
+) -> None:
+    provider = world.oauth.provider
+    provider.switches.methods = ["private_key_jwt"]
+    server = world.server
+    if is_configured:
+        keys = (await world.rest.client.get("/.well-known/jwks.json")).json()
+        callback = f"{BASE_URL}/api/v1/mcp/oauth/callback"
+        app = Client("app", "unknown", "private_key_jwt", (callback,), jwks=keys)
+        provider.clients["app"] = app
+        server = await world.rest.register(
+            ROOT,
+            "configured",
+            world.oauth.url,
+            requiresOAuth=True,
+            scope="shared_app",
+            oauth={"client_id": "app"},
+        )
+    own = replace(world, server=server)
+    path = f"/mcp/{server['id']}/oauth/token"
+
+    page = await own.browser.authorise((await own.initiate())[1])
+    provider.expire()
+    renewed = await own.rest.call_tool(ALICE, server["path"].removeprefix("/mcp/"), "whoami")
+    revoked = await own.rest.ask(ALICE, "DELETE", path)
+
+    assert page.title.endswith("is connected")
+    assert "ada" in renewed
+    assert revoked.json()["revokedAtProvider"] is True
+    # Each with an assertion of its own: the code, the refresh, and two revocations.
+    assert len(provider.assertions) == 4
+    assert [one.method for one in provider.clients.values()] == ["private_key_jwt"]
+
+
+async def test_a_client_whose_key_is_another_is_refused(world: World) -> None:
+    provider = world.oauth.provider
+    provider.switches.methods = ["private_key_jwt"]
+    callback = await world.browser.sign_in(await world.browser.press((await world.initiate())[1]))
+    [client] = provider.clients.values()
+    client.jwks = {"keys": [RSAKey.generate_key(2048, {"kid": "other"}).as_dict(private=False)]}
+
+    page = await world.browser.show(callback)
+
+    assert page.status == 502
+    assert "invalid_client" in page.text
+    assert await world.tokens() == []
 
 
 async def test_what_was_obtained_for_a_server_that_jarvis_deletes_is_given_back_once(

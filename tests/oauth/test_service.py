@@ -81,7 +81,7 @@ async def test_the_button_says_when_an_authorization_server_does_not_answer(
         listener=Nobody(),
         audit=audit,
         base_url=BASE_URL,
-        metadata=None,
+        metadata={},
         clock=replica.clock,
         metrics=metrics,
         begin_seconds=0.05,

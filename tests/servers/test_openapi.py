@@ -137,6 +137,7 @@ WITH_INPUT = (
 WITHOUT_INPUT = (
     "list_connections",
     "get_client_metadata",
+    "get_signing_client_metadata",
     "get_server_stats",
     "jwks",
     "resource_metadata",

@@ -18,6 +18,7 @@ OF_OTHERS = frozenset(
         "/api/v1/tokens/{token_id}",
         "/api/v1/mcp/oauth/status/{flow_id}",
         "/api/v1/mcp/oauth/client.json",
+        "/api/v1/mcp/oauth/signing-client.json",
         "/api/v1/mcp/{server_id}/oauth/initiate",
     }
 )

@@ -10,6 +10,7 @@ from registry.upstream.oauth.token_endpoint import error_of, is_credential, is_s
 from registry.upstream.oauth.values import (
     AuthorizationServer,
     ClientAuthentication,
+    ClientKeys,
     ClientKind,
     ConfiguredClient,
     OAuthClientIdentity,
@@ -19,11 +20,10 @@ CLIENT_NAME = "MCP Gateway Registry"
 SOFTWARE_ID = "mcp-gateway-registry"
 GRANT_TYPES = ("authorization_code", "refresh_token")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-PREFERRED = (
-    ClientAuthentication.CLIENT_SECRET_BASIC,
-    ClientAuthentication.CLIENT_SECRET_POST,
-    ClientAuthentication.NONE,
-)
+BASIC, NONE = ClientAuthentication.CLIENT_SECRET_BASIC, ClientAuthentication.NONE
+SIGNED = ClientAuthentication.PRIVATE_KEY_JWT
+PREFERRED = (BASIC, ClientAuthentication.CLIENT_SECRET_POST, NONE)
+SIGNING_ALGORITHM = "RS256"
 CREATED = frozenset({200, 201})
 DELETED = frozenset({200, 204})
 LAST_SECOND = 253_402_300_799
@@ -45,12 +45,12 @@ class ClientRegistrar:
 
     Args:
         http: Sends registrations.
-        signs: Whether `private_key_jwt` is possible.
+        keys: With which `private_key_jwt` is possible; None if it is not.
     """
 
-    def __init__(self, http: OAuthHttp, *, signs: bool) -> None:
+    def __init__(self, http: OAuthHttp, *, keys: ClientKeys | None) -> None:
         self._http = http
-        self._signs = signs
+        self._keys = keys
 
     async def client(
         self,
@@ -77,11 +77,14 @@ class ClientRegistrar:
         if configured is not None:
             return self.configured(server, configured)
         if metadata_url is not None and server.accepts_metadata_documents:
+            # Each document says how its client authenticates.
+            authentication = self._keyless(server)
+            if authentication is SIGNED and self._keys is not None:
+                metadata_url = self._keys.metadata_url or metadata_url
             return OAuthClientIdentity(
                 metadata_url,
                 ClientKind.METADATA_DOCUMENT,
-                # As the document says.
-                ClientAuthentication.NONE,
+                authentication,
                 document={"client_id": metadata_url, "redirect_uris": [redirect_uri]},
             )
         if server.registration_endpoint is None:
@@ -113,10 +116,8 @@ class ClientRegistrar:
     def _keyless(self, server: AuthorizationServer) -> ClientAuthentication:
         """Return how a client without a secret authenticates."""
         offered = server.token_authentications or ()
-        method = ClientAuthentication.PRIVATE_KEY_JWT
-        if self._signs and method in offered and ClientAuthentication.NONE not in offered:
-            return method
-        return ClientAuthentication.NONE
+        is_signed = self._keys is not None and SIGNED in offered and NONE not in offered
+        return SIGNED if is_signed else NONE
 
     async def _register(
         self,
@@ -126,9 +127,8 @@ class ClientRegistrar:
         scopes: Sequence[str] | None,
     ) -> OAuthClientIdentity:
         offered = server.token_authentications
-        wanted = next(
-            (one for one in PREFERRED if offered is None or one in offered), PREFERRED[0]
-        )
+        possible = PREFERRED if self._keys is None else (*PREFERRED, SIGNED)
+        wanted = next((one for one in possible if offered is None or one in offered), BASIC)
         document: JsonObject = {
             "client_name": CLIENT_NAME,
             "software_id": SOFTWARE_ID,
@@ -138,6 +138,8 @@ class ClientRegistrar:
             "token_endpoint_auth_method": wanted.value,
             "application_type": application_type(redirect_uri),
         }
+        if self._keys is not None and wanted is SIGNED:
+            document |= key_members(self._keys)
         if scopes:
             document["scope"] = " ".join(scopes)
         answer = await self._http.post_json(endpoint, document)
@@ -166,8 +168,16 @@ class ClientRegistrar:
         return answer.status in DELETED
 
 
+def key_members(keys: ClientKeys) -> JsonObject:
+    """Return what metadata of a client say of its keys: where they are, else themselves."""
+    members: JsonObject = {"token_endpoint_auth_signing_alg": SIGNING_ALGORITHM}
+    if keys.jwks_uri is not None:
+        return {**members, "jwks_uri": keys.jwks_uri}
+    return {**members, "jwks": keys.jwks}
+
+
 def client_metadata_document(
-    metadata_url: str, redirect_uri: str, *, client_uri: str
+    metadata_url: str, redirect_uri: str, *, client_uri: str, keys: ClientKeys | None = None
 ) -> JsonObject:
     """Return the document behind a client id that is a URL.
 
@@ -175,6 +185,7 @@ def client_metadata_document(
         metadata_url: The client id.
         redirect_uri: Where authorization responses go.
         client_uri: A page about the client.
+        keys: With which it authenticates; None if it does not.
     """
     return {
         "client_id": metadata_url,
@@ -183,8 +194,9 @@ def client_metadata_document(
         "redirect_uris": [redirect_uri],
         "grant_types": [*GRANT_TYPES],
         "response_types": ["code"],
-        "token_endpoint_auth_method": ClientAuthentication.NONE.value,
+        "token_endpoint_auth_method": (NONE if keys is None else SIGNED).value,
         "application_type": application_type(redirect_uri),
+        **({} if keys is None else key_members(keys)),
     }
 
 
@@ -197,9 +209,9 @@ def application_type(redirect_uri: str) -> str:
 def _with_secret(offered: tuple[str, ...] | None) -> ClientAuthentication:
     """Return how a client with a secret authenticates; RFC 8414 names the default."""
     post = ClientAuthentication.CLIENT_SECRET_POST
-    if offered and ClientAuthentication.CLIENT_SECRET_BASIC not in offered and post in offered:
+    if offered and BASIC not in offered and post in offered:
         return post
-    return ClientAuthentication.CLIENT_SECRET_BASIC
+    return BASIC
 
 
 def _grant_types(server: AuthorizationServer) -> list[str]:
@@ -226,7 +238,8 @@ def _registered(
     if secret is not None and not is_credential(secret):
         raise OAuthError("The registration answered a client_secret that cannot be used.")
     given = document.get("token_endpoint_auth_method") or wanted.value
-    if given not in PREFERRED:
+    # Of no use without the keys that were sent.
+    if given not in PREFERRED and given != wanted:
         raise OAuthError("The registration wants a way of authentication that is not supported.")
     # 0 stands for never (RFC 7591, 3.2.1).
     expires_at = seconds_of(document.get("client_secret_expires_at"))
@@ -240,10 +253,15 @@ def _registered(
     if scopes or granted:
         # With those that were asked for, or they would be asked for again and again.
         kept["scope"] = " ".join(dict.fromkeys((*granted, *scopes)))
+    authentication = ClientAuthentication(given)
+    if authentication is SIGNED:
+        secret = None
+    elif secret is None:
+        authentication = NONE
     return OAuthClientIdentity(
         str(client_id),
         ClientKind.REGISTERED,
-        ClientAuthentication.NONE if secret is None else ClientAuthentication(given),
+        authentication,
         None if secret is None else str(secret),
         expires_at=None if expires_at is None or expires_at > LAST_SECOND else expires_at,
         document=kept,

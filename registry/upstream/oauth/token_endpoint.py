@@ -144,7 +144,7 @@ class TokenEndpoint:
         endpoint = server.revocation_endpoint
         if endpoint is None:
             return False
-        fields, headers = self._authenticated(server, client, endpoint)
+        fields, headers = self._authenticated(server, client)
         sent = [("token", token), ("token_type_hint", hint), *fields]
         answer = await self._http.post_form(endpoint, sent, headers)
         if answer.is_unavailable:
@@ -162,7 +162,7 @@ class TokenEndpoint:
             sent.append(("scope", " ".join(scopes)))
         if request.resource is not None:
             sent.append(("resource", request.resource))
-        identity, headers = self._authenticated(request.server, request.client, endpoint)
+        identity, headers = self._authenticated(request.server, request.client)
         sent += identity
         answer = await self._http.post_form(endpoint, sent, headers)
         tokens = tokens_of(answer)
@@ -172,7 +172,7 @@ class TokenEndpoint:
         return tokens
 
     def _authenticated(
-        self, server: AuthorizationServer, client: OAuthClientIdentity, endpoint: str
+        self, server: AuthorizationServer, client: OAuthClientIdentity
     ) -> tuple[Fields, dict[str, str]]:
         secret = client.client_secret or ""
         match client.authentication:
@@ -184,7 +184,9 @@ class TokenEndpoint:
             case ClientAuthentication.CLIENT_SECRET_POST:
                 return [("client_id", client.client_id), ("client_secret", secret)], {}
             case ClientAuthentication.PRIVATE_KEY_JWT:
-                assertion = self._assertion(client.client_id, server.issuer or endpoint)
+                assertion = self._assertion(
+                    client.client_id, server.issuer or server.token_endpoint
+                )
                 return [
                     ("client_id", client.client_id),
                     ("client_assertion_type", ASSERTION_TYPE),

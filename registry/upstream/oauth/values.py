@@ -113,6 +113,21 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientKeys:
+    """The keys with which the registry authenticates as a client (RFC 7523), as others see them.
+
+    Attributes:
+        jwks: The public keys, as a JWK set.
+        jwks_uri: Where it is published; None if that is not public.
+        metadata_url: URL of the client metadata document that names them; None likewise.
+    """
+
+    jwks: JsonObject
+    jwks_uri: str | None = None
+    metadata_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRequest:
     """What every request at a token endpoint contains.
 

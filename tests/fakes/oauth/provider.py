@@ -18,6 +18,7 @@ from authlib.oauth2.rfc6749 import (
     AuthorizationServer,
     BaseGrant,
     ClientMixin,
+    InvalidClientError,
     InvalidGrantError,
     InvalidRequestError,
     JsonRequest,
@@ -31,6 +32,7 @@ from authlib.oauth2.rfc6749 import (
 )
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7009 import RevocationEndpoint
+from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7591 import ClientRegistrationEndpoint
 from authlib.oauth2.rfc7636 import CodeChallenge
 from joserfc import jwt
@@ -38,9 +40,11 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey
 from typing_extensions import override
 
-METHODS = ["none", "client_secret_basic", "client_secret_post"]
+SECRET_METHODS = ["none", "client_secret_basic", "client_secret_post"]
+METHODS = [*SECRET_METHODS, "private_key_jwt"]
 SCOPES = ["read", "write", "admin", "offline_access"]
 CODE_SECONDS = 60
+LONGEST_ASSERTION_SECONDS = 300
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
 JWT_KEY = OctKey.import_key("a key of the tests, long enough for HS256")
@@ -70,6 +74,7 @@ class Switches:
         documents: Whether client ids may be URLs of metadata documents.
         revokes: Whether there is a revocation endpoint.
         exchanges: Whether assertions about users are exchanged (RFC 8693).
+        methods: How clients may authenticate, as the metadata tells.
     """
 
     lifetime: int = 3600
@@ -90,6 +95,7 @@ class Switches:
     documents: bool = False
     revokes: bool = True
     exchanges: bool = False
+    methods: list[str] = field(default_factory=lambda: [*SECRET_METHODS])
 
 
 @dataclass(slots=True)
@@ -101,6 +107,7 @@ class Client(ClientMixin):
     method: str
     redirect_uris: tuple[str, ...]
     grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
+    jwks: Any = None
 
     @override
     def get_client_id(self) -> str:
@@ -206,6 +213,7 @@ class Provider:
             `unregister`.
         registrations: With what clients manage themselves, by client id.
         trusted: Keys of assertions, as a JWK set; without them none is exchanged.
+        assertions: Ids of the assertions that clients have authenticated with.
         token_answers: Cleared, the token endpoint answers once it is set again.
     """
 
@@ -217,6 +225,7 @@ class Provider:
     tokens: list[Token] = field(default_factory=list)
     registrations: dict[str, str] = field(default_factory=dict)
     trusted: Any = None
+    assertions: set[str] = field(default_factory=set)
     token_answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -256,7 +265,7 @@ class Provider:
             "scopes_supported": SCOPES,
             "response_types_supported": ["code"],
             "grant_types_supported": ["authorization_code", "refresh_token"],
-            "token_endpoint_auth_methods_supported": METHODS,
+            "token_endpoint_auth_methods_supported": self.switches.methods,
         }
         switches = self.switches
         if switches.registers:
@@ -285,6 +294,7 @@ class _Server(AuthorizationServer):
         self.register_grant(_RefreshGrant)
         self.register_grant(grants.ClientCredentialsGrant)
         self.register_grant(_ExchangeGrant)
+        self.register_client_auth_method("private_key_jwt", _ClientAssertion(provider))
         self.register_endpoint(_Registration)
         self.register_endpoint(_Revocation)
 
@@ -353,6 +363,38 @@ class _Server(AuthorizationServer):
     @override
     def handle_response(self, status: int, body: Any, headers: Any) -> tuple[int, Any, Any]:
         return status, body, headers
+
+
+class _ClientAssertion(JWTBearerClientAssertion):
+    """Takes assertions (RFC 7523) that a client signed for this provider, each once."""
+
+    CLIENT_AUTH_METHOD = "private_key_jwt"
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(leeway=5)
+        self._provider = provider
+
+    @override
+    def get_audiences(self) -> list[str]:
+        return [self._provider.issuer, f"{self._provider.issuer}/token"]
+
+    @override
+    def verify_claims(self, claims: Any) -> None:
+        super().verify_claims(claims)
+        if claims["exp"] > time.time() + LONGEST_ASSERTION_SECONDS:
+            raise InvalidClientError(description="The assertion is valid for too long.")
+
+    @override
+    def validate_jti(self, claims: Any, jti: str) -> bool:
+        is_new = jti not in self._provider.assertions
+        self._provider.assertions.add(jti)
+        return is_new
+
+    @override
+    def resolve_client_public_key(self, client: Client) -> KeySet:
+        if client.jwks is None:
+            raise InvalidClientError(description="The client has no keys.")
+        return KeySet.import_key_set(client.jwks)
 
 
 class _CodeGrant(grants.AuthorizationCodeGrant):
@@ -480,6 +522,7 @@ class _Registration(ClientRegistrationEndpoint):
             client_metadata.get("token_endpoint_auth_method", "client_secret_basic"),
             tuple(client_metadata.get("redirect_uris", ())),
             tuple(client_metadata.get("grant_types", ("authorization_code",))),
+            client_metadata.get("jwks"),
         )
         if not client.redirect_uris:
             raise InvalidRequestError("redirect_uris is missing.")

@@ -44,7 +44,7 @@ def endpoint(http: OAuthHttp) -> TokenEndpoint:
 async def authorised(running: RunningOAuth, http: OAuthHttp) -> tuple[TokenRequest, Tokens]:
     found = await OAuthDiscovery(http, GUARD).of_server(running.url, {}, None)
     scopes = found.resource.scopes
-    client = await ClientRegistrar(http, signs=False).client(
+    client = await ClientRegistrar(http, keys=None).client(
         found.server, None, redirect_uri=REDIRECT_URI, metadata_url=None, scopes=scopes
     )
     verifier, resource = new_verifier(), found.resource.resource

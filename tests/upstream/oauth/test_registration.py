@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from registry.core.json import JsonObject
 from registry.upstream.oauth.errors import AuthorizationServerUnavailableError, OAuthError
 from registry.upstream.oauth.http import OAuthHttp
 from registry.upstream.oauth.registration import (
@@ -16,6 +17,7 @@ from registry.upstream.oauth.registration import (
 from registry.upstream.oauth.values import (
     AuthorizationServer,
     ClientAuthentication,
+    ClientKeys,
     ClientKind,
     ConfiguredClient,
     OAuthClientIdentity,
@@ -27,6 +29,10 @@ BASIC = ClientAuthentication.CLIENT_SECRET_BASIC
 POST = ClientAuthentication.CLIENT_SECRET_POST
 JWT = ClientAuthentication.PRIVATE_KEY_JWT
 REDIRECT_URI = "https://registry.example.com/api/v1/mcp/oauth/callback"
+SIGNING_URL = "https://registry.example.com/oauth/signing-client.json"
+JWKS_URI = "https://registry.example.com/.well-known/jwks.json"
+JWKS: JsonObject = {"keys": [{"kty": "RSA", "kid": "1", "n": "n", "e": "AQAB"}]}
+KEYS = ClientKeys(JWKS, JWKS_URI, SIGNING_URL)
 METADATA_URL = "https://registry.example.com/oauth/client.json"
 
 
@@ -43,9 +49,9 @@ async def client_of(
     *,
     metadata_url: str | None = METADATA_URL,
     scopes: tuple[str, ...] | None = ("read",),
-    signs: bool = True,
+    keys: ClientKeys | None = None,
 ) -> OAuthClientIdentity:
-    registrar = ClientRegistrar(http, signs=signs)
+    registrar = ClientRegistrar(http, keys=keys)
     return await registrar.client(
         at, configured, redirect_uri=REDIRECT_URI, metadata_url=metadata_url, scopes=scopes
     )
@@ -86,7 +92,7 @@ def test_a_configured_client_authenticates_as_configured_or_as_the_server_offers
 ) -> None:
     at = AuthorizationServer("x", None, "https://x/token", token_authentications=offered)
 
-    found = ClientRegistrar(http, signs=True).configured(at, ConfiguredClient("c", secret, chosen))
+    found = ClientRegistrar(http, keys=KEYS).configured(at, ConfiguredClient("c", secret, chosen))
 
     assert found.authentication is expected
 
@@ -94,25 +100,59 @@ def test_a_configured_client_authenticates_as_configured_or_as_the_server_offers
 def test_without_a_key_nothing_is_signed(http: OAuthHttp) -> None:
     at = AuthorizationServer("x", None, "y", token_authentications=("private_key_jwt",))
 
-    found = ClientRegistrar(http, signs=False).configured(at, ConfiguredClient("c"))
+    found = ClientRegistrar(http, keys=None).configured(at, ConfiguredClient("c"))
 
     assert found.authentication is NONE
 
 
+@pytest.mark.parametrize(
+    ("offered", "keys", "url", "authentication"),
+    [
+        (None, KEYS, METADATA_URL, NONE),
+        (("private_key_jwt", "none"), KEYS, METADATA_URL, NONE),
+        (("private_key_jwt",), None, METADATA_URL, NONE),
+        (("private_key_jwt",), KEYS, SIGNING_URL, JWT),
+    ],
+)
 async def test_a_metadata_document_comes_before_a_registration(
-    http: OAuthHttp, host: Documents
+    http: OAuthHttp,
+    host: Documents,
+    offered: tuple[str, ...] | None,
+    keys: ClientKeys | None,
+    url: str,
+    authentication: ClientAuthentication,
 ) -> None:
-    at = server(host, accepts_metadata_documents=True, token_authentications=("private_key_jwt",))
+    at = server(host, accepts_metadata_documents=True, token_authentications=offered)
 
-    found = await client_of(http, at)
+    found = await client_of(http, at, keys=keys)
 
     assert found == OAuthClientIdentity(
-        METADATA_URL,
+        url,
         ClientKind.METADATA_DOCUMENT,
-        NONE,
-        document={"client_id": METADATA_URL, "redirect_uris": [REDIRECT_URI]},
+        authentication,
+        document={"client_id": url, "redirect_uris": [REDIRECT_URI]},
     )
     assert host.seen == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [(KEYS, {"jwks_uri": JWKS_URI}), (ClientKeys(JWKS), {"jwks": JWKS})],
+    ids=["public", "not public"],
+)
+async def test_keys_are_registered_where_clients_must_authenticate_by_them(
+    http: OAuthHttp, host: Documents, keys: ClientKeys, named: JsonObject
+) -> None:
+    answered = {"client_id": "new", "client_secret": "unused"}
+    host.answers["/register"] = answered | {"token_endpoint_auth_method": "private_key_jwt"}
+    at = server(host, token_authentications=("private_key_jwt", "tls_client_auth"))
+
+    found = await client_of(http, at, metadata_url=None, keys=keys)
+
+    asked = json.loads(host.bodies[0])
+    members = ("token_endpoint_auth_method", "token_endpoint_auth_signing_alg", *named)
+    assert [asked[name] for name in members] == ["private_key_jwt", "RS256", *named.values()]
+    assert (found.authentication, found.client_secret) == (JWT, None)
 
 
 async def test_a_document_that_is_not_public_is_not_used(http: OAuthHttp, host: Documents) -> None:
@@ -132,7 +172,7 @@ async def test_a_registration_is_deleted_where_it_was_made(
     host.answers["/r/new"] = answered
     found = await client_of(http, server(host))
 
-    deleted = await ClientRegistrar(http, signs=False).unregister(found)
+    deleted = await ClientRegistrar(http, keys=None).unregister(found)
 
     assert deleted is (answered < 400)
     assert host.seen[-1] == "DELETE /r/new"
@@ -149,7 +189,7 @@ async def test_nothing_is_sent_to_where_else_a_registration_points(
     host.answers["/register"] = {"client_id": "new", **managed}
     found = await client_of(http, server(host))
 
-    assert await ClientRegistrar(http, signs=False).unregister(found) is False
+    assert await ClientRegistrar(http, keys=None).unregister(found) is False
     assert found.document == {"client_id": "new", "scope": "read"}
     assert host.seen == ["POST /register"]
 
@@ -401,4 +441,19 @@ def test_the_metadata_document_names_itself() -> None:
         "response_types": ["code"],
         "token_endpoint_auth_method": "none",
         "application_type": "web",
+    }
+
+
+def test_the_other_metadata_document_names_where_the_keys_are() -> None:
+    page = "https://registry.example.com"
+    plain = client_metadata_document(METADATA_URL, REDIRECT_URI, client_uri=page)
+
+    document = client_metadata_document(SIGNING_URL, REDIRECT_URI, client_uri=page, keys=KEYS)
+
+    assert document == {
+        **plain,
+        "client_id": SIGNING_URL,
+        "token_endpoint_auth_method": "private_key_jwt",
+        "token_endpoint_auth_signing_alg": "RS256",
+        "jwks_uri": JWKS_URI,
     }
