@@ -380,13 +380,18 @@ class GatewayBuilder:
             self.notification_streams,
             self.peers,
             self.ended_sessions,
-            completions=AuthorizationCompletions(
-                self.tokens, self.notification_streams, self.background_tasks
-            ),
+            completions=self.completions,
             questions=self.questions,
             governance=self.governance,
             recorder=self.recorder,
             latency_watcher=self.latency_watcher,
+        )
+
+    @cached_property
+    def completions(self) -> AuthorizationCompletions:
+        """Tells sessions that their user has authorised the registry at a server."""
+        return AuthorizationCompletions(
+            self.tokens, self.notification_streams, self.background_tasks
         )
 
     @cached_property
@@ -406,6 +411,7 @@ class GatewayBuilder:
                 self.request_states,
                 self.latency_watcher,
             ),
+            completions=self.completions,
             states=self.request_states,
             questions=self.questions,
             quarantines=self.quarantines,

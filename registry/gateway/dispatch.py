@@ -20,11 +20,12 @@ from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.drain import Drain
 from registry.core.json import members
+from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.client.answers import CANCELLED
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.authorization import AuthorizationPrompts, opens_urls
-from registry.gateway.edge.client_sessions import ClientSessions, client_name
+from registry.gateway.edge.client_sessions import ClientSession, ClientSessions, client_name
 from registry.gateway.edge.eras import header_era, message_era
 from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
 from registry.gateway.edge.limits import CallLimits
@@ -84,6 +85,7 @@ class Dispatcher:
         instance: Identifies requests that come back to this deployment.
         sessions: Tells the gateway's own sessions from those with servers.
         prompts: Asks callers to authorise the registry at a server.
+        completions: Tells sessions that their user has done so.
         limits: Gets the permits of calls back.
         quarantines: What is refused whatever else holds; may end calls under way.
         states: What repeated requests of the stateless era bring back.
@@ -102,6 +104,7 @@ class Dispatcher:
         sessions: ClientSessions,
         *,
         prompts: AuthorizationPrompts,
+        completions: AuthorizationCompletions,
         limits: CallLimits,
         quarantines: QuarantineTable,
         states: RequestStates,
@@ -116,6 +119,7 @@ class Dispatcher:
         self._instance = instance
         self._sessions = sessions
         self._prompts = prompts
+        self._completions = completions
         self._limits = limits
         self._quarantines = quarantines
         self._under_way: set[GatewayRequest] = set()
@@ -319,13 +323,19 @@ class Dispatcher:
     ) -> None:
         """Have the caller authorise the registry at an unread server, and wait for its tools."""
         exchange.served_by(route)
+        session: ClientSession | None = None
         sealed = exchange.headers.get("mcp-session-id")
         if sealed is not None and not exchange.is_modern:
             scope_id = route.server_id if exchange.slug else COMBINED
             if self._sessions.is_own(user, scope_id, sealed):
                 session = self._sessions.resume(user, scope_id, sealed)
                 exchange.opens_urls = opens_urls(session.capabilities)
-        await self._admission.first_access(route, user)
+        try:
+            await self._admission.first_access(route, user)
+        except AuthorizationRequired as required:
+            if session is not None and exchange.opens_urls:
+                self._completions.follow(session.nonce, user.user_id, required)
+            raise
 
     def admit(
         self,

@@ -418,9 +418,12 @@ def with_tools(gateway: Gateway, *names: str) -> Route:
     return make_route(route.url, oauth=route.oauth, headers={}, tools=entries)
 
 
+@pytest.mark.parametrize("is_read", [True, False])
 async def test_a_session_learns_that_its_user_has_finished(
-    gateway: Gateway, tokens: FakeAccessTokens
+    gateway: Gateway, tokens: FakeAccessTokens, *, is_read: bool
 ) -> None:
+    if not is_read:
+        gateway.routes.replace(with_tools(gateway))
     session = await begin(gateway, **URLS)
     async with hearing(gateway, head(mcp_session_id=session), "demo") as stream:
         asked = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
