@@ -79,8 +79,23 @@ class Connector(Protocol):
             DatabaseUnavailable: The server cannot be read.
         """
 
+    async def check_of_user(self, server_id: str, user_id: str) -> None:
+        """Connect with a user's own access token, if they may still use the server; store nothing.
+
+        Raises:
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server or the user cannot be read.
+        """
+
     async def recently_connected(self, limit: int) -> list[str]:
         """Return the servers that were connected to last, the latest first.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+
+    async def recently_authorized(self, limit: int) -> list[tuple[str, str]]:
+        """Return the servers and users whose access tokens are the newest, the latest first.
 
         Raises:
             DatabaseUnavailable: They cannot be read.

@@ -60,7 +60,7 @@ class Reconnection:
     Args:
         connector: Contacts servers.
         tracker: The connections of this process.
-        at_start: How many servers are connected to at start.
+        at_start: How many servers, and users' own connections, are checked at start.
         chance: Returns numbers from 0 to 1, for jitter.
     """
 
@@ -112,18 +112,20 @@ class Reconnection:
         return result
 
     async def start(self) -> None:
-        """Connect to the servers that were connected to last, in the background.
+        """Make the connections that were made last, in the background.
 
-        So that after a restart a server that answers is shown as connected. Nothing is stored.
+        So that after a restart a server that answers is shown as connected, to users with access
+        tokens of their own too, and one that does not is shown as failed. Nothing is stored.
         """
         if not self._at_start:
             return
         try:
             server_ids = await self._connector.recently_connected(self._at_start)
+            of_users = await self._connector.recently_authorized(self._at_start)
         except DatabaseUnavailable:
             return
-        for server_id in server_ids:
-            self._background.soon(self._check(server_id, self._chance() * SPREAD_SECONDS))
+        for key in (*((server_id, None) for server_id in server_ids), *of_users):
+            self._background.soon(self._check(*key, self._chance() * SPREAD_SECONDS))
 
     async def follow(self) -> None:
         """Connect at start, and again to servers that fail, until cancelled."""
@@ -152,7 +154,7 @@ class Reconnection:
             elif retries.due_at <= now < retries.until:
                 retries.failures += 1
                 retries.due_at = now + backoff_seconds(retries.failures, self._chance())
-                self._background.soon(self._check(server_id, 0.0))
+                self._background.soon(self._check(server_id, None, 0.0))
 
     async def _made(self, key: tuple[str, str | None], user: UserContext) -> Reconnected:
         self._under_way.add(key)
@@ -169,16 +171,19 @@ class Reconnection:
             self._under_way.discard(key)
         return Reconnected()
 
-    async def _check(self, server_id: str, after_seconds: float) -> None:
+    async def _check(self, server_id: str, user_id: str | None, after_seconds: float) -> None:
         await self._clock.sleep(after_seconds)
-        key = (server_id, None)
+        key = (server_id, user_id)
         async with self._places:
             if key in self._under_way:
                 return
             self._under_way.add(key)
             try:
                 with self._tracker.reconnecting(*key):
-                    await self._connector.check(server_id)
+                    if user_id is None:
+                        await self._connector.check(server_id)
+                    else:
+                        await self._connector.check_of_user(server_id, user_id)
             except (RegistryError, DatabaseUnavailable) as exc:
                 log.debug("connection_check_failed", server_id=server_id, error=str(exc))
             finally:

@@ -184,14 +184,20 @@ class ConnectionTracker:
         if user_id is not None:
             self._users.pop((server_id, user_id), None)
 
-    def checked(self, server_id: str, version: Version, problem: str | None) -> None:
-        """Note the result of a check of the gateway's own connection. Nothing is stored.
+    def checked(
+        self, server_id: str, version: Version, problem: str | None, user_id: str | None = None
+    ) -> None:
+        """Note the result of a check of a connection. Nothing is stored.
 
         Args:
             server_id: Which server.
             version: Of its configuration.
             problem: Why the connection does not work; None if it does.
+            user_id: Whose connection it is; None for the gateway's own.
         """
+        if user_id is not None:
+            self._checked_of_user(server_id, version, problem, user_id)
+            return
         before = self._servers.get(server_id)
         if _is_old(before, version):
             return
@@ -204,6 +210,19 @@ class ConnectionTracker:
             self.completed(server_id, version, None)
         else:
             self._servers[server_id] = Connection(ConnectionState.CONNECTED, version, now)
+
+    def _checked_of_user(
+        self, server_id: str, version: Version, problem: str | None, user_id: str
+    ) -> None:
+        key = (server_id, user_id)
+        before, now = self._users.get(key), self._clock.now()
+        if _is_old(before, version):
+            return
+        if problem is None:
+            self._users[key] = answered(before, version, now)
+        else:
+            attempt = failures_of(before, version)
+            self._users[key] = failed(before, version, now, attempt, problem)
 
     def failing(self) -> list[str]:
         """Return the servers to which the gateway's own connection has failed."""

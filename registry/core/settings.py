@@ -330,7 +330,8 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description="How many servers a process connects to when it starts, those connected to "
-        "last first, so that their state is known before the first call; 0 for none.",
+        "last first, and how many users' own access tokens to servers are tried, the newest "
+        "first, so that their state is known before the first call; 0 for none.",
     )
     server_versions_kept: int = Field(
         default=50,

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable
 
-from registry.auth.identity import SYNCHRONISER, UserContext
+from registry.auth.identity import SYNCHRONISER, Role, UserContext
+from registry.auth.repository import DirectoryRepository
 from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
 from registry.oauth.ports import OAuthServers
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import (
@@ -16,6 +18,7 @@ from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.discovery import DiscoveryService, Eras
+from registry.tokens.repository import TokenRepository
 
 
 class UpstreamConnector:
@@ -24,6 +27,8 @@ class UpstreamConnector:
     Args:
         usable: Decides which servers a caller may use.
         reader: Knows the credentials.
+        directory: Reads users.
+        tokens: Says for whom there are access tokens.
     """
 
     def __init__(
@@ -33,12 +38,18 @@ class UpstreamConnector:
         reader: ServerReader,
         discovery: DiscoveryService,
         connections: ConnectionTracker,
+        directory: DirectoryRepository,
+        tokens: TokenRepository,
+        clock: Clock,
     ) -> None:
         self._servers = servers
         self._usable = usable
         self._reader = reader
         self._discovery = discovery
         self._connections = connections
+        self._directory = directory
+        self._tokens = tokens
+        self._clock = clock
 
     async def connect(self, server_id: str, user: UserContext) -> None:
         """Connect with the credentials of *user*.
@@ -81,6 +92,47 @@ class UpstreamConnector:
             self._connections.checked(server_id, server.updated_at, exc.message)
             raise
         self._connections.checked(server_id, server.updated_at, None)
+
+    async def check_of_user(self, server_id: str, user_id: str) -> None:
+        """Connect with a user's own access token, if they may still use the server; store nothing.
+
+        Raises:
+            ServerNotFoundError: There is no server that the user may use.
+            RegistryError: The connection failed; says why.
+            DatabaseUnavailable: The server or the user cannot be read.
+        """
+        entry = await self._directory.get(user_id)
+        if entry is None or entry.is_disabled:
+            return
+        user = UserContext(
+            user_id,
+            entry.username or "",
+            Role.parse(entry.role),
+            frozenset(),
+            groups=entry.groups,
+            tenant_id=entry.tenant_id,
+        )
+        await self._usable.usable(server_id, user)
+        server = await self._servers.get_unchecked(server_id)
+        if server is None or server.effective_status is ServerStatus.INACTIVE:
+            return
+        if not is_user_level(server.config):
+            return
+        about = server_id, server.updated_at
+        try:
+            await self._reader.asked(server, user, self._discovery.eras)
+        except DiscoveryFailedError as exc:
+            self._connections.checked(*about, exc.message, user_id)
+            raise
+        self._connections.checked(*about, None, user_id)
+
+    async def recently_authorized(self, limit: int) -> list[tuple[str, str]]:
+        """Return the servers and users whose access tokens are the newest, the latest first.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        return await self._tokens.latest_authorizations(self._clock.now(), limit)
 
     async def recently_connected(self, limit: int) -> list[str]:
         """Return the servers that were connected to last, the latest first.

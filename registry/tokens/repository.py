@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from beanie.odm.queries.find import FindOne
 from bson import ObjectId
 from pydantic import Field, PlainValidator, ValidationError
-from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.documents import deleted, matched, read_all, read_one
@@ -341,6 +341,18 @@ class TokenRepository:
         }
         found = await self._tokens.get_pymongo_collection().distinct("userId", query)
         return frozenset(str(one) for one in found)
+
+    async def latest_authorizations(self, now: datetime, limit: int) -> list[tuple[str, str]]:
+        """Return servers and users of the newest access tokens that are not expired."""
+        query: Doc = {
+            "type": MCP_ACCESS,
+            "expiresAt": {"$gt": now},
+            "registry.oauth.server_id": {"$type": "string"},
+        }
+        fields = {"userId": 1, "registry.oauth.server_id": 1}
+        cursor = self._tokens.get_pymongo_collection().find(query, fields)
+        rows = await cursor.sort("createdAt", DESCENDING).limit(limit).to_list()
+        return [(row["registry"]["oauth"]["server_id"], str(row["userId"])) for row in rows]
 
     async def rows(
         self, user_id: str, identifiers: Collection[str], tx: Transaction | None = None

@@ -182,7 +182,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
             metrics=metrics,
         )
-        connector = build_connector(settings, storage, upstreams, tracker, clock)
+        connector = build_connector(settings, storage, upstreams, tracker, known.directory, clock)
         reconnection = Reconnection(
             connector,
             tracker,

@@ -1,5 +1,6 @@
 """Builds the tracker of connection state and the writer of health events."""
 
+from registry.auth.repository import DirectoryRepository
 from registry.connections.tracker import ConnectionTracker
 from registry.connections.writer import ConnectionWriter
 from registry.core.clock import Clock
@@ -46,6 +47,7 @@ def build_connector(
     storage: Storage,
     upstreams: Upstreams,
     tracker: ConnectionTracker,
+    directory: DirectoryRepository,
     clock: Clock,
 ) -> UpstreamConnector:
     """Return what connects to servers without reading what they offer."""
@@ -62,4 +64,7 @@ def build_connector(
         upstreams.reader,
         upstreams.discovery,
         tracker,
+        directory,
+        repositories.tokens,
+        clock,
     )

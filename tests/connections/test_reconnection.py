@@ -38,6 +38,7 @@ class FakeConnector:
     tracker: ConnectionTracker
     problem: Exception | None = None
     known: list[str] = field(default_factory=list)
+    authorized: list[tuple[str, str]] = field(default_factory=list)
     made: list[tuple[str, str | None]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     most_at_once: int = 0
@@ -68,6 +69,18 @@ class FakeConnector:
         self.tracker.checked(server_id, NOON, problem)
         if self.problem is not None:
             raise self.problem
+
+    async def check_of_user(self, server_id: str, user_id: str) -> None:
+        """Connect as told."""
+        self.made.append((server_id, user_id))
+        problem = None if self.problem is None else str(self.problem)
+        self.tracker.checked(server_id, NOON, problem, user_id)
+        if self.problem is not None:
+            raise self.problem
+
+    async def recently_authorized(self, limit: int) -> list[tuple[str, str]]:
+        """Return as many as asked."""
+        return self.authorized[:limit]
 
     async def recently_connected(self, limit: int) -> list[str]:
         """Return as many as asked."""
@@ -266,6 +279,27 @@ async def test_at_start_servers_are_shown_as_they_are_and_nothing_is_written(
     assert states == {ConnectionState.CONNECTED}
     assert parts.state(parts.connector.known[20]) is None
     assert parts.connector.most_at_once == 8
+    assert parts.connections.writer.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "state"),
+    [(None, ConnectionState.CONNECTED), ("It is away.", ConnectionState.ERROR)],
+)
+async def test_at_start_users_own_connections_are_shown_as_they_are(
+    parts: Parts, problem: str | None, state: ConnectionState
+) -> None:
+    parts.connector.problem = None if problem is None else DiscoveryFailedError(problem)
+    parts.connector.authorized = [(f"{number:024}", ALICE.user_id) for number in range(30)]
+
+    await parts.reconnection.start()
+    parts.clock.move(1)
+    await settled()
+
+    tracker = parts.connections.tracker
+    shown = [tracker.of_user(server_id, ALICE.user_id) for server_id, _ in parts.connector.made]
+    assert [one and (one.state, one.problem) for one in shown] == [(state, problem)] * 20
+    assert tracker.of_user(parts.connector.made[0][0], BOB.user_id) is None
     assert parts.connections.writer.waiting == 0
 
 

@@ -583,6 +583,23 @@ async def test_what_was_obtained_for_a_server_that_a_command_removes_is_given_ba
     assert provider.find(provider.tokens[0].access_token) is None
 
 
+async def test_after_a_restart_a_users_own_connection_is_tried_without_a_call(
+    world: World,
+) -> None:
+    await world.browser.authorise((await world.initiate())[1])
+    before = len(world.oauth.protected.seen)
+
+    async with running(world.rest.parts.settings) as restarted:
+        path = f"/mcp/connection/status/{world.server['id']}"
+        await until(lambda: len(world.oauth.protected.seen) > before)
+
+        async def shown() -> bool:
+            answer = await restarted.ask(ALICE, "GET", path)
+            return bool(answer.json()["connectionStatus"] == "connected")
+
+        await until_async(shown)
+
+
 async def test_who_fails_when_a_token_cannot_be_renewed_is_named(world: World) -> None:
     _, link = await world.initiate()
     await world.browser.authorise(link)
