@@ -37,6 +37,7 @@ from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 from tests.fakes.oauth.access_tokens import FakeAccessTokens
 from tests.kit import tiers
+from tests.kit.reporting import FailuresAtOnce
 
 # How long an example takes, or is looked for, says more about the machine than about the code.
 hypothesis_settings.register_profile(
@@ -78,9 +79,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples are tried, and watch what tests open."""
+    """Choose how many examples are tried, and watch what tests open and which fail."""
     hypothesis_settings.load_profile("quick" if config.option.quick else "patient")
     tiers.watch_sockets()
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(config))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
