@@ -22,6 +22,7 @@ from typing import Self
 from pymongo import MongoClient
 
 from registry.processes.local import tether
+from registry.processes.local.daemon import CACHE_SIZE
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0
@@ -153,7 +154,7 @@ def _spawn(storage: Path, port: int, options: tuple[str, ...]) -> subprocess.Pop
         *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
         *(sys.executable, "-P", "-m", "secantus"),
         *("--config", str(configuration), "--host", HOST, "--port", str(port)),
-        *("--storage-path", str(storage / "data"), "--cache-size", "1G"),
+        *("--storage-path", str(storage / "data"), "--cache-size", CACHE_SIZE),
         *("--log-level", "WARNING"),
         *options,
     ]

@@ -38,9 +38,10 @@ from registry.processes.local.orphans import end_orphan
 
 PACKAGE = "secantus"
 DISTRIBUTION = "SecantusDB"
-CACHE_SIZE = "2G"
-"""Must hold many times what one transaction writes: with half of this, ten thousand changed tools
-made the daemon retry the commit for minutes, answering nothing else."""
+CACHE_SIZE = "4G"
+"""At most; it takes what the data need. Must hold many times what one transaction writes: above a
+fifth the daemon stops answering anyone, for good. Ten thousand new tools of one server do that to
+512 MB, ten thousand changed ones to 1 GB, twenty thousand new ones too."""
 QUICK_CRASHES = 5
 ANSWER_MS = 2000
 USER = "registry"
