@@ -53,7 +53,7 @@ hypothesis_settings.register_profile(
 
 LONGEST = (
     *("workers/test_workers.py", "servers/test_openapi.py", "oauth/test_replicas.py"),
-    *("test_chaos.py", "servers/test_odd_documents.py"),
+    *("test_chaos.py", "servers/test_odd_servers.py"),
     *("conformance/test_suite.py", "access/test_agreement.py"),
     *("clients/test_matrix.py", "gateway/test_whole_way.py"),
     *("clients/test_hard_cases.py", "access/policies/test_whole_way.py"),

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +20,6 @@ from tests.usage.conftest import batch_of, call
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
-MADE = datetime(2026, 1, 1, tzinfo=UTC)
 ENDED = frozenset({"succeeded", "dead", "cancelled"})
 ODD: list[dict[str, Any]] = [
     {},
@@ -159,89 +158,6 @@ async def test_an_odd_group_gives_its_members_nothing_and_takes_nothing(
     rest.parts.authenticator.forget_users()
 
     assert (await rest.call(alice, "GET")).status_code == 200
-
-
-PLACES = (
-    *("_id", "serverName", "author", "scope", "status", "path", "tags", "numStars", "numTools"),
-    *("createdAt", "updatedAt", "lastConnected", "lastError", "errorMessage", "tenantId"),
-    *("registry", "registry.eras", "registry.sync_mode", "registry.sync_interval_seconds"),
-    *("registry.tool_problems", "registry.consecutive_failures", "registry.on_change"),
-    *("registry.title", "registry.webhook_secret", "registry.features_read"),
-    *("config", "config.url", "config.type", "config.title", "config.capabilities"),
-    *("config.tools", "config.toolFunctions", "config.toolFunctions.one_mcp_odd"),
-    *("config.toolFunctions._mcp_odd", "config.toolFunctions.one_mcp_odd.function"),
-    *("config.toolFunctions.one_mcp_odd.function.parameters", "config.customUserVars"),
-    *("config.headers", "config.headers.X-Token", "config.apiKey", "config.apiKey.key"),
-    *("config.apiKey.source", "config.oauth", "config.oauth.client_secret", "config.timeout"),
-    *("config.oauthMetadata", "config.initDuration", "config.requiresOAuth"),
-)
-CHANGED = ("updatedAt", "registry", "config.toolFunctions", "serverName")
-"""Places of which it is tried whether such a server can be changed."""
-
-REFERENCES = ("a reference", "an odd reference", "a DBRef")
-"""The embedded database itself cannot look into a `config` that is one of these."""
-
-FUNCTION = {"type": "function", "function": {"name": "one_mcp_odd", "parameters": {}}}
-
-
-def odd_document(place: str, value: object, number: int, author: str) -> dict[str, Any]:
-    """Return a server with *value* at *place*."""
-    document: dict[str, Any] = {
-        "_id": ObjectId(),
-        "serverName": f"odd-{number}",
-        "author": ObjectId(author),
-        "createdAt": MADE,
-        "updatedAt": MADE,
-        "config": {"url": "http://127.0.0.1:9/mcp", "type": "streamable-http"},
-    }
-    *parents, name = place.split(".")
-    inner = document
-    for parent in parents:
-        inner = inner.setdefault(parent, dict(FUNCTION) if parent == "one_mcp_odd" else {})
-    inner[name] = value
-    return document
-
-
-@pytest.mark.requirement("E-22")
-@pytest.mark.parametrize("place", PLACES)
-async def test_no_value_of_any_type_at_any_place_costs_another_server(
-    rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream, place: str
-) -> None:
-    await rest.register(root, "good", upstream.url, scope="shared_app")
-    # Two documents with one value would break unique indexes, and an _id is no array.
-    odd = [
-        odd_document(place, value, number, root.user_id)
-        for number, (name, value) in enumerate(ODD_VALUES.items())
-        if (place != "_id" or not isinstance(value, list | Regex))
-        and (place != "config" or name not in REFERENCES)
-    ]
-    servers = rest.parts.database.collection("mcpservers")
-    # Some values the embedded database does not take at some places.
-    await insert_odd(servers, odd)
-
-    await rest.parts.snapshot.load()
-    lists = [
-        await rest.call(user, "GET", "?per_page=100&page=1" + narrowed)
-        for user in (root, alice)
-        for narrowed in ("", "&query=good")
-    ]
-    stats = await rest.call(root, "GET", "/stats")
-    ids = [str(one["_id"]) for one in odd if isinstance(one["_id"], ObjectId)]
-    part = "/tools" if place.startswith(("config.tool", "config.capabilities")) else ""
-    details = [await rest.call(root, "GET", f"/{key}{part}") for key in ids]
-    patched = [
-        await rest.call(root, "PATCH", f"/{key}", json={"title": "read with care"})
-        for key in ids
-        if place in CHANGED
-    ]
-
-    assert rest.parts.snapshot.route("good") is not None
-    assert all("good" in {one["serverName"] for one in seen.json()["servers"]} for seen in lists)
-    answers = [*lists, stats, *details, *patched]
-    assert [(one.url, one.text) for one in answers if one.status_code >= 500] == []
-    assert [one.text for one in patched if one.status_code in {409, 412}] == []
-    for answer in answers:
-        json.loads(answer.content, parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("place", ["userId", "type", "identifier", "metadata", "createdAt", "_id"])
