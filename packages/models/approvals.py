@@ -24,6 +24,8 @@ class ApprovalDocument(Document):
             `session_id`, `ancestors`, `is_service_account` and `toolset` as their token says.
         tool: The tool's own name on its server.
         called_as: The name that the caller used, at *path*.
+        toolset: Name of the toolset that the caller's header limited the call to.
+        client_name: What the caller's application calls itself, where that is known.
         definition_hash: SHA-256 of the served definition that the arguments match.
         arguments: Their JSON text, sealed.
         arguments_digest: SHA-256 of their canonical JSON.
@@ -54,6 +56,8 @@ class ApprovalDocument(Document):
     tool: NonEmptyText
     called_as: str
     path: str
+    toolset: str | None = None
+    client_name: str | None = None
     definition_hash: NonEmptyText
     arguments: NonEmptyText
     arguments_digest: NonEmptyText

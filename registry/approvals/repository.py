@@ -473,6 +473,8 @@ class ApprovalRepository:
                 "tool": call.tool,
                 "called_as": call.called_as,
                 "path": call.path,
+                "toolset": call.toolset,
+                "client_name": call.client_name,
                 "definition_hash": call.definition_hash,
                 "arguments": self._cipher.seal(
                     call.arguments_text, _arguments_of(str(approval_id))

@@ -76,6 +76,8 @@ class RequestedCall:
     Attributes:
         tool: The tool's own name on its server.
         called_as: The name that the caller used, at *path*.
+        toolset: Name of the toolset that the caller's header limits the call to.
+        client_name: What the caller's application calls itself, where that is known.
         definition_hash: SHA-256 of the served definition.
         arguments: As they will be sent; only these.
         policy_version: Digest of the policies for the tool.
@@ -92,6 +94,8 @@ class RequestedCall:
     arguments: Mapping[str, Any] = field(repr=False)
     policy_version: str
     needed: int
+    toolset: str | None = None
+    client_name: str | None = None
 
     @property
     def arguments_text(self) -> str:
@@ -193,6 +197,8 @@ class Approval(Projection):
     tool: TextOrEmpty = ""
     called_as: TextOrEmpty = ""
     path: TextOrEmpty = ""
+    toolset: StoredText = None
+    client_name: StoredText = None
     binding: TextOrEmpty = ""
     definition_hash: TextOrEmpty = ""
     arguments: Annotated[TextOrEmpty, Field(repr=False)] = ""

@@ -53,6 +53,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.ports import Refusals
 from registry.gateway.protocol.era_translation import wants_input
+from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.protocol.messages import Message, MessageKind
 from registry.gateway.transport.failures import SERVER_ERROR
 from registry.gateway.values import Credentials, Route, ToolEntry
@@ -355,22 +356,26 @@ class ApprovedCalls:
             ) from None
         except Quarantined:
             raise NoLongerHolds("its requester is in quarantine") from None
+        try:
+            self._admission.require_client(approval.client_name)
+        except Quarantined:
+            raise NoLongerHolds("its application is in quarantine") from None
         if user.lacks(Scope.INVOKE_TOOLS):
             raise NoLongerHolds("its requester may not call tools any more")
         return user
 
     def _require_in_toolset(self, approval: Approval, user: UserContext, route: Route) -> None:
-        """Check that the toolsets of path and token still have the tool.
+        """Check that the toolsets of path, header and token, or by default, still have the tool.
 
         Raises:
             NoLongerHolds: They do not, or the requester may not use them any more.
         """
-        exchange = _request_at(approval.path)
-        if exchange.toolset is None and user.toolset is None:
+        exchange = _request_of(approval)
+        if not self._admission.narrows(exchange, user):
             return
         only = None if not exchange.slug else route
         try:
-            offering = self._admission.narrowed(exchange, user, only)
+            offering = self._admission.narrowed(exchange, user, only, approval.client_name)
         except ToolsetUnknown:
             raise NoLongerHolds("its requester may not use the toolset any more") from None
         owned = None if offering is None else offering.tool(approval.called_as)
@@ -409,7 +414,7 @@ class ApprovedCalls:
 
     def _exchange(self, prepared: _Prepared) -> GatewayRequest:
         """Return the request that records of the call are made from; nobody waits for it."""
-        exchange = _request_at(prepared.approval.path)
+        exchange = _request_of(prepared.approval)
         exchange.method = CALL
         exchange.user = prepared.user
         exchange.served_by(prepared.route)
@@ -531,10 +536,14 @@ class ApprovedCalls:
         self._notices.note(approval.id)
 
 
-def _request_at(path: str) -> GatewayRequest:
-    """Return a request that no client sent."""
+def _request_of(approval: Approval) -> GatewayRequest:
+    """Return a request like the one that was approved, which no client sent."""
+    path = approval.path
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": []}
-    return GatewayRequest(scope, _never, _nowhere)
+    exchange = GatewayRequest(scope, _never, _nowhere)
+    if approval.toolset is not None:
+        exchange.headers = {TOOLSET_HEADER: approval.toolset}
+    return exchange
 
 
 def _ask(prepared: _Prepared, sent: Credentials) -> Ask:

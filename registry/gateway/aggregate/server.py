@@ -38,6 +38,7 @@ from registry.gateway.edge.client_sessions import (
     ClientContext,
     ClientSession,
     ClientSessions,
+    client_name,
     usable_capabilities,
 )
 from registry.gateway.edge.ended_sessions import EndedSessions
@@ -646,6 +647,7 @@ class AggregateServer:
         if session is not None:
             exchange.opens_urls = opens_urls(session.capabilities)
             exchange.fills_forms = fills_forms(session.capabilities)
+            exchange.client_name = client_name(session.info)
         return ClientContext(
             user=user,
             era=Era.LEGACY,

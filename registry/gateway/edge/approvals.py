@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from mcp_types import CLIENT_INFO_META_KEY
+
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import ApprovalState, Verdict
 from registry.approvals.repository import ApprovalRepository
@@ -26,6 +28,7 @@ from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.client_sessions import client_name
 from registry.gateway.edge.error_responses import META_PREFIX, result_body
 from registry.gateway.edge.questions import ClientQuestions, streams
 from registry.gateway.edge.request_states import RequestStates
@@ -40,6 +43,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.protocol.messages import INPUT_REQUIRED
 from registry.gateway.transport.call_watch import TookTooLong
 from registry.gateway.transport.early_stream import EarlyStream
@@ -226,6 +230,8 @@ class ApprovalGate:
             arguments=arguments,
             policy_version=self._admission.policy_version(route.server_id, tool.name),
             needed=tool.rules.approvals,
+            toolset=exchange.headers.get(TOOLSET_HEADER),
+            client_name=_client_name(exchange),
         )
 
     async def _found(
@@ -382,6 +388,12 @@ class ApprovalGate:
 def definition_hash(tool: ToolEntry) -> str:
     """Return the SHA-256 of the definition that callers are offered, in hexadecimal."""
     return hashlib.sha256(tool.wire).hexdigest()
+
+
+def _client_name(exchange: GatewayRequest) -> str | None:
+    if not exchange.is_modern:
+        return exchange.client_name
+    return client_name(members(members(exchange.params.get("_meta")).get(CLIENT_INFO_META_KEY)))
 
 
 def _handle(exchange: GatewayRequest) -> object:

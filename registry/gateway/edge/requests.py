@@ -85,6 +85,7 @@ class GatewayRequest:
             worker, so that no other worker can answer it.
         opens_urls: Whether the client of a session of the handshake's era can open URLs.
         fills_forms: Whether it can show its user a form.
+        client_name: What it calls itself.
         envelope: The message; None until it is understood.
         states: What the gateway sealed for the request that this one repeats, by kind.
         responses: The client's responses to what the gateway asked with it.
@@ -94,6 +95,7 @@ class GatewayRequest:
     __slots__ = (
         "began_at",
         "client",
+        "client_name",
         "decided_at",
         "ended_by",
         "envelope",
@@ -152,6 +154,7 @@ class GatewayRequest:
         self.is_relayed = False
         self.opens_urls = False
         self.fills_forms = False
+        self.client_name: str | None = None
         self.envelope: Envelope | None = None
         self.states: Mapping[str, Sequence[Any]] = NO_STATES
         self.responses: Mapping[str, Any] = NO_STATES
