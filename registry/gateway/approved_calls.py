@@ -9,31 +9,32 @@ unknown and never sent again. Runs in the background of every process; does not 
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import structlog
-from starlette.types import Message as ASGIMessage
 
-from packages.database.encryption import DecryptionError
 from packages.database.errors import DatabaseUnavailable
-from packages.models.states import ApprovalState, AuditOutcome, Verdict
+from packages.models.states import ApprovalState, AuditOutcome
 from registry.approvals.repository import ApprovalRepository
 from registry.approvals.values import Approval
 from registry.audit.values import AuditAction, AuditEvent, EntityType
-from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import SYNCHRONISER, Role, Scope, UserContext
-from registry.auth.jwt import VerifiedToken
+from registry.auth.identity import SYNCHRONISER, UserContext
 from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.errors import RegistryError
-from registry.core.json import JsonObject, choice_of, dump_text, load_text, members
+from registry.core.json import JsonObject, dump_text, members
 from registry.core.origin import PROCESS
 from registry.gateway.client.asks import Ask, Conversation
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.conversations import converse
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
-from registry.gateway.edge.approvals import definition_hash
+from registry.gateway.edge.approval_bindings import (
+    ApprovalBindings,
+    NoLongerHolds,
+    PreparedCall,
+    request_of,
+)
 from registry.gateway.edge.budgets import Budgets
 from registry.gateway.edge.error_responses import refusal_for
 from registry.gateway.edge.recorder import CALL, Recorder
@@ -44,19 +45,16 @@ from registry.gateway.errors import (
     CredentialsRejected,
     MethodUnknown,
     NoJsonRpcAnswer,
-    Quarantined,
     Refusal,
-    ToolsetUnknown,
     UpstreamAnswered,
     UpstreamTimedOut,
     Wait,
 )
 from registry.gateway.ports import Refusals
 from registry.gateway.protocol.era_translation import wants_input
-from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.protocol.messages import Message, MessageKind
 from registry.gateway.transport.failures import SERVER_ERROR
-from registry.gateway.values import Credentials, Route, ToolEntry
+from registry.gateway.values import Credentials
 from registry.gateway.view.approval_notices import ApprovalNotices
 from registry.servers.values import Era
 
@@ -67,6 +65,10 @@ MAX_AT_ONCE = 20
 
 SWEEP_SECONDS = 10.0
 """How often a process says that it runs, and looks for what others have left."""
+
+SETTLED = timedelta(seconds=10)
+"""Age from which an undecided request is looked at; before that it may be bound to what this
+process has yet to hear of."""
 
 SILENCE = timedelta(seconds=60)
 """After which an execution is taken for abandoned: several times as long."""
@@ -88,32 +90,12 @@ ASKS_FOR_INPUT = (
 NO_SUPPORT = "Nobody answers questions during approved calls."
 
 
-class NoLongerHolds(Exception):  # noqa: N818 - a decision that travels as an exception
-    """Something that the approval is bound to is not so any more."""
-
-
 class NotSent(Exception):  # noqa: N818 - an event, not an error
     """The call could not be sent; the server has received nothing of it."""
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - an event, not an error
     """The call was sent, and there is no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An approved call that may be made.
-
-    Attributes:
-        user: The requester, as they are now.
-        arguments: As they were approved.
-    """
-
-    approval: Approval
-    user: UserContext
-    route: Route
-    tool: ToolEntry
-    arguments: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +154,7 @@ class ApprovedCalls:
         self._repository = repository
         self._notices = notices
         self._admission = admission
+        self._bindings = ApprovalBindings(repository, admission)
         self._connector = connector
         self._recorder = recorder
         self._records = records
@@ -228,6 +211,30 @@ class ApprovedCalls:
         for approval in await self._repository.abandoned(self._silence):
             reason = "the process that made the call ended meanwhile"
             await self._declare_unknown(approval, reason)
+        for state in (ApprovalState.PENDING, ApprovalState.APPROVED):
+            for approval in await self._repository.in_state(state):
+                await self._end_if_void(approval)
+
+    async def _end_if_void(self, approval: Approval) -> None:
+        """End a request that nobody could be served by: its people need not find out first."""
+        is_due = approval.state is ApprovalState.APPROVED and not approval.is_put_off
+        if is_due or self._clock.now() - approval.created_at < SETTLED:
+            return
+        try:
+            await self._bindings.check(approval)
+        except NoLongerHolds as problem:
+            await self._void(approval, problem)
+        except Refusal:
+            # This process cannot tell now: its view of the servers is outdated.
+            return
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("approval_check_failed", approval_id=approval.id)
+
+    async def _void(self, approval: Approval, problem: NoLongerHolds) -> None:
+        ended = await self._repository.end(approval, ApprovalState.VOID, str(problem))
+        self._ended(ended, SYNCHRONISER, str(problem), AuditOutcome.DENIED)
 
     async def _execute(self, approval: Approval) -> None:
         """Make an approved call, unless another process does. Raises nothing but cancellations."""
@@ -244,10 +251,9 @@ class ApprovedCalls:
 
     async def _claim_and_send(self, approval: Approval) -> None:
         try:
-            prepared = await self._prepared(approval)
+            prepared = await self._bindings.prepared(approval)
         except NoLongerHolds as problem:
-            ended = await self._repository.end(approval, ApprovalState.VOID, str(problem))
-            self._ended(ended, SYNCHRONISER, str(problem), AuditOutcome.DENIED)
+            await self._void(approval, problem)
             return
         except Refusal:
             # This process cannot decide now: its view of the servers is outdated.
@@ -281,7 +287,7 @@ class ApprovedCalls:
             self._ended_exchange(exchange, CallOutcome.OK)
             await self._store(claimed, prepared.user, answer)
 
-    async def _claim(self, prepared: _Prepared) -> Approval | None:
+    async def _claim(self, prepared: PreparedCall) -> Approval | None:
         """Claim a call; return None if another process does, or a budget is spent by now.
 
         Raises:
@@ -299,122 +305,9 @@ class ApprovedCalls:
             return None
         return claimed
 
-    async def _prepared(self, approval: Approval) -> _Prepared:
-        """Check everything that an approval is bound to, as it is now.
-
-        Raises:
-            NoLongerHolds: Something is not as it was approved.
-            Refusal: That cannot be known now.
-            DatabaseUnavailable: Neither.
-        """
-        user = await self._requester(approval)
-        route = self._admission.served_to(user, approval.server_id)
-        if route is None:
-            raise NoLongerHolds(
-                "the server is not active any more, or its requester has no access to it"
-            )
-        tool = route.tools.get(approval.tool)
-        if tool is None:
-            raise NoLongerHolds("the tool is not served to its requester any more")
-        if definition_hash(tool) != approval.definition_hash:
-            raise NoLongerHolds("the definition of the tool has changed")
-        version = self._admission.policy_version(approval.server_id, approval.tool)
-        if version != approval.policy_version:
-            raise NoLongerHolds("the policies for the tool have changed")
-        if tool.rules.approvals > approval.approvals:
-            raise NoLongerHolds("more people have to approve the tool's calls now")
-        self._require_in_toolset(approval, user, route)
-        await self._require_approvers(approval)
-        try:
-            arguments = load_text(self._repository.arguments_of(approval))
-        except (DecryptionError, ValueError):
-            raise NoLongerHolds("its arguments cannot be read any more") from None
-        return _Prepared(approval, user, route, tool, arguments)
-
-    async def _requester(self, approval: Approval) -> UserContext:
-        requester = approval.requester
-        known = {scope for one in requester.scopes if (scope := choice_of(Scope, one))}
-        token = VerifiedToken(
-            user_id=requester.user_id,
-            username=requester.username,
-            role=requester.role,
-            scopes=frozenset(known),
-            token_id=requester.token_id,
-            expires_at=0.0,
-            issued_at=approval.created_at.timestamp(),
-            session_id=requester.session_id,
-            ancestors=requester.ancestors,
-            custom_scopes=frozenset(requester.scopes) - known,
-            is_service_account=requester.is_service_account,
-            toolset=requester.toolset,
-        )
-        try:
-            user = await self._admission.current(token)
-        except UnauthorizedError:
-            raise NoLongerHolds(
-                "its requester is disabled or does not exist any more, or their token was revoked"
-            ) from None
-        except Quarantined:
-            raise NoLongerHolds("its requester is in quarantine") from None
-        try:
-            self._admission.require_client(approval.client_name)
-        except Quarantined:
-            raise NoLongerHolds("its application is in quarantine") from None
-        if user.lacks(Scope.INVOKE_TOOLS):
-            raise NoLongerHolds("its requester may not call tools any more")
-        return user
-
-    def _require_in_toolset(self, approval: Approval, user: UserContext, route: Route) -> None:
-        """Check that the toolsets of path, header and token, or by default, still have the tool.
-
-        Raises:
-            NoLongerHolds: They do not, or the requester may not use them any more.
-        """
-        exchange = _request_of(approval)
-        if not self._admission.narrows(exchange, user):
-            return
-        only = None if not exchange.slug else route
-        try:
-            offering = self._admission.narrowed(exchange, user, only, approval.client_name)
-        except ToolsetUnknown:
-            raise NoLongerHolds("its requester may not use the toolset any more") from None
-        owned = None if offering is None else offering.tool(approval.called_as)
-        if offering is not None and (
-            owned is None or (owned.route.server_id, owned.key) != (route.server_id, approval.tool)
-        ):
-            raise NoLongerHolds("the tool is not in its requester's toolset any more")
-
-    async def _require_approvers(self, approval: Approval) -> None:
-        """Check that those who approved it are still users.
-
-        Raises:
-            NoLongerHolds: One was removed or is disabled, or all their tokens were revoked.
-        """
-        for decision in approval.decisions:
-            if decision.verdict is not Verdict.APPROVE:
-                continue
-            token = VerifiedToken(
-                user_id=decision.user_id,
-                username=decision.username,
-                role=Role.USER,
-                scopes=frozenset(),
-                token_id=None,
-                expires_at=0.0,
-                issued_at=decision.at.timestamp(),
-                is_service_account=decision.is_service_account,
-            )
-            try:
-                await self._admission.current(token)
-            except UnauthorizedError:
-                raise NoLongerHolds(
-                    f"its approver {decision.username} is disabled or does not exist any more"
-                ) from None
-            except Quarantined:
-                raise NoLongerHolds(f"its approver {decision.username} is in quarantine") from None
-
-    def _exchange(self, prepared: _Prepared) -> GatewayRequest:
+    def _exchange(self, prepared: PreparedCall) -> GatewayRequest:
         """Return the request that records of the call are made from; nobody waits for it."""
-        exchange = _request_of(prepared.approval)
+        exchange = request_of(prepared.approval)
         exchange.method = CALL
         exchange.user = prepared.user
         exchange.served_by(prepared.route)
@@ -428,7 +321,7 @@ class ApprovedCalls:
         self._recorder.ended(exchange)
 
     async def _answer(
-        self, prepared: _Prepared, exchange: GatewayRequest, asks: list[Ask]
+        self, prepared: PreparedCall, exchange: GatewayRequest, asks: list[Ask]
     ) -> _Answer:
         """Make the call; once more with a renewed token if the server refuses the first.
 
@@ -536,17 +429,7 @@ class ApprovedCalls:
         self._notices.note(approval.id)
 
 
-def _request_of(approval: Approval) -> GatewayRequest:
-    """Return a request like the one that was approved, which no client sent."""
-    path = approval.path
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": []}
-    exchange = GatewayRequest(scope, _never, _nowhere)
-    if approval.toolset is not None:
-        exchange.headers = {TOOLSET_HEADER: approval.toolset}
-    return exchange
-
-
-def _ask(prepared: _Prepared, sent: Credentials) -> Ask:
+def _ask(prepared: PreparedCall, sent: Credentials) -> Ask:
     route, tool, user = prepared.route, prepared.tool, prepared.user
     return Ask(
         route=route,
@@ -611,12 +494,3 @@ def _failed(ask: Ask, refusal: Refusal) -> NoReturn:
 
 def _message(error: Exception) -> str:
     return error.message if isinstance(error, Refusal) else refusal_for(error).message
-
-
-async def _never() -> ASGIMessage:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def _nowhere(message: ASGIMessage) -> None:
-    del message

@@ -3,7 +3,9 @@
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +18,7 @@ from registry.access.quarantine.table import QuarantineTable
 from registry.access.quarantine.values import Quarantine
 from registry.approvals.values import Decision
 from registry.core.clock import SystemClock
+from registry.tools.call_rules import CallRules
 from tests.conftest import ALICE
 from tests.fakes.killed_worker import Moment
 from tests.fakes.quarantines import FakeQuarantines
@@ -152,6 +155,90 @@ async def test_what_is_not_approved_in_time_expires(place: Approving) -> None:
     assert (await place.only()).state is ApprovalState.EXPIRED
     assert "has expired, and nothing was sent" in await place.told(handle)
     assert await place.handle() != handle
+
+
+async def grown_old(place: Approving) -> None:
+    """Let the requests have been made long ago."""
+    created_at = await place.repository.now() - LONG_AGO
+    await place.database.collection("approvals").update_many(
+        {}, {"$set": {"created_at": created_at}}
+    )
+
+
+def definition(place: Approving) -> None:
+    changed = [replace(tool, wire=tool.wire + b" ") for tool in place.route.tools.values()]
+    place.change(tools={tool.name: tool for tool in changed})
+
+
+def tool(place: Approving) -> None:
+    place.change(tools={})
+
+
+def approvals(place: Approving) -> None:
+    rules = CallRules(approvals=2)
+    tools = place.route.tools.values()
+    place.change(tools={one.name: replace(one, rules=rules) for one in tools})
+
+
+def server(place: Approving) -> None:
+    place.gateway.routes.replace()
+
+
+@pytest.mark.requirement("E-20")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (definition, "the definition of the tool has changed"),
+        (tool, "the tool is not served to its requester any more"),
+        (approvals, "more people have to approve the tool's calls now"),
+        (server, "the server is not active any more"),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+async def test_what_changed_voids_a_request_that_nobody_has_decided(
+    place: Approving, change: Callable[[Approving], None], reason: str
+) -> None:
+    handle = await place.handle()
+    calls, route = place.gateway.builder.approved_calls, place.route
+
+    await calls.sweep()
+    change(place)
+    await calls.sweep()
+    fresh = await place.only()
+    place.route = route
+    place.gateway.routes.replace(route)
+    await grown_old(place)
+    await calls.sweep()
+    unchanged = await place.only()
+    change(place)
+    await calls.sweep()
+    approval = await place.only()
+    place.gateway.routes.replace(route)
+
+    assert [one.state for one in (fresh, unchanged)] == [ApprovalState.PENDING] * 2
+    assert approval.state is ApprovalState.VOID
+    assert reason in str(approval.reason)
+    assert reason in await place.told(handle)
+
+
+@pytest.mark.requirement("E-20")
+async def test_a_waiting_caller_is_told_that_the_request_is_void(
+    database: Database, stack: AsyncExitStack, start_gateway: StartGateway, cipher: Cipher
+) -> None:
+    place = await stack.enter_async_context(
+        approving(Kind.MODERN, start_gateway, database, cipher, executes=False)
+    )
+    async with asyncio.TaskGroup() as group:
+        call = group.create_task(place.call())
+        await place.pending()
+        await grown_old(place)
+        definition(place)
+        await place.gateway.builder.approved_calls.sweep()
+        result = await call
+
+    assert result["isError"]
+    assert "is void, and nothing was sent" in str(result["content"])
+    assert place.server.calls == []
 
 
 async def test_a_call_is_recorded_when_it_is_made(place: Approving) -> None:
