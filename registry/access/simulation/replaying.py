@@ -58,15 +58,23 @@ class Replay(Protocol):
 class PolicyReplay:
     """The policies of today, and those with a draft.
 
+    Args:
+        before: Of today.
+        after: With the draft.
+        closes: Whether a server refuses tools that no policy allows.
+
     Attributes:
         needs_people: Whether the roles and groups of callers matter.
     """
 
-    def __init__(self, before: Collection[Policy], after: Collection[Policy]) -> None:
+    def __init__(
+        self, before: Collection[Policy], after: Collection[Policy], *, closes: bool
+    ) -> None:
         self._before, self._after = PolicyIndex(before), PolicyIndex(after)
         self._rules: dict[tuple[str, str], tuple[ToolRule, ToolRule]] = {}
         self._judged: dict[tuple[str, str, str], Judged] = {}
-        self.needs_people = any(map(_asks_of_people, (*before, *after)))
+        # What a server refuses to others is not refused to administrators.
+        self.needs_people = closes or any(map(_asks_of_people, (*before, *after)))
 
     def concerns(self, call: RecordedCall) -> bool:  # noqa: ARG002 - of a protocol
         """Whether the call is one that the draft is tried on: all are."""

@@ -227,7 +227,9 @@ class SimulationService:
             today = [*today, *{one.id: one for one in about}.values()]
         after = [policy for policy in today if stored is None or policy.id != stored.id]
         after += [] if drafted is None else [drafted]
-        return PolicyReplay(today, after), await self._read(period, owners, user)
+        closed = await self._store.servers.closed_by_default()
+        closes = bool(closed if owners is None else owners.intersection(closed))
+        return PolicyReplay(today, after, closes=closes), await self._read(period, owners, user)
 
     async def _of_limit(
         self, asked: SimulationQuestion, period: UsageFilter, user: UserContext

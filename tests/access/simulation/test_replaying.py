@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packages.models.states import Effect
 from registry.access.limits.values import Dimension, Limit, Period, Rate
 from registry.access.policies.decisions import NO_RULE, PolicyIndex, decide, rules_of
 from registry.access.policies.values import EVERYONE, Policy, PolicyTarget, ToolFacts
@@ -31,6 +32,7 @@ def recorded(
     may_be_admin: bool = False,
     server_id: str = OWNERS[0],
     took_ms: float = 1.0,
+    default: Effect = Effect.ALLOW,
 ) -> RecordedCall:
     """Return a call, with what is known of its caller."""
     known = UserContext(user.user_id, user.username, Role.USER, frozenset())
@@ -60,12 +62,14 @@ def recorded(
         worker="host:1",
     )
     caller = RecordedCaller(known, knows_people=knows_people, may_be_admin=may_be_admin)
-    return RecordedCall(record, server_id, caller, tool)
+    return RecordedCall(record, server_id, caller, tool, default_effect=default)
 
 
-def real(found: list[Policy], user: UserContext, server_id: str, tool: ToolFacts) -> bool:
+def real(
+    found: list[Policy], user: UserContext, server_id: str, tool: ToolFacts, default: Effect
+) -> bool:
     """Return what a call would be told."""
-    rules = rules_of(PolicyIndex(found).about(server_id), [tool])
+    rules = rules_of(PolicyIndex(found).about(server_id), [tool], default)
     return decide(user, rules.get(tool.name, NO_RULE)).is_allowed
 
 
@@ -77,7 +81,10 @@ EFFECTS = {
 }
 
 
-@given(policies, policies, st.sampled_from(OWNERS), tools, callers, st.booleans())
+@given(
+    *(policies, policies, st.sampled_from(OWNERS), tools, callers),
+    *(st.booleans(), st.sampled_from(Effect)),
+)
 def test_what_is_decided_is_what_calls_are_told(
     before: list[Policy],
     after: list[Policy],
@@ -85,8 +92,9 @@ def test_what_is_decided_is_what_calls_are_told(
     tool: ToolFacts,
     user: UserContext,
     knows_people: bool,  # noqa: FBT001 - drawn
+    default: Effect,
 ) -> None:
-    replay = PolicyReplay(before, after)
+    replay = PolicyReplay(before, after, closes=default is Effect.DENY)
     looked_up = knows_people and replay.needs_people
     call = recorded(
         user,
@@ -95,15 +103,25 @@ def test_what_is_decided_is_what_calls_are_told(
         knows_people=looked_up,
         # Where the rules ask for no roles, nobody is looked up.
         may_be_admin=replay.needs_people and not knows_people,
+        default=default,
     )
 
     effect, because = replay.judge(call)
 
-    truth = real(before, user, server_id, tool), real(after, user, server_id, tool)
+    was, then = (real(found, user, server_id, tool, default) for found in (before, after))
     if effect is CallEffect.UNDECIDED:
         assert because is not None
     else:
-        assert effect is EFFECTS[truth]
+        assert effect is EFFECTS[was, then]
+
+
+def test_administrators_are_looked_up_where_a_server_refuses_what_no_policy_allows() -> None:
+    everyone = Policy("1", "all", Effect.ALLOW, PolicyTarget(), EVERYONE)
+    replay = PolicyReplay([], [everyone], closes=True)
+
+    assert replay.needs_people
+    call = recorded(OTHER, outcome="ok", default=Effect.DENY)
+    assert replay.judge(call)[0] is CallEffect.UNCHANGED
 
 
 @given(policies, policies, tools, callers)
@@ -113,7 +131,9 @@ def test_all_is_decided_where_no_rule_names_scopes(
     def unscoped(found: list[Policy]) -> list[Policy]:
         return [replace(one, subjects=replace(one.subjects, scopes=frozenset())) for one in found]
 
-    effect, _ = PolicyReplay(unscoped(before), unscoped(after)).judge(recorded(user, tool))
+    effect, _ = PolicyReplay(unscoped(before), unscoped(after), closes=False).judge(
+        recorded(user, tool)
+    )
 
     assert effect is not CallEffect.UNDECIDED
 
