@@ -153,8 +153,15 @@ async def test_what_is_not_approved_in_time_expires(place: Approving) -> None:
     await place.gateway.builder.approved_calls.sweep()
 
     assert (await place.only()).state is ApprovalState.EXPIRED
+    assert audited(place) == ("sync", "update", "denied", "expired")
     assert "has expired, and nothing was sent" in await place.told(handle)
     assert await place.handle() != handle
+
+
+def audited(place: Approving) -> tuple[str, str, str, object]:
+    """Return actor, action, outcome and new state of the newest record of the audit trail."""
+    actor, event = place.gateway.refusals.events[-1]
+    return actor, event.action.value, event.outcome.value, event.changes["state"]
 
 
 async def grown_old(place: Approving) -> None:
@@ -218,6 +225,7 @@ async def test_what_changed_voids_a_request_that_nobody_has_decided(
     assert [one.state for one in (fresh, unchanged)] == [ApprovalState.PENDING] * 2
     assert approval.state is ApprovalState.VOID
     assert reason in str(approval.reason)
+    assert audited(place) == ("sync", "update", "denied", "void")
     assert reason in await place.told(handle)
 
 
