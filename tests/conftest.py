@@ -189,7 +189,8 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def prepared_databases(mongo_uri: str) -> Iterator[PreparedDatabases]:
-    databases = PreparedDatabases(mongo_uri)
+    is_embedded = TestTarget().test_mongo_uri is None
+    databases = PreparedDatabases(mongo_uri, is_embedded=is_embedded)
     yield databases
     databases.close()
 

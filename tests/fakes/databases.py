@@ -12,15 +12,20 @@ MOST_DOCUMENTS_EMPTIED = 500
 """To drop a collection with more and create it anew is quicker than to delete them."""
 
 
+ANSWER_MS = 60_000
+
+
 class PreparedDatabases:
     """Databases with all collections and indexes, and without a document.
 
     Args:
         uri: Connection string without a database name.
+        is_embedded: Whether the server is an embedded one that nobody else uses.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    def __init__(self, uri: str, *, is_embedded: bool) -> None:
+        self._is_embedded = is_embedded
+        self._client: MongoClient[dict[str, Any]] = MongoClient(uri, socketTimeoutMS=ANSWER_MS)
         self._names: set[str] = set()
         self._free: list[str] = []
         self._layout: dict[str, Any] | None = None
@@ -41,6 +46,10 @@ class PreparedDatabases:
 
     def give_back(self, name: str) -> None:
         """Keep the database for the next user, or drop it if it is no longer as prepared."""
+        if self._is_embedded:
+            # A transaction of a killed process stays open for a minute. To drop what it wrote
+            # would wait for it for ever, with the lock that its end needs.
+            self._client.admin.command("killAllSessions", [])
         database = self._client[name]
         if self._layout == _layout(database) and _emptied(database, list(self._layout)):
             self._free.append(name)
