@@ -76,7 +76,7 @@ async def seconds_until(
     """Return how long it takes until the gateway has the tools for a caller, or no route."""
     clock = SystemClock()
     began_at = clock.monotonic()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             route = parts.snapshot.route("raw")
             if route is not None and route.policies is not None and user is not None:

@@ -256,7 +256,7 @@ async def test_new_records_are_sealed_by_the_running_application(
     await rest.register(alice, "s", URL)
     seals = rest.parts.database.collection("audit_seals")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await seals.find_one({}):
             await rest.parts.clock.sleep(0.05)
 

@@ -56,7 +56,7 @@ async def stored(rest: Rest, server_id: str) -> dict[str, Any]:
 
 
 async def until_stored(rest: Rest, server_id: str, **expected: object) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             document = await stored(rest, server_id)
             if {name: document.get(name) for name in expected} == expected:
@@ -310,7 +310,7 @@ async def test_a_reading_in_the_background_shows_how_the_connection_stands(
 
     await rest.ask(alice, "POST", f"/sync/owners/{server['id']}")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await state(rest, alice, server["id"]) != "error":
             await SystemClock().sleep(0.02)
 

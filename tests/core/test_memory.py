@@ -10,7 +10,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.memory import GivenBack
 from tests.kit.waiting import others_ran
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30
 
 
 @asynccontextmanager

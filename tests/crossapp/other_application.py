@@ -10,7 +10,7 @@ from bson import json_util
 
 SCRIPT = Path(__file__).with_name("other_application.mjs")
 ANSWER_SECONDS = 30
-STOP_SECONDS = 10
+STOP_SECONDS = 30
 JSON = json_util.RELAXED_JSON_OPTIONS.with_options(tz_aware=True)
 
 Doc = dict[str, Any]

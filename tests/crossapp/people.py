@@ -14,7 +14,7 @@ from tests.fakes.rest import SERVERS, Rest
 
 TOKENS = "/api/v1/tokens"
 PERMISSIONS = "/api/v1/permissions/mcpServer"
-FOLLOW_SECONDS = 5
+FOLLOW_SECONDS = 30
 POLL_SECONDS = 0.02
 LIFETIME_MS = 300_000
 

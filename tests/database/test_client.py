@@ -89,7 +89,7 @@ async def test_a_cancelled_transaction_writes_nothing(database: Database) -> Non
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(database.transaction(work))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await inserted.wait()
         task.cancel()
 
@@ -254,7 +254,7 @@ async def test_a_transaction_on_an_absent_server_is_unavailable() -> None:
     async def work(tx: Transaction) -> None:
         await database.collection("rows").insert_one({}, session=tx)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(DatabaseUnavailable):
             await database.transaction(work)
 

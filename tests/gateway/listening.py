@@ -16,7 +16,7 @@ META = {
     "io.modelcontextprotocol/clientCapabilities": {},
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
 }
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
 
 
 class Told:

@@ -10,7 +10,7 @@ import orjson
 
 from tests.gateway.conftest import Gateway, head, request
 
-WAIT_SECONDS = 5
+WAIT_SECONDS = 30
 HELLO = request(
     "initialize",
     {

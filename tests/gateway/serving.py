@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-START_SECONDS = 10
+START_SECONDS = 30
 
 
 class AnnouncingServer(uvicorn.Server):

@@ -139,7 +139,7 @@ async def test_a_call_that_could_not_be_sent_is_tried_when_its_requester_asks(
 
 async def until_put_off(place: Approving) -> None:
     """Return once the only request was put off."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (await place.only()).is_put_off:
             await SystemClock().sleep(0.02)
 
@@ -316,7 +316,7 @@ async def test_of_many_approvers_and_replicas_one_decides_and_one_sends(
             *(place.repository.decide(approval, one) for one in decisions)
         )
         assert sum(one is not None for one in decided) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(await place.all(ApprovalState.EXECUTED)) < number:
                 await SystemClock().sleep(0.01)
     assert len(place.server.calls) == 5

@@ -174,7 +174,7 @@ async def test_an_approved_call_waits_while_its_budget_is_spent(
     record = await changed(database, record, 0)
     await process.budgets.reload(None)
 
-    async with asyncio.timeout(10), place.executing():
+    async with asyncio.timeout(30), place.executing():
         await until_async(put_off(place))
         waiting, calls = await place.only(), [*place.server.calls]
         record = await changed(database, record, 5)

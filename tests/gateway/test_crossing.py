@@ -23,7 +23,7 @@ from tests.fakes.everything.serving import RunningEverything
 from tests.gateway.conftest import Gateway, StartGateway
 from tests.gateway.meeting import Kind, Speech, connected, everything, route_to, text
 
-WAIT_SECONDS = 5
+WAIT_SECONDS = 30
 CELLS = (
     (Speech.LEGACY, Kind.MODERN),
     (Speech.LEGACY, Kind.OLD),

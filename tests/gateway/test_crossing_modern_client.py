@@ -19,7 +19,7 @@ from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
 
-WAIT_SECONDS = 5
+WAIT_SECONDS = 30
 CALL: dict[str, Any] = {"name": "echo", "arguments": {}}
 LEGACY = frozenset({Era.LEGACY})
 QUESTION = {

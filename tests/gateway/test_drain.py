@@ -39,7 +39,7 @@ async def test_a_call_in_flight_is_answered(gateway: Gateway, upstream: Scripted
 
     upstream.behaviour = slow
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         call = group.create_task(gateway.call())
         await begun.wait()
         begin(gateway)
@@ -91,7 +91,7 @@ async def test_a_standing_stream_ends_in_good_order(
 ) -> None:
     upstream.behaviour = _stream(b"data: {}\n\n")
 
-    async with asyncio.timeout(3), gateway.http.stream("GET", "/mcp/demo", headers=head()) as got:
+    async with asyncio.timeout(30), gateway.http.stream("GET", "/mcp/demo", headers=head()) as got:
         pieces = []
         async for piece in got.aiter_bytes():
             pieces.append(piece)
@@ -131,7 +131,7 @@ async def _listen(gateway: Gateway, upstream: ScriptedUpstream, first: bytes) ->
     headers = head(**MODERN, mcp_method="subscriptions/listen")
     pieces: list[bytes] = []
     async with (
-        asyncio.timeout(3),
+        asyncio.timeout(30),
         gateway.http.stream("POST", "/mcp/demo", content=body, headers=headers) as got,
     ):
         assert got.status_code == 200, await got.aread()

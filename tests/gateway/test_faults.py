@@ -21,7 +21,7 @@ from tests.gateway.serving import serve
 from tests.kit.waiting import until
 from tests.repository.files import ROOT
 
-SECONDS = 5
+SECONDS = 30
 GAP_SECONDS = 0.1
 TEXT = "x" * 2000
 CALL = request("tools/call", {"name": "echo", "arguments": {"text": TEXT}})

@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_leaves_nothing(
                 begun = await gateway.post(request("initialize", hello), slug="")
                 headers["mcp-session-id"] = begun.headers["mcp-session-id"]
             async with (
-                asyncio.timeout(5),
+                asyncio.timeout(30),
                 gateway.http.stream("GET", path, headers=headers) as got,
             ):
                 assert got.status_code == 200

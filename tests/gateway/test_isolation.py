@@ -24,7 +24,7 @@ from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 30
 CALLERS = 64
 CALL = request("tools/call", {"name": "echo", "arguments": {}})
 

@@ -72,7 +72,7 @@ async def begin(gateway: Gateway, version: str = "2025-11-25") -> dict[str, str]
 async def until_report(answer: httpx.Response) -> list[str]:
     """Return the lines of an event stream up to the end of the first report."""
     lines: list[str] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for line in answer.aiter_lines():
             lines.append(line)
             if "progress" in line:
@@ -125,7 +125,7 @@ async def test_a_slow_answer_begins_with_an_id_before_there_is_anything_to_say(
     headers = await begin(gateways[0])
 
     async with gateways[0].http.stream("POST", "/mcp", content=CALL, headers=headers) as answer:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             lines = answer.aiter_lines()
             first = [await anext(lines), await anext(lines)]
         slow.may_end.set()

@@ -137,7 +137,7 @@ async def test_a_client_of_the_old_transport_gets_none_either(
 
 async def wait_for_call(upstream: ScriptedUpstream) -> None:
     """Wait until a tool is being called."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not any(b"tools/call" in sent.body for sent in upstream.requests):
             upstream.arrived.clear()
             await upstream.arrived.wait()

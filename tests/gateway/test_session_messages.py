@@ -22,7 +22,7 @@ from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
 from tests.kit.waiting import until
 
-WAIT_SECONDS = 8
+WAIT_SECONDS = 30
 TURNS_OF_THE_LOOP = 200
 """In which a message comes from one end of this process to the other."""
 

@@ -48,7 +48,7 @@ from tests.kit.waiting import others_ran, until
 pytestmark = pytest.mark.wire
 
 URL = "http://127.0.0.1:9999/mcp"
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ class Followed:
             version = await self.snapshot.changed(-1)
             for item in items:
                 self.feed.items.put_nowait(item)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await self.snapshot.changed(version)
 
     @asynccontextmanager
@@ -154,7 +154,7 @@ class Followed:
     async def moved_to(self, url: str) -> None:
         """Wait until calls to the server go to *url*."""
         version = -1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.url != url:
                 version = await self.snapshot.changed(version)
 

@@ -390,7 +390,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         task = group.create_task(gateway.endpoint(scope, receive, send))
         await until(lambda: open_streams(gateway) == 1)
         gateway.routes.replace(make_route(prompts=PROMPT))

@@ -377,12 +377,12 @@ async def test_the_official_client_hears_of_a_stateless_server_in_a_session(
         await client.subscribe_resource(WATCHED)
         await everything.bus.publish(ResourceUpdated(uri="test://static-text"))
         await everything.bus.publish(ResourceUpdated(uri=WATCHED))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await heard.get() == WATCHED
         # Another URI: the subscription with the server is opened anew, and nothing is missed.
         await client.subscribe_resource("test://static-text")
         await everything.bus.publish(ResourceUpdated(uri="test://static-text"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await heard.get() == "test://static-text"
 
 
@@ -393,7 +393,7 @@ async def test_the_official_client_listens_to_a_stateless_server(everything: Eve
     ):
         await everything.bus.publish(ToolsListChanged())
         await everything.bus.publish(ResourceUpdated(uri=WATCHED))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             event = await anext(aiter(listened))
 
     # That the server says so is not yet that the list, as it is served here, changed.
@@ -418,7 +418,7 @@ async def test_the_official_client_hears_of_changed_lists(
         prompts = [FeatureEntry("greet", b'{"name":"greet"}')]
         everything.gateway.routes.replace(make_route(prompts=prompts))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         if mode == "legacy":
             async with connect(everything.gateway, "", mode, message_handler=note):
                 await until(lambda: open_streams(everything.gateway) == 1)

@@ -53,7 +53,7 @@ async def test_the_combined_server_is_that_of_the_callers_tenant(
     )
     gateway.authenticate.change(replace(ROOT, tenant_id="acme"))
 
-    async with asyncio.timeout(10), connected(gateway.url, speech, "/mcp", "root") as client:
+    async with asyncio.timeout(30), connected(gateway.url, speech, "/mcp", "root") as client:
         names = [tool.name for tool in (await client.list_tools()).tools]
 
     assert {name.partition("__")[0] for name in names} == {"own"}

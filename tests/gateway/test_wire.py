@@ -140,7 +140,7 @@ async def test_what_the_loop_has_not_seen_yet_spoils_a_connection_too(stray: byt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        async with asyncio.timeout(5), pool() as session, wire_over(session) as wire:
+        async with asyncio.timeout(30), pool() as session, wire_over(session) as wire:
 
             async def ask() -> int:
                 answer = await wire.request("GET", url, {}, b"", timeout=TIMEOUT)

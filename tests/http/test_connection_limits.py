@@ -18,7 +18,7 @@ from registry.http.server.connection import (
 )
 from tests.gateway.serving import serve
 
-SECONDS = 5
+SECONDS = 30
 SHORT = 0.2
 REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 PIECE = b"x" * 65536

@@ -15,7 +15,7 @@ from registry.core.clock import SystemClock
 from registry.http.server.connection import ConnectionLimits, JoiningProtocol, OpenConnections
 from tests.gateway.serving import serve
 
-SECONDS = 5
+SECONDS = 30
 Header = tuple[bytes, bytes]
 
 

@@ -71,7 +71,7 @@ async def running(
     server.on_listening = listening.set
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
         await listening.wait()
         async with httpx.AsyncClient(base_url=url) as http:

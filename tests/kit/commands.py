@@ -27,7 +27,7 @@ def commands(metrics: Metrics) -> dict[str, float]:
 
 async def settled(metrics: Metrics) -> dict[str, float]:
     """Return the counts once all that happened before was followed, and sealed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         counts = commands(metrics)
         while True:
             await SystemClock().sleep(1.5)

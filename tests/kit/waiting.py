@@ -8,7 +8,7 @@ from typing import Any
 from registry.core.background_tasks import end_all
 from registry.core.clock import SystemClock
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 """Longer than anything takes that is awaited in one process, on a busy machine."""
 
 PROCESS_SECONDS = 60.0

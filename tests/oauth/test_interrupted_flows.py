@@ -143,7 +143,7 @@ async def exchanging(sent_back: SentBack) -> AsyncIterator[asyncio.Task[httpx.Re
     """Open the callback; within, the token endpoint has the code and has not answered."""
     provider = sent_back.oauth.provider
     provider.token_answers.clear()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         page = group.create_task(sent_back.browser.get(sent_back.callback))
         await until(lambda: provider.counts["token"] == 1)
         yield page

@@ -37,7 +37,7 @@ async def test_a_connection_arrives_and_is_the_workers_alone(
 
     with ours:
         handed = parent.send_connection(ours)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with await taken.get() as arrived:
             arrived.sendall(b"hello")
         # Said after the receipt, so that this has been read when it is heard.

@@ -28,7 +28,7 @@ from tests.repository.files import ROOT
 NGINX = (ROOT / "deploy/nginx.conf").read_text()
 CADDY = (ROOT / "deploy/Caddyfile").read_text()
 HOST = "mcp.example.org"
-START_SECONDS = 10
+START_SECONDS = 30
 MEBIBYTE = 1024 * 1024
 PRIVATE_PATHS = ("/metrics", "/health", "/health/live", "/health/ready", "/health/gateway")
 

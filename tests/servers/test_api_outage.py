@@ -15,8 +15,8 @@ from tests.fakes.rest import SERVERS, Rest, rest_settings, running
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 MONGO_TIMEOUT_MS = 500
-ANSWER_SECONDS = 5
-RECOVERY_SECONDS = 20
+ANSWER_SECONDS = 15
+RECOVERY_SECONDS = 40
 URL = "http://127.0.0.1:9/mcp"
 AWAY = {
     "error": "service_unavailable",

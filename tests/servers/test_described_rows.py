@@ -211,7 +211,7 @@ async def test_one_server_whose_tools_cannot_be_stored_costs_no_other_one(
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(described.follow())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await rows(database, plain):
                 await clock.sleep(0.02)
         task.cancel()

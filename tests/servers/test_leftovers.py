@@ -55,7 +55,7 @@ async def rows_of(database: Database, server_id: str) -> int:
 
 
 async def until_nothing_is_left(database: Database, server_id: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await rows_of(database, server_id):
             await SystemClock().sleep(0.02)
 

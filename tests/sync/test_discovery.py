@@ -65,7 +65,7 @@ async def sdk_server(*, sse: bool = False) -> AsyncIterator[str]:
 
 async def failure(settings: Settings, handler: Handler, **changes: Any) -> str:
     """Return why an upstream of this behaviour cannot be read."""
-    async with serve(handler) as url, asyncio.timeout(8):
+    async with serve(handler) as url, asyncio.timeout(15):
         with pytest.raises(DiscoveryFailedError) as caught:
             await service(settings, **changes).discover(spec(f"{url}/mcp?key=sentinel"))
     assert "sentinel" not in caught.value.message

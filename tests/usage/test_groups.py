@@ -204,7 +204,7 @@ async def test_a_call_costs_what_its_tools_metadata_says(
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         await rest.client.post(path, json=message, headers=headers)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await summary(rest, group_by="tool,tag"))["total"]["calls"] < 2:
             await SystemClock().sleep(0.05)
 

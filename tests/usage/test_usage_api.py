@@ -48,7 +48,7 @@ async def call_tool(rest: Rest, user: UserContext, server: str, tool: str) -> ht
 
 async def written(rest: Rest, count: int) -> list[dict[str, Any]]:
     """Wait for so many records."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found := await records(rest)) < count:
             await SystemClock().sleep(0.05)
     return found

@@ -233,7 +233,7 @@ async def test_the_end_of_the_process_does_not_wait_for_ever(
     shelf.blocks = asyncio.Event()
     writer.note(*call())
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await writer.close()
 
     assert value(metrics, "usage_records_dropped_total", reason="shutdown") == 1

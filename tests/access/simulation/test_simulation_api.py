@@ -399,7 +399,7 @@ async def test_refused_calls_are_found_by_each_path_that_they_were_made_at(
         answer = await rest.client.post(f"/mcp{path}", json=message, headers=headers)
         assert "Unknown tool" in answer.text
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await simulated(rest, policy_id=policy_id))["calls"] < 3:
             await rest.parts.clock.sleep(0.1)
 

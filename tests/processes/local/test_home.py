@@ -12,7 +12,7 @@ from registry.core.settings import load_settings
 from registry.processes.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
 from registry.processes.local.home import LocalHome, settings_overrides, write_private
 
-CHILD_SECONDS = 10
+CHILD_SECONDS = 30
 URI = "mongodb://registry:pw@127.0.0.1:40000/jarvis?authSource=admin"
 
 

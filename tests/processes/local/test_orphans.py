@@ -9,7 +9,7 @@ import pytest
 from registry.core.clock import SystemClock
 from registry.processes.local.orphans import end_orphan
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 30
 MARKER = "--storage-path=/some where/data"
 
 
