@@ -117,7 +117,7 @@ class TokenStore(Protocol):
         request: TokenRequest,
         tokens: Tokens,
         flow_id: str,
-    ) -> None:
+    ) -> Sequence[TokenRow]:
         """Store what a flow obtained, in place of what there is, and complete the flow.
 
         One transaction; in the form jarvis-api reads.
@@ -128,6 +128,9 @@ class TokenStore(Protocol):
             request: By which authorization server and client, for what they were obtained.
             tokens: Them.
             flow_id: The flow, whose code was being exchanged.
+
+        Returns:
+            What was replaced although it did not fit, for the caller to have revoked.
 
         Raises:
             DatabaseUnavailable: Nothing was stored.
@@ -183,12 +186,16 @@ class AuthorizationListener(Protocol):
 
 
 class RemovalListener(Protocol):
-    """Is told that a server was removed. Implemented by `registry.oauth.unregistration`."""
+    """Is told that servers, or users' tokens for them, were removed.
+
+    Implemented by `registry.oauth.unregistration`.
+    """
 
     def removed(self, server_id: str, rows: Sequence[TokenRow]) -> None:
         """Note it; returns at once.
 
         Args:
-            server_id: Of the server, whichever process or program removed it.
-            rows: Users' tokens that the caller has removed with it, for nobody else to revoke.
+            server_id: Of the server, whichever process or program removed it; or of one that
+                has moved, so that tokens do not fit any more.
+            rows: Users' tokens that the caller has removed, for nobody else to revoke.
         """

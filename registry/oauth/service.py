@@ -46,7 +46,7 @@ from registry.oauth.errors import (
 )
 from registry.oauth.links import CALLBACK_PATH, LinkSeal, Ticket
 from registry.oauth.policy import grant_of, skips_challenge_check
-from registry.oauth.ports import AuthorizationListener, OAuthServers, TokenStore
+from registry.oauth.ports import AuthorizationListener, OAuthServers, RemovalListener, TokenStore
 from registry.oauth.repository import OAuthFlowRepository
 from registry.oauth.unregistration import revoke_both
 from registry.oauth.values import (
@@ -164,6 +164,7 @@ class AuthorizationService:
         endpoint: Exchanges codes, and revokes tokens.
         state_seal: Seals the `state` of flows.
         listener: Notified of each completed flow.
+        removals: Has tokens revoked that a flow replaced because their server has moved.
         base_url: The public URL of the registry.
         metadata: Our client metadata documents by path; none if the registry has no public URL.
         begin_seconds: How long the button may take.
@@ -181,6 +182,7 @@ class AuthorizationService:
         links: LinkSeal,
         state_seal: Seal,
         listener: AuthorizationListener,
+        removals: RemovalListener,
         audit: AuditTrail,
         base_url: str,
         metadata: Mapping[str, JsonObject],
@@ -203,6 +205,7 @@ class AuthorizationService:
         self._links = links
         self._state_seal = state_seal
         self._listener = listener
+        self._removals = removals
         self._audit = audit
         self._clock = clock
         self._counted = metrics.oauth_flows
@@ -657,13 +660,15 @@ class AuthorizationService:
             await self._failed(flow, user, reason)
             raise AuthorizationFailedError(reason) from exc
         try:
-            await self._tokens.store(user, server, request, tokens, flow.id)
+            replaced = await self._tokens.store(user, server, request, tokens, flow.id)
         except FlowEndedError:
             obtained = RemovedTokens(request, tokens.access_token, tokens.refresh_token)
             await revoke_both(self._endpoint, request, obtained)
             if await self._servers.unchecked(server.id) is None:
                 raise AuthorizationFailedError(SERVER_REMOVED) from None
             raise
+        if replaced:
+            self._removals.removed(server.id, replaced)
         self._links.forget(user.user_id, server.id)
         self._counted.labels("completed").inc()
         await self._note(user, server.id, "completed")

@@ -183,11 +183,14 @@ class OAuthTokenRepository:
         request: TokenRequest,
         tokens: Tokens,
         flow_id: str,
-    ) -> None:
+    ) -> list[TokenRow]:
         """Store what a flow obtained, in place of what there is, and complete the flow.
 
         A stored refresh token is kept if there is no new one: some authorization servers issue it
         with the first authorization only.
+
+        Returns:
+            What was replaced although it did not fit: the server has moved since it was obtained.
 
         Raises:
             FlowEndedError: The flow was ended meanwhile; nothing was stored.
@@ -195,13 +198,14 @@ class OAuthTokenRepository:
         """
         now = self._clock.now()
 
-        async def write(tx: Transaction) -> None:
+        async def write(tx: Transaction) -> list[TokenRow]:
             completed = await self._flows.end(
                 flow_id, FlowStatus.COMPLETED, None, now, was=[FlowStatus.EXCHANGING], tx=tx
             )
             if not completed:
                 raise FlowEndedError
-            before = await self.read(user.user_id, server, tx)
+            rows = await self._tokens.rows(user.user_id, _identifiers(server.name), tx)
+            before = self._authorization(server, rows)
             facts = _facts(server, request)
             keys = _keys(server.name)
             access = _access_values(user, facts, request.scopes, tokens, now)
@@ -221,8 +225,15 @@ class OAuthTokenRepository:
                 tenant_id=user.tenant_id,
             )
             await self._tokens.put_row(user.user_id, keys[MCP_CLIENT], client, tx)
+            clients = [row for row in rows if row.stored_type == MCP_CLIENT]
+            moved = [
+                row
+                for row in rows
+                if row.stored_type != MCP_CLIENT and not is_current(server, _written_facts(row))
+            ]
+            return [*moved, *clients] if moved else []
 
-        await in_transaction(self._database, write)
+        return await in_transaction(self._database, write)
 
     async def renew(
         self,

@@ -8,7 +8,7 @@ their user are in memory alone.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
@@ -58,6 +58,7 @@ from registry.oauth.values import (
     RemovedTokens,
     TokenProblem,
 )
+from registry.tokens.values import TokenRow
 from registry.upstream.oauth.errors import OAuthError
 from registry.upstream.oauth.token_endpoint import Sign, TokenEndpoint
 from registry.upstream.oauth.values import TokenRequest, Tokens
@@ -293,15 +294,19 @@ class UpstreamTokens:
         request: TokenRequest,
         tokens: Tokens,
         flow_id: str,
-    ) -> None:
+    ) -> Sequence[TokenRow]:
         """Store what a flow obtained, in place of what there is, and complete the flow.
+
+        Returns:
+            What was replaced although it did not fit: the server has moved since it was obtained.
 
         Raises:
             FlowEndedError: The flow was ended meanwhile; nothing was stored.
             DatabaseUnavailable: Nothing was stored.
         """
-        await self._stored.store(user, server, request, tokens, flow_id)
+        replaced = await self._stored.store(user, server, request, tokens, flow_id)
         self._outdate((user.user_id, server.id))
+        return replaced
 
     async def granted(self, user: UserContext, server: OAuthServer) -> tuple[str, ...]:
         """Return the scopes of the stored access token, as far as they are known."""

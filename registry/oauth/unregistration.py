@@ -1,4 +1,4 @@
-"""Gives back to authorization servers what was obtained for servers that are removed.
+"""Gives back to authorization servers what was obtained for servers that are removed or move.
 
 Users' tokens are revoked (RFC 7009), and a client is deleted (RFC 7592) that no server can use any
 more. A client is for all servers and users of a tenant at an authorization server, so it stays
@@ -71,11 +71,11 @@ class Unregistration:
         self._background.soon(self.give_back(server_id, rows))
 
     async def give_back(self, server_id: str, rows: Sequence[TokenRow]) -> None:
-        """Revoke the tokens of a removed server, and delete the clients that nothing uses.
+        """Revoke tokens that were removed, and delete the clients that nothing uses.
 
         Args:
             server_id: For the log.
-            rows: What was removed with it.
+            rows: What was removed with the server, or because it has moved.
         """
         try:
             async with asyncio.timeout(SECONDS):
@@ -91,18 +91,19 @@ class Unregistration:
         Some authorization servers have one grant for a user and a client: a revocation ends the
         tokens for other servers, too.
         """
-        by_client: dict[str, list[tuple[TokenRequest, RemovedTokens]]] = {}
+        by_client: dict[tuple[str, str], list[tuple[TokenRequest, RemovedTokens]]] = {}
         for one in found:
             if one.request is not None:
-                by_client.setdefault(one.request.client.client_id, []).append((one.request, one))
+                key = one.request.client.client_id, one.request.server.token_endpoint
+                by_client.setdefault(key, []).append((one.request, one))
         limit = asyncio.Semaphore(AT_ONCE)
 
         async def revoke(request: TokenRequest, removed: RemovedTokens) -> bool:
             async with limit:
                 return await revoke_both(self._endpoint, request, removed)
 
-        for client_id, all_removed in by_client.items():
-            others = await self._tokens.users_of_client(client_id)
+        for key, all_removed in by_client.items():
+            others = await self._tokens.users_of_client(*key)
             sent = [revoke(*one) for one in all_removed if one[1].user_id not in others]
             confirmed = await asyncio.gather(*sent)
             log.info(

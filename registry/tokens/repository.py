@@ -333,12 +333,21 @@ class TokenRepository:
         others = await of_other_tenants(await rows.to_list(), tenant_id, self._users, tx)
         return {**query, "_id": {"$nin": others}}
 
-    async def users_of_client(self, client_id: str) -> frozenset[str]:
-        """Return the users who have tokens that were obtained with a client."""
+    async def users_of_client(
+        self, client_id: str, token_endpoint: str | None = None
+    ) -> frozenset[str]:
+        """Return the users who have tokens that were obtained with a client.
+
+        Args:
+            client_id: Of the client; a metadata document may be one at many authorization servers.
+            token_endpoint: Where they were obtained; None for anywhere.
+        """
         query: Doc = {
             "type": {"$in": [MCP_ACCESS, MCP_REFRESH]},
             "registry.oauth.client_id": client_id,
         }
+        if token_endpoint is not None:
+            query["registry.oauth.token_endpoint"] = token_endpoint
         found = await self._tokens.get_pymongo_collection().distinct("userId", query)
         return frozenset(str(one) for one in found)
 

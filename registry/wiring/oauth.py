@@ -44,7 +44,7 @@ class Authorizations:
     Attributes:
         tokens: Supplies and renews access tokens.
         links: Makes links under which users authorise the registry.
-        unregistration: Deletes clients that nothing uses any more.
+        unregistration: Revokes tokens of removed servers, and deletes clients that nothing uses.
     """
 
     tokens: UpstreamTokens
@@ -78,6 +78,7 @@ class Authorizations:
             links=self.links,
             state_seal=self._state_seal,
             listener=listener,
+            removals=self.unregistration,
             audit=storage.audit,
             base_url=settings.base_url,
             metadata=self._metadata,

@@ -569,6 +569,29 @@ async def test_what_was_obtained_for_a_server_that_jarvis_deletes_is_given_back_
         assert await database.collection(name).count_documents({}) == 0
 
 
+@pytest.mark.parametrize("changes", ["url", "issuer"])
+async def test_what_does_not_fit_a_server_that_moves_is_revoked(
+    world: World, changes: str
+) -> None:
+    await world.browser.authorise((await world.initiate())[1])
+    former, path = world.oauth.provider, f"/{world.server['id']}"
+    async with serving_oauth() as another:
+        if changes == "url":
+            moved = await world.rest.call(ROOT, "PATCH", path, json={"url": another.url})
+            assert moved.status_code == 200, moved.text
+        else:
+            world.oauth.protected.issuers = (another.issuer,)
+            await world.rest.call(ROOT, "POST", f"{path}/refresh")
+            assert former.counts["revoke"] == 0
+            page = await world.browser.authorise((await world.initiate())[1])
+            assert page.title == "protected is connected"
+        await until(lambda: former.counts["unregister"] == 1)
+
+        assert former.counts["revoke"] == 2
+        assert all(token.is_revoked for token in former.tokens)
+        assert another.provider.counts["revoke"] == 0
+
+
 async def test_what_was_obtained_for_a_server_that_a_command_removes_is_given_back(
     world: World,
 ) -> None:

@@ -1,6 +1,7 @@
 """Flows whose authorization server does not answer."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from typing_extensions import override
@@ -18,6 +19,7 @@ from registry.oauth.errors import AuthorizationFailedError
 from registry.oauth.links import LinkSeal
 from registry.oauth.service import AuthorizationService
 from registry.oauth.values import OAuthServer
+from registry.tokens.values import TokenRow
 from registry.upstream.oauth.metadata import Discovered
 from tests.oauth.conftest import NoServers, OAuthStore, server_named
 
@@ -63,6 +65,9 @@ class Nobody:
     def authorized(self, user: UserContext, server: OAuthServer) -> None:
         """Note nothing."""
 
+    def removed(self, server_id: str, rows: Sequence[TokenRow]) -> None:
+        """Revoke nothing."""
+
 
 async def test_the_button_says_when_an_authorization_server_does_not_answer(
     store: OAuthStore, database: Database, audit_keys: AuditKeys
@@ -79,6 +84,7 @@ async def test_the_button_says_when_an_authorization_server_does_not_answer(
         links=LinkSeal([b"k" * 32], BASE_URL, replica.clock),
         state_seal=Seal([b"k" * 32], "state"),
         listener=Nobody(),
+        removals=Nobody(),
         audit=audit,
         base_url=BASE_URL,
         metadata={},

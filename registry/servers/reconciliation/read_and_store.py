@@ -197,6 +197,8 @@ class ReadAndStore:
             return None
         if written.is_recorded:
             await self._changes.server_changed(server.id)
+        if self._removals is not None and written.dropped:
+            self._removals.removed(server.id, written.dropped)
         is_recorded = written.is_recorded
         self.report(written.server, reading, reader or user, is_recorded=is_recorded)
         return written

@@ -98,11 +98,13 @@ class ServerWriteResult:
         server: As stored now.
         synced: What changed of its tools, if its upstream was read.
         is_recorded: Whether the server's document was written.
+        dropped: Users' tokens that were removed and are to be revoked: they do not fit any more.
     """
 
     server: ServerRecord
     synced: Synced | None
     is_recorded: bool = True
+    dropped: Sequence[TokenRow] = ()
 
 
 T = TypeVar("T")
@@ -411,7 +413,7 @@ class ServerStore:
                 outdated=_OutdatedError,
             )
         changed = changed_record(server, writes, tuple(removed))
-        await self._follow(server, changes, plan.user, plan.now, tx)
+        dropped = await self._follow(server, changes, plan.user, plan.now, tx)
         version = await self._versioned(server, changed, changes, plan.user, plan.now, tx)
         recorded = server_changes(
             server,
@@ -425,7 +427,7 @@ class ServerStore:
         if recorded:
             event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
             self._audit.add(plan.user, event, batch)
-        return ServerWriteResult(changed, synced, is_recorded=is_recorded)
+        return ServerWriteResult(changed, synced, is_recorded=is_recorded, dropped=dropped)
 
     async def _note_read(
         self,
@@ -482,8 +484,13 @@ class ServerStore:
         user: UserContext,
         now: datetime,
         tx: Transaction,
-    ) -> None:
-        """Write the parts of an update that are not in the server's own document."""
+    ) -> list[TokenRow]:
+        """Write the parts of an update that are not in the server's own document.
+
+        Returns:
+            Users' tokens that were removed and are to be revoked.
+        """
+        dropped: list[TokenRow] = []
         scope = changes.changes.get("scope")
         if scope is not None:
             scope = ServerScope(str(scope))
@@ -498,11 +505,11 @@ class ServerStore:
             )
         if changes.drops_user_keys:
             # Entered for another origin; users are asked again.
-            await self._drop_credentials(server, tx)
+            dropped, _ = await self._drop_tokens(server, tx)
+            await self._drop_user_keys(server, tx)
         elif changes.drops_tokens:
             # Obtained from another authorization server; users are asked again.
-            named = server.server_name, server.tenant_id, server.created_at
-            await self._tokens.delete_of_server(*named, tx)
+            dropped, _ = await self._drop_tokens(server, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
                 user.user_id,
@@ -512,6 +519,7 @@ class ServerStore:
                 tx,
                 tenant_id=user.tenant_id,
             )
+        return dropped
 
     async def remove(
         self, server: ServerRecord, user: UserContext, confirm: Confirm
@@ -534,9 +542,8 @@ class ServerStore:
             await self._flows.delete_of(server.id, self._clock.now(), tx)
             policies = await self._policies.delete_of(server.id, tx)
             await self._limits.delete_of(server.id, tx)
-            named = server.server_name, server.tenant_id, server.created_at
-            rows = await self._tokens.rows_of_server(*named, tx)
-            tokens, user_keys = await self._drop_credentials(server, tx)
+            rows, tokens = await self._drop_tokens(server, tx)
+            user_keys = await self._drop_user_keys(server, tx)
             counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
             recorded: JsonObject = {**gone, "removed": counts}
             event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, recorded)
@@ -557,11 +564,18 @@ class ServerStore:
         async with self._large_writes:
             return await self._database.transaction(write, seconds=LARGE_SECONDS)
 
-    async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
-        """Remove users' values for a server; return the number of tokens and of keys."""
+    async def _drop_tokens(
+        self, server: ServerRecord, tx: Transaction
+    ) -> tuple[list[TokenRow], int]:
+        """Remove users' tokens for a server; return what is to be revoked, and their number."""
         named = server.server_name, server.tenant_id, server.created_at
-        tokens = await self._tokens.delete_of_server(*named, tx)
-        return tokens, await self._plugin_auths.delete_of_server(*named, tx)
+        rows = await self._tokens.rows_of_server(*named, tx)
+        return rows, await self._tokens.delete_of_server(*named, tx)
+
+    async def _drop_user_keys(self, server: ServerRecord, tx: Transaction) -> int:
+        """Remove the keys that users stored for a server; return their number."""
+        named = server.server_name, server.tenant_id, server.created_at
+        return await self._plugin_auths.delete_of_server(*named, tx)
 
 
 def is_large(server: ServerRecord | None, reading: DiscoveryResult | None) -> bool:
