@@ -79,8 +79,12 @@ class Connector(Protocol):
             DatabaseUnavailable: The server cannot be read.
         """
 
-    async def check_of_user(self, server_id: str, user_id: str) -> None:
-        """Connect with a user's own access token, if they may still use the server; store nothing.
+    async def check_of_user(self, server_id: str, user_id: str) -> bool:
+        """Connect with a user's own credentials, if they may still use the server; store nothing.
+
+        Returns:
+            Whether it was done; if not, another attempt helps only after somebody's change: the
+            user may not use the server any more, has to authorise the registry, or was refused.
 
         Raises:
             RegistryError: The connection failed; says why.

@@ -44,10 +44,14 @@ LOOK_SECONDS = 5.0
 
 MAX_REMEMBERED = 10_000
 
+MAX_OF_USERS = 200
+"""Users' own connections that are tried again side by side: one server that is down may have
+failed for thousands of users, whose next calls find out by themselves."""
+
 
 @dataclass(slots=True)
 class _Retries:
-    """Attempts to restore the gateway's own connection to a server, in monotonic seconds."""
+    """Attempts to restore a connection, in monotonic seconds."""
 
     until: float
     due_at: float
@@ -81,7 +85,7 @@ class Reconnection:
         self._under_way: set[tuple[str, str | None]] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._background = BackgroundTasks()
-        self._retries: dict[str, _Retries] = {}
+        self._retries: dict[tuple[str, str | None], _Retries] = {}
         self._attempts: TTLCache[tuple[str, str | None], deque[Attempt]] = TTLCache(
             MAX_REMEMBERED, 2 * MAX_PAUSE_SECONDS, timer=clock.monotonic
         )
@@ -128,7 +132,7 @@ class Reconnection:
             self._background.soon(self._check(*key, self._chance() * SPREAD_SECONDS))
 
     async def follow(self) -> None:
-        """Connect at start, and again to servers that fail, until cancelled."""
+        """Connect at start, and make failed connections again, until cancelled."""
         try:
             await self.start()
             while True:
@@ -138,23 +142,34 @@ class Reconnection:
             await self._background.close()
 
     def retry_due(self) -> None:
-        """Begin the attempts that are due to restore failed connections."""
+        """Begin the attempts that are due to restore failed connections.
+
+        The gateway's own and those of users; each is tried for a while, with growing pauses.
+        """
         now = self._clock.monotonic()
-        failing = frozenset(self._tracker.failing())
-        self._retries = {
-            server_id: retries
-            for server_id, retries in self._retries.items()
-            if server_id in failing and now < retries.until + MAX_PAUSE_SECONDS
+        failing: dict[tuple[str, str | None], None] = {
+            **dict.fromkeys((server_id, None) for server_id in self._tracker.failing()),
+            **dict.fromkeys(self._tracker.failing_of_users()),
         }
-        for server_id in failing:
-            retries = self._retries.get(server_id)
-            if retries is None:
+        self._retries = {
+            key: retries
+            for key, retries in self._retries.items()
+            if key in failing and now < retries.until + MAX_PAUSE_SECONDS
+        }
+        places = MAX_OF_USERS - sum(
+            user_id is not None and now < retries.until
+            for (_, user_id), retries in self._retries.items()
+        )
+        for key in failing:
+            retries = self._retries.get(key)
+            if retries is None and (key[1] is None or places > 0):
+                places -= key[1] is not None
                 due_at = now + backoff_seconds(0, self._chance())
-                self._retries[server_id] = _Retries(now + RECONNECTION_SECONDS, due_at)
-            elif retries.due_at <= now < retries.until:
+                self._retries[key] = _Retries(now + RECONNECTION_SECONDS, due_at)
+            elif retries is not None and retries.due_at <= now < retries.until:
                 retries.failures += 1
                 retries.due_at = now + backoff_seconds(retries.failures, self._chance())
-                self._background.soon(self._check(server_id, None, 0.0))
+                self._background.soon(self._check(*key, 0.0))
 
     async def _made(self, key: tuple[str, str | None], user: UserContext) -> Reconnected:
         self._under_way.add(key)
@@ -182,9 +197,14 @@ class Reconnection:
                 with self._tracker.reconnecting(*key):
                     if user_id is None:
                         await self._connector.check(server_id)
-                    else:
-                        await self._connector.check_of_user(server_id, user_id)
+                    elif not await self._connector.check_of_user(server_id, user_id):
+                        self._give_up(key)
             except (RegistryError, DatabaseUnavailable) as exc:
                 log.debug("connection_check_failed", server_id=server_id, error=str(exc))
             finally:
                 self._under_way.discard(key)
+
+    def _give_up(self, key: tuple[str, str | None]) -> None:
+        """Do not try a connection again while it is known as failed."""
+        now = self._clock.monotonic()
+        self._retries.setdefault(key, _Retries(now, now)).until = now

@@ -218,7 +218,10 @@ class ConnectionTracker:
         before, now = self._users.get(key), self._clock.now()
         if _is_old(before, version):
             return
-        if problem is None:
+        if problem is None and (failures_of(before, version) or self._has_failed(server_id)):
+            # A recovery is news, which the database has to know.
+            self.completed(server_id, version, user_id)
+        elif problem is None:
             self._users[key] = answered(before, version, now)
         else:
             attempt = failures_of(before, version)
@@ -226,11 +229,11 @@ class ConnectionTracker:
 
     def failing(self) -> list[str]:
         """Return the servers to which the gateway's own connection has failed."""
-        return [
-            server_id
-            for server_id, each in _entries(self._servers)
-            if each.state is ConnectionState.ERROR
-        ]
+        return _failed(self._servers)
+
+    def failing_of_users(self) -> list[UserKey]:
+        """Return the users' own connections that have failed, by server and user."""
+        return _failed(self._users)
 
     @contextmanager
     def reconnecting(self, server_id: str, user_id: str | None) -> Iterator[None]:
@@ -342,6 +345,10 @@ class ConnectionTracker:
             if after is not own:
                 self._users[key] = after
 
+    def _has_failed(self, server_id: str) -> bool:
+        known = self._servers.get(server_id)
+        return known is not None and known.state is ConnectionState.ERROR
+
     def _works(self, server_id: str, version: Version, user_id: str | None) -> bool:
         """Note a working connection; return False if a newer configuration is known."""
         before = self._servers.get(server_id)
@@ -396,6 +403,10 @@ def _is_old(before: Connection | None, version: Version) -> bool:
 
 def _again(before: Connection | None, version: Version, now: datetime, problem: str) -> Connection:
     return failed(before, version, now, failures_of(before, version), problem)
+
+
+def _failed(cache: TTLCache[Key, Connection]) -> list[Key]:
+    return [key for key, each in _entries(cache) if each.state is ConnectionState.ERROR]
 
 
 def _entries(cache: TTLCache[Key, Connection]) -> list[tuple[Key, Connection]]:

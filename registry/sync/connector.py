@@ -6,6 +6,7 @@ from registry.auth.identity import SYNCHRONISER, Role, UserContext
 from registry.auth.repository import DirectoryRepository
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
+from registry.oauth.errors import AuthorizationRequiredError
 from registry.oauth.ports import OAuthServers
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import (
@@ -93,17 +94,20 @@ class UpstreamConnector:
             raise
         self._connections.checked(server_id, server.updated_at, None)
 
-    async def check_of_user(self, server_id: str, user_id: str) -> None:
-        """Connect with a user's own access token, if they may still use the server; store nothing.
+    async def check_of_user(self, server_id: str, user_id: str) -> bool:
+        """Connect with a user's own credentials, if they may still use the server; store nothing.
+
+        Returns:
+            Whether it was done; if not, another attempt helps only after somebody's change: the
+            user may not use the server any more, has to authorise the registry, or was refused.
 
         Raises:
-            ServerNotFoundError: There is no server that the user may use.
             RegistryError: The connection failed; says why.
             DatabaseUnavailable: The server or the user cannot be read.
         """
         entry = await self._directory.get(user_id)
         if entry is None or entry.is_disabled:
-            return
+            return False
         user = UserContext(
             user_id,
             entry.username or "",
@@ -112,19 +116,26 @@ class UpstreamConnector:
             groups=entry.groups,
             tenant_id=entry.tenant_id,
         )
-        await self._usable.usable(server_id, user)
+        try:
+            await self._usable.usable(server_id, user)
+        except ServerNotFoundError:
+            return False
         server = await self._servers.get_unchecked(server_id)
-        if server is None or server.effective_status is ServerStatus.INACTIVE:
-            return
-        if not is_user_level(server.config):
-            return
+        is_off = server is None or server.effective_status is ServerStatus.INACTIVE
+        if server is None or is_off or not is_user_level(server.config):
+            return False
         about = server_id, server.updated_at
         try:
             await self._reader.asked(server, user, self._discovery.eras)
+        except AuthorizationRequiredError:
+            return False
         except DiscoveryFailedError as exc:
             self._connections.checked(*about, exc.message, user_id)
+            if isinstance(exc, CredentialsRefusedError):
+                return False
             raise
         self._connections.checked(*about, None, user_id)
+        return True
 
     async def recently_authorized(self, limit: int) -> list[tuple[str, str]]:
         """Return the servers and users whose access tokens are the newest, the latest first.

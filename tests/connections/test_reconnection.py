@@ -15,7 +15,11 @@ from registry.connections.tracker import ConnectionTracker
 from registry.connections.values import Attempt, ConnectionState, VisibleServer
 from registry.oauth.errors import AuthorizationRequiredError
 from registry.oauth.values import AuthorizationLink
-from registry.servers.errors import DiscoveryFailedError, ServerNotFoundError
+from registry.servers.errors import (
+    CredentialsRefusedError,
+    DiscoveryFailedError,
+    ServerNotFoundError,
+)
 from tests.conftest import ALICE, BOB
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import Connections, connections_of
@@ -70,13 +74,16 @@ class FakeConnector:
         if self.problem is not None:
             raise self.problem
 
-    async def check_of_user(self, server_id: str, user_id: str) -> None:
+    async def check_of_user(self, server_id: str, user_id: str) -> bool:
         """Connect as told."""
         self.made.append((server_id, user_id))
         problem = None if self.problem is None else str(self.problem)
         self.tracker.checked(server_id, NOON, problem, user_id)
+        if isinstance(self.problem, CredentialsRefusedError):
+            return False
         if self.problem is not None:
             raise self.problem
+        return True
 
     async def recently_authorized(self, limit: int) -> list[tuple[str, str]]:
         """Return as many as asked."""
@@ -260,6 +267,52 @@ async def test_one_that_works_again_is_recorded(parts: Parts) -> None:
     assert times == [30]
     assert parts.state() is ConnectionState.CONNECTED
     assert [event[0] for event in parts.connections.health.told] == ["failed", "connected"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "attempts"),
+    [
+        (DiscoveryFailedError("It is away."), 2),
+        (CredentialsRefusedError("It refused the token."), 1),
+        (None, 1),
+    ],
+)
+async def test_a_users_own_connection_that_failed_is_tried_again_within_the_same_budget(
+    parts: Parts, problem: Exception | None, attempts: int
+) -> None:
+    parts.connector.problem = problem
+    tracker = parts.connections.tracker
+    tracker.failed(OWN.id, NOON, ALICE.user_id, 0, "It is away.")
+    tracker.checked(SERVER.id, NOON, "It is away.", BOB.user_id)
+
+    await passed(parts, range(400))
+
+    for key in ((OWN.id, ALICE.user_id), (SERVER.id, BOB.user_id)):
+        assert parts.connector.made.count(key) == attempts
+
+
+async def test_a_server_that_works_for_a_user_again_is_recorded_as_working(parts: Parts) -> None:
+    tracker = parts.connections.tracker
+    tracker.failed(OWN.id, NOON, ALICE.user_id, 0, "It is away.")
+    await parts.connections.writer.write_due()
+
+    tracker.checked(OWN.id, NOON, None, ALICE.user_id)
+
+    await parts.connections.writer.write_due()
+    assert parts.state(OWN.id) is ConnectionState.CONNECTED
+    assert [event[0] for event in parts.connections.health.told] == ["failed", "connected"]
+
+
+async def test_a_server_that_failed_for_many_users_is_tried_for_some_of_them(
+    parts: Parts,
+) -> None:
+    parts.connector.problem = DiscoveryFailedError("It is away.")
+    for number in range(300):
+        parts.connections.tracker.checked(OWN.id, NOON, "It is away.", f"{number:024}")
+
+    await passed(parts, range(60))
+
+    assert len(set(parts.connector.made)) == len(parts.connector.made) == 200
 
 
 @pytest.mark.requirement("R-280")
