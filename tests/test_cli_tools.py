@@ -126,6 +126,20 @@ def test_a_call_waits_until_it_is_approved_on_the_command_line(
     assert (again.returncode, unknown.returncode) == (4, 3)
 
 
+def test_a_tool_in_quarantine_is_named_as_everywhere(local: tuple[Path, RunningRegistry]) -> None:
+    why = ("--reason", "odd", "--json")
+    added = json.loads(run(local, "quarantine", "add", "tool", "demo/now", *why).stdout)
+    refused = run(local, "tools", "call", "demo/now")
+    nobody = run(local, "quarantine", "add", "user", "nobody", *why)
+    bad = run(local, "quarantine", "add", "client", "", *why)
+    run(local, "quarantine", "lift", added["id"])
+
+    assert (added["kind"], added["name"]) == ("tool", "now of demo")
+    assert (refused.returncode, "quarantine" in refused.stdout + refused.stderr) == (1, True)
+    assert (nobody.returncode, nobody.stderr) == (3, "registry: there is no user 'nobody'\n")
+    assert bad.stderr.startswith("registry: subject: ")
+
+
 def test_a_call_warns_of_a_token_on_the_command_line_and_says_that_no_registry_serves(
     local: tuple[Path, RunningRegistry],
 ) -> None:

@@ -207,4 +207,4 @@ def validated(model: type[M], options: Mapping[str, Any]) -> M:
     try:
         return model.model_validate({k: v for k, v in options.items() if v is not None})
     except ValidationError as exc:
-        fail(*problems_of(exc))
+        fail(*problems_of(exc, whole=None))

@@ -7,7 +7,7 @@ import typer
 
 from packages.models.states import QuarantineKind
 from registry.auth.identity import OPERATOR
-from registry.cli.names import server_of
+from registry.cli.names import server_of, tool_of, user_id_of
 from registry.cli.output import AsJson, Column, show_fields, show_rows, validated
 from registry.cli.running import run, services
 
@@ -58,8 +58,8 @@ def quarantine_add(
     subject: Annotated[
         str,
         typer.Argument(
-            help="Server: id, name or path. User: id. Token: jti. Client: its name. "
-            "Tool: SERVER:TOOL."
+            help="Server: id, name or path. Tool: id or SERVER/TOOL. User: id, name or "
+            "address. Token: jti. Client: its name."
         ),
     ],
     *,
@@ -80,10 +80,16 @@ def quarantine_add(
 
         async with services(changes=True) as built:
             named, tool = subject, None
-            if kind is QuarantineKind.TOOL:
-                named, _, tool = subject.partition(":")
-            if kind in {QuarantineKind.SERVER, QuarantineKind.TOOL}:
-                named = (await server_of(built, named)).id
+            match kind:
+                case QuarantineKind.SERVER:
+                    named = (await server_of(built, subject)).id
+                case QuarantineKind.TOOL:
+                    stored = await tool_of(built, subject)
+                    named, tool = stored.owner_id, stored.name
+                case QuarantineKind.USER:
+                    named = await user_id_of(built, subject)
+                case QuarantineKind.TOKEN | QuarantineKind.CLIENT:
+                    pass
             body: dict[str, Any] = {
                 "kind": kind.value,
                 "subject": named,

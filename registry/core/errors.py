@@ -92,12 +92,19 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def problems_of(error: ValidationError) -> list[str]:
-    """Return the problems of a validation error, one for each member."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {problem_of(item)}"
-        for item in error.errors(include_input=False)
-    ]
+def problems_of(error: ValidationError, *, whole: str | None = "file") -> list[str]:
+    """Return the problems of a validation error, one for each member.
+
+    Args:
+        error: What pydantic raised.
+        whole: What a problem of several members together is a problem of; None to leave it out.
+    """
+    found = []
+    for item in error.errors(include_input=False):
+        place = ".".join(str(part) for part in item["loc"]) or whole
+        problem = problem_of(item)
+        found.append(problem if place is None else f"{place}: {problem}")
+    return found
 
 
 def problem_of(item: Mapping[str, Any]) -> str:

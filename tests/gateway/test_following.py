@@ -44,7 +44,6 @@ from tests.kit.waiting import until
 pytestmark = pytest.mark.wire
 
 PATIENCE_SECONDS = 15.0
-IN_FORCE_SECONDS = 1.0
 
 
 @dataclass
@@ -204,7 +203,7 @@ async def test_a_deleted_row_makes_its_server_alone_be_read_again(
         other, reloads = two.snapshot.route("other"), two.reloads("server")
         query = {"owner_id": ObjectId(server.id), "name": "a"}
         await two.database.collection("mcp_tools").delete_one(query)
-        await until(lambda: two.tools("weather") == ["b"], IN_FORCE_SECONDS)
+        await until(lambda: two.tools("weather") == ["b"])
 
     assert two.snapshot.route("other") is other
     assert two.reloads("server") == reloads + 1
@@ -303,7 +302,7 @@ async def test_a_route_holds_what_the_server_lists_and_says_of_itself(
             route = two.snapshot.route("weather")
             return route is not None and not route.prompts
 
-        await until(has_no_prompts, IN_FORCE_SECONDS)
+        await until(has_no_prompts)
 
     assert two.reloads("full") == 1
 

@@ -20,7 +20,8 @@ from tests.gateway.serving import serve
 
 pytestmark = pytest.mark.wire
 
-IN_FORCE_SECONDS = 1.0
+IN_FORCE_SECONDS = 3.0
+"""A second, and what another process may take from it."""
 PATIENCE_SECONDS = 10.0
 ACCEPT = "application/json, text/event-stream"
 
