@@ -34,6 +34,14 @@ ONE_SERVER = "/mcp/<server>"
 COMBINED = "/mcp"
 PATHS = (DIRECT, ONE_SERVER, COMBINED)
 
+NOT_TESTABLE = {
+    "sep-2575-http-server-no-independent-requests-on-stream",
+    "sep-2575-missing-capability-http-400",
+    "sep-2575-server-rejects-undeclared-capability",
+}
+"""Checks of `server-stateless` that need tools which a server does not list. What was not listed
+was not reviewed, and is unknown at the gateway: docs/gateway.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -104,7 +112,11 @@ async def _find_behind_gateway(
         urls |= {ONE_SERVER: f"{gateway}/mcp/{PLAIN}"}
         for number, (path, url) in enumerate(urls.items()):
             found = folder / f"plain-{number}"
-            findings.plain[path] = await run_scenario(node, url, STATELESS, found)
+            outcome = await run_scenario(node, url, STATELESS, found)
+            if outcome.failed != NOT_TESTABLE:
+                # On a busy machine what it expects within a moment comes late.
+                outcome = await run_scenario(node, url, STATELESS, found / "again")
+            findings.plain[path] = outcome
 
 
 async def _find_clients(

@@ -46,6 +46,11 @@ class Outcome:
     warnings: tuple[str, ...]
 
     @property
+    def failed(self) -> set[str]:
+        """Return the ids of the checks that failed."""
+        return {failure.partition(":")[0] for failure in self.failures}
+
+    @property
     def is_clean(self) -> bool:
         """Whether nothing failed, nothing was warned of, and something was checked."""
         return self.passed > 0 and not self.failures and not self.warnings
@@ -82,12 +87,7 @@ async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Out
         folder: Where the suite writes its results; empty.
     """
     target = ("server", "--url", url)
-    output = await _run(node, target, folder, "--requirements", revision)
-    wanted = requirements(revision)
-    return {
-        name: _found(f"server-{name}", folder, output)
-        for name in (*wanted.scored, *wanted.unscored)
-    }
+    return await _find(node, target, requirements(revision), revision, folder, "server-")
 
 
 async def run_client(node: str, command: str, revision: str, folder: Path) -> dict[str, Outcome]:
@@ -100,15 +100,34 @@ async def run_client(node: str, command: str, revision: str, folder: Path) -> di
         folder: Where the suite writes its results; empty.
     """
     target = ("client", "--timeout", str(CLIENT_SECONDS * 1000), "--command", command)
-    output = await _run(node, target, folder, "--requirements", revision)
-    wanted = client_requirements(revision)
-    return {name: _found(name, folder, output) for name in (*wanted.scored, *wanted.unscored)}
+    return await _find(node, target, client_requirements(revision), revision, folder, "")
 
 
 async def run_scenario(node: str, url: str, scenario: str, folder: Path) -> Outcome:
     """Run one scenario and return what it found; the rest is as with `run`."""
     output = await _run(node, ("server", "--url", url), folder, "--scenario", scenario)
     return _found(f"server-{scenario}", folder, output)
+
+
+async def _find(
+    node: str,
+    target: tuple[str, ...],
+    wanted: Requirements,
+    revision: str,
+    folder: Path,
+    prefix: str,
+) -> dict[str, Outcome]:
+    output = await _run(node, target, folder, "--requirements", revision)
+    found = {
+        name: _found(prefix + name, folder, output) for name in (*wanted.scored, *wanted.unscored)
+    }
+    for name in wanted.scored:
+        if found[name].failures:
+            # On a busy machine what it expects within a moment comes late: once more, alone.
+            options = ("--scenario", name, "--spec-version", revision)
+            output = await _run(node, target, folder / "again", *options)
+            found[name] = _found(prefix + name, folder / "again", output)
+    return found
 
 
 async def _run(node: str, target: tuple[str, ...], folder: Path, *options: str) -> str:
