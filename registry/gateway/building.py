@@ -21,7 +21,6 @@ from registry.core.metrics import Metrics
 from registry.core.seal import Seal
 from registry.core.settings import Settings
 from registry.gateway.aggregate.bridge import ClientBridge
-from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.aggregate.session_streams import SessionMessages
 from registry.gateway.approved_calls import ApprovedCalls
@@ -46,6 +45,7 @@ from registry.gateway.edge.session_states import SessionStates
 from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.edge.stream_guard import StreamGuard
 from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.notifications.completions import AuthorizationCompletions
 from registry.gateway.notifications.feeds import Feeds
 from registry.gateway.notifications.stream_limits import (
     ClientStreamLimit,
@@ -339,6 +339,8 @@ class GatewayBuilder:
             self.stream_guard,
             self.ended_sessions,
             self.recorder,
+            notification_streams=self.notification_streams,
+            completions=self.completions,
             governance=self.governance,
             retries_idempotent=self.settings.gateway_retry_idempotent,
         )

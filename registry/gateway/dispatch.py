@@ -20,7 +20,6 @@ from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.drain import Drain
 from registry.core.json import members
-from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.aggregate.server import AggregateServer
 from registry.gateway.client.answers import CANCELLED
 from registry.gateway.edge.admission import Admission
@@ -46,6 +45,7 @@ from registry.gateway.errors import (
     RequestCancelled,
     ShuttingDown,
 )
+from registry.gateway.notifications.completions import AuthorizationCompletions
 from registry.gateway.passthrough import PassThrough
 from registry.gateway.protocol.envelope import METHODS, Envelope, usable_id
 from registry.gateway.protocol.messages import event_text

@@ -4,6 +4,8 @@ Decisions are made on the parsed message; the original bytes are forwarded.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import structlog
 
@@ -23,16 +25,19 @@ from registry.gateway.edge.error_responses import result_body
 from registry.gateway.edge.governance import CallGovernance
 from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.requests import GatewayRequest
-from registry.gateway.edge.session_seal import SessionSeal
+from registry.gateway.edge.session_seal import SessionSeal, session_name
 from registry.gateway.edge.stream_guard import StreamGuard
 from registry.gateway.errors import (
+    AuthorizationRequired,
     CredentialsRejected,
     InvalidParams,
     NoJsonRpcAnswer,
     UpstreamAnswered,
     UpstreamFailed,
 )
+from registry.gateway.notifications.completions import AuthorizationCompletions
 from registry.gateway.notifications.stream_limits import StreamLimits
+from registry.gateway.notifications.streams import NotificationStreams
 from registry.gateway.ports import RouteTable
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import forwarded_lines
@@ -50,6 +55,7 @@ from registry.gateway.transport.forwarder import (
     ClientChannel,
     Edit,
     Forwarder,
+    InterjectedStream,
     SealSession,
     StreamTermination,
 )
@@ -90,6 +96,8 @@ class PassThrough:
         streams: Counts the long-lived streams.
         stream_guard: Ends the long-lived streams.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
+        notification_streams: Reach the sessions, in whichever worker.
+        completions: Tells sessions that their user has authorised the registry at a server.
         recorder: Notified when a request goes upstream.
         governance: Checks calls of tools.
         retries_idempotent: Whether idempotent requests are retried when a server breaks off.
@@ -107,6 +115,8 @@ class PassThrough:
         ended_sessions: EndedSessions,
         recorder: Recorder,
         *,
+        notification_streams: NotificationStreams,
+        completions: AuthorizationCompletions,
         governance: CallGovernance,
         retries_idempotent: bool,
     ) -> None:
@@ -118,6 +128,8 @@ class PassThrough:
         self._seal = seal
         self._streams = streams
         self._ended_sessions = ended_sessions
+        self._notification_streams = notification_streams
+        self._completions = completions
         self._recorder = recorder
         self._governance = governance
         self._retries_idempotent = retries_idempotent
@@ -293,15 +305,32 @@ class PassThrough:
         if not exchange.is_modern:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
         if exchange.method not in STANDING_METHODS:
-            await self._send(exchange, route, user, raw, session_id=session_id)
+            try:
+                await self._send(exchange, route, user, raw, session_id=session_id)
+            except AuthorizationRequired as required:
+                if session_id is not None and exchange.opens_urls:
+                    name = session_name(exchange.headers["mcp-session-id"])
+                    self._completions.follow(name, user.user_id, required)
+                raise
             return
         if exchange.method == "subscriptions/listen":
             exchange.termination = exchange.client.divert(StreamTermination)
         until = self._stream_guard.until_ended(exchange, route)
-        with self._streams.hold(route.server_id):
+        with self._streams.hold(route.server_id), self._interjecting(exchange, route):
             await self._send(
                 exchange, route, user, raw, session_id=session_id, standing_until=until
             )
+
+    def _interjecting(
+        self, exchange: GatewayRequest, route: Route
+    ) -> AbstractContextManager[None]:
+        """Let the gateway say on a session's stream that its user has authorised the registry."""
+        if exchange.is_modern or not exchange.opens_urls or route.oauth is None:
+            return nullcontext()
+        client = exchange.client
+        stream = client.divert(partial(InterjectedStream, client))
+        name = session_name(exchange.headers["mcp-session-id"])
+        return self._notification_streams.relaying(name, stream)
 
     async def _send(
         self,

@@ -17,7 +17,7 @@ from tests.gateway.eras import modern
 from tests.gateway.fakes import Request, ScriptedUpstream, echo, make_route
 from tests.gateway.listening import hearing, listening
 from tests.gateway.serving import serve
-from tests.kit.waiting import until
+from tests.kit.waiting import others_ran, until
 
 SERVER = "demo".ljust(24, "0")
 LINK = "https://registry.test/start/flow-alice-demo?"
@@ -477,6 +477,41 @@ async def test_a_session_that_is_passed_through_asks_in_the_form_that_its_client
     code = answer.get("error", {}).get("code")
     assert code == (-32042 if can else None)
     assert LINK in str(answer)
+
+
+async def test_a_session_that_is_passed_through_learns_between_events_that_its_user_has_finished(
+    gateway: Gateway, tokens: FakeAccessTokens, upstream: ScriptedUpstream
+) -> None:
+    may_end = asyncio.Event()
+    event = b'event: message\r\ndata: {"jsonrpc":"2.0","method":"notifications/own"}\r\n\r\n'
+
+    async def behave(received: Request) -> None:
+        if received.method != "GET":
+            await answer_all(received)
+            return
+        await received.start(content_type="text/event-stream")
+        await received.chunk(event + event[:30])
+        await may_end.wait()
+        await received.chunk(event[30:])
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = behave
+    tokens.give(ALICE.user_id, SERVER, "t-alice")
+    session = await begin(gateway, **URLS)
+    async with hearing(gateway, head(mcp_session_id=session), "demo") as stream:
+        first = await stream.method()
+        tokens.held.clear()
+        asked = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
+        [page] = asked.json()["error"]["data"]["elicitations"]
+        tokens.give(ALICE.user_id, SERVER, "t-alice")
+        await others_ran()
+        may_end.set()
+        second, told = await stream.method(), await stream.next()
+
+    assert (first, second) == ("own", "own")
+    assert told is not None
+    assert told["method"] == "notifications/elicitation/complete"
+    assert told["params"] == {"elicitationId": page["elicitationId"]}
 
 
 @pytest.mark.parametrize("can", [URLS, {}])

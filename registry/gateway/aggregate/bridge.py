@@ -27,7 +27,6 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, dump_text, members
 from registry.core.latency_watcher import LatencyWatcher
-from registry.gateway.aggregate.completions import ELICITATION_COMPLETE
 from registry.gateway.aggregate.parked import Parked, ParkedConversations
 from registry.gateway.client.asks import Ask, Conversation
 from registry.gateway.client.connector import Connector
@@ -48,6 +47,7 @@ from registry.gateway.errors import (
     StateUnknown,
     UpstreamFailed,
 )
+from registry.gateway.notifications.completions import ELICITATION_COMPLETE
 from registry.gateway.notifications.feed import LISTS_CHANGED, UPDATED
 from registry.gateway.ports import Peers
 from registry.gateway.protocol import era_translation

@@ -28,7 +28,6 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.aggregate.bridge import ClientBridge, ClientRequest, Elsewhere
-from registry.gateway.aggregate.completions import AuthorizationCompletions
 from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
@@ -67,6 +66,7 @@ from registry.gateway.errors import (
     StateUnknown,
     UpstreamFailed,
 )
+from registry.gateway.notifications.completions import AuthorizationCompletions
 from registry.gateway.notifications.streams import SAID, NotificationStreams
 from registry.gateway.passthrough import PassThrough
 from registry.gateway.ports import PeerGone, Peers

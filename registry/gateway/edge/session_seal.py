@@ -90,7 +90,7 @@ class SessionSeal:
 
     def end(self, sealed_id: str) -> str:
         """Reject *sealed_id* from now on; return the argument for `end_named` in other workers."""
-        name = _digest(sealed_id).hex()
+        name = session_name(sealed_id)
         self.end_named(name)
         return name
 
@@ -123,6 +123,11 @@ class SessionSeal:
             with suppress(ValueError, InvalidTag):
                 return sealer.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], bound_to)
         return None
+
+
+def session_name(sealed_id: str) -> str:
+    """Return what a session is called between workers."""
+    return _digest(sealed_id).hex()
 
 
 def is_session_name(text: str) -> bool:

@@ -11,8 +11,8 @@ on one of them, and a client that opens another has usually lost the former.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -56,7 +56,7 @@ from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.early_stream import STREAM_HEADERS
-from registry.gateway.transport.forwarder import EVENT_STREAM
+from registry.gateway.transport.forwarder import EVENT_STREAM, InterjectedStream
 from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resources
 from registry.gateway.view.catalogue import Catalogue
 from registry.gateway.view.differences import (
@@ -238,6 +238,7 @@ class NotificationStreams:
         # Number of open streams by the server's id; None for the aggregate server.
         self._about: Counter[str | None] = Counter()
         self._sessions: dict[str, Stream] = {}
+        self._relayed: dict[str, InterjectedStream] = {}
         self._seen: Catalogue | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -310,7 +311,29 @@ class NotificationStreams:
     def say_here(self, nonce: str, raw: bytes) -> bool:
         """Send a server's message on the stream of a session, if the stream is in this worker."""
         stream = self._sessions.get(nonce)
-        return stream is not None and stream.buffer.say(raw)
+        if stream is not None:
+            return stream.buffer.say(raw)
+        relayed = self._relayed.get(nonce)
+        if relayed is None:
+            return False
+        relayed.say(raw)
+        self._background_tasks.soon(relayed.flush())
+        return True
+
+    @contextmanager
+    def relaying(self, name: str, stream: InterjectedStream) -> Iterator[None]:
+        """Let `say` reach a session that a server keeps, on the server's own stream.
+
+        Args:
+            name: Of the session, in place of a nonce.
+            stream: The stream; a newer one of the session takes its place.
+        """
+        self._relayed[name] = stream
+        try:
+            yield
+        finally:
+            if self._relayed.get(name) is stream:
+                del self._relayed[name]
 
     def session_ended(self, nonce: str) -> None:
         """End the stream of a session that has ended."""

@@ -4,6 +4,8 @@ Nothing that may have effects is ever sent twice. What has none is sent once mor
 closes the connection without an answer, as it does when it restarts (RFC 9110, 9.2.2).
 """
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TypeVar
@@ -17,6 +19,7 @@ from aiohttp import (
     ServerDisconnectedError,
 )
 from starlette.types import Message, Receive, Send
+from typing_extensions import override
 
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.errors import (
@@ -559,6 +562,9 @@ SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 EVENT_ENDS = (b"\n\n", b"\r\r", b"\r\n\r\n")
 LONGEST_END = 4
 
+MAX_WAITING = 50
+"""Messages that wait for a server's event to end; the oldest are dropped first."""
+
 
 class StreamTermination:
     """Passes a stream on and knows whether it stands between two events.
@@ -584,6 +590,47 @@ class StreamTermination:
     def is_between_events(self) -> bool:
         """Whether another event can follow now."""
         return not self._tail or self._tail.endswith(EVENT_ENDS)
+
+
+class InterjectedStream(StreamTermination):
+    """Passes a server's event stream on, and sends messages of the gateway between its events.
+
+    Nothing is parsed. These messages have no id, so a client that lost the stream resumes after
+    the last one of the server.
+
+    Args:
+        client: Whose stream it is.
+        send: The client's ASGI channel.
+    """
+
+    __slots__ = ("_client", "_is_open", "_turn", "_waiting")
+
+    def __init__(self, client: ClientChannel, send: Send) -> None:
+        super().__init__(send)
+        self._client = client
+        self._turn = asyncio.Lock()
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._is_open = False
+
+    @override
+    async def __call__(self, message: Message) -> None:
+        """Pass one ASGI message on, then what has waited for it."""
+        async with self._turn:
+            await super().__call__(message)
+            self._is_open = self._client.is_event_stream and message.get("more_body") is True
+        if self._waiting:
+            await self.flush()
+
+    def say(self, raw: bytes) -> None:
+        """Have a message sent by the next `flush` between two events."""
+        self._waiting.append(b"event: message\ndata: " + raw + b"\n\n")
+
+    async def flush(self) -> None:
+        """Send what waits, unless the server is in the middle of an event."""
+        async with self._turn:
+            while self._waiting and self._is_open and self.is_between_events:
+                body = self._waiting.popleft()
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def stream_termination(

@@ -39,7 +39,13 @@ class AuthorizationCompletions:
         self._followed: set[tuple[str, str]] = set()
 
     def follow(self, nonce: str, user_id: str, required: AuthorizationRequired) -> None:
-        """Tell the session with *nonce* when a user has authorised the registry."""
+        """Tell a session when a user has authorised the registry.
+
+        Args:
+            nonce: Of a session with the gateway; the name of one that a server keeps.
+            user_id: Of the user.
+            required: What they were asked for.
+        """
         key = (nonce, required.link.flow_id)
         if key not in self._followed and len(self._followed) < MAX_FOLLOWED:
             self._followed.add(key)
