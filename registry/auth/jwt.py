@@ -147,7 +147,7 @@ class TokenIssuer:
 
     def sign(self, claims: Mapping[str, object]) -> str:
         """Return *claims* as a JWT that no service of ours accepts: its audience is another's."""
-        if claims.get("aud") == self._audience:
+        if claims.get("aud") in {self._audience, refresh_audience(self._audience)}:
             raise ValueError("The audience is the registry's own.")
         token: str = jwt.encode(
             dict(claims), self._key, algorithm="RS256", headers={"kid": self._kid}

@@ -503,3 +503,10 @@ def test_a_refresh_token_under_the_shared_secret_is_refused(verifier: TokenVerif
 
     with pytest.raises(UnauthorizedError):
         verifier.verify_refresh(shared(**claims))
+
+
+@pytest.mark.parametrize("audience", [AUDIENCE, refresh_audience(AUDIENCE)])
+def test_what_is_signed_for_others_is_no_token_here(issuer: TokenIssuer, audience: str) -> None:
+    """Authorization servers of others get assertions with an audience of their choice."""
+    with pytest.raises(ValueError, match="audience"):
+        issuer.sign({"iss": ISSUER, "sub": ALICE, "aud": audience})

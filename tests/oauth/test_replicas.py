@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -58,14 +58,23 @@ class Cluster:
         content = result.get("content") or [{}]
         return str(content[0].get("text"))
 
-    async def authorize(self) -> None:
+    async def authorize(self, replica: int = 0) -> None:
         """Authorise the registry as a person does in a browser."""
+        page = await self.visit(replica)
+        assert page.is_success, page.text
+
+    async def visit(self, replica: int) -> httpx.Response:
+        """Follow a link in a browser whose public URL leads to a replica; return the last page."""
+        home, here = self.registries[0].url, self.registries[replica].url
         path = f"/api/v1/mcp/{self.server_id}/oauth/initiate"
-        link = (await self.replicas[0].get(path)).raise_for_status().json()["authorizationUrl"]
-        async with httpx.AsyncClient(follow_redirects=True, timeout=PROCESS_SECONDS) as browser:
+        begun = (await self.replicas[replica].get(path)).raise_for_status()
+        link = begun.json()["authorizationUrl"].replace(home, here)
+        async with httpx.AsyncClient(timeout=PROCESS_SECONDS) as browser:
             (await browser.get(link)).raise_for_status()
             page = await browser.post(link)
-        assert page.is_success, page.text
+            while page.next_request is not None:
+                page = await browser.get(str(page.next_request.url).replace(home, here))
+        return page
 
 
 @pytest.fixture
@@ -144,25 +153,47 @@ async def test_calls_through_three_processes_with_one_expired_token_make_one_ref
     assert (provider.counts["refresh"], provider.counts["reuse"]) == (1, 0)
 
 
-async def test_a_process_that_is_killed_between_refresh_and_store_leaves_who_must_authorise_again(
+async def test_a_process_that_is_killed_before_it_stores_tokens_leaves_who_must_authorise_again(
     cluster: Cluster,
 ) -> None:
     await authorized(cluster)
-    provider = cluster.outside.provider
+    provider, protected = cluster.outside.provider, cluster.outside.protected
     provider.expire()
-    provider.switches.delay = PROCESS_SECONDS
 
-    async def kill() -> None:
-        await until(lambda: provider.counts["refresh"], PROCESS_SECONDS)
-        cluster.registries[1].end(signal.SIGKILL)
+    @asynccontextmanager
+    async def killed(replica: int) -> AsyncIterator[None]:
+        """Kill a process as soon as it asks for tokens; its request breaks off."""
+        provider.switches.delay, before = PROCESS_SECONDS, provider.counts["token"]
 
-    async with in_background(kill()):
-        with pytest.raises(httpx.TransportError):
-            await cluster.call(1)
-    provider.switches.delay = 0
+        async def kill() -> None:
+            await until(lambda: provider.counts["token"] > before, PROCESS_SECONDS)
+            cluster.registries[replica].end(signal.SIGKILL)
+
+        async with in_background(kill()):
+            with pytest.raises(httpx.TransportError):
+                yield
+        provider.switches.delay = 0
+
+    async with killed(1):
+        await cluster.call(1)
     refused = await cluster.text(2)
     await cluster.authorize()
     after = [await cluster.text(number) for number in (0, 2)]
+    revoked = await cluster.replicas[2].delete(f"/api/v1/mcp/{cluster.server_id}/oauth/token")
+    async with killed(0):
+        await cluster.authorize()
+    refused_again = await cluster.text(2)
+    await cluster.authorize(2)
+    at_last = await cluster.text(2)
+    protected.issuers = (cluster.registries[2].url,)
+    own = await cluster.visit(2)
 
-    assert "/api/v1/mcp/oauth/start?ticket=" in refused
-    assert after == ["ada", "ada"]
+    assert revoked.is_success
+    for answer in (refused, refused_again):
+        assert "/api/v1/mcp/oauth/start?ticket=" in answer
+    assert [*after, at_last] == ["ada", "ada", "ada"]
+    # A server that names the registry as its authorization server gets no token of it.
+    assert (own.status_code, "publishes no metadata" in own.text) == (502, True)
+    gateway_token = cluster.replicas[0].headers["authorization"].removeprefix("Bearer ")
+    assert protected.offered
+    assert gateway_token not in protected.offered

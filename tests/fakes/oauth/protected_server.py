@@ -27,7 +27,8 @@ class Protected:
         points: Whether challenges name the metadata.
         issuers: The authorization servers that the metadata names; the provider's by default.
         scopes: Named in the challenge; empty to name none.
-        seen: The tokens that came, in order.
+        seen: The tokens that came and count, in order.
+        offered: The values of `Authorization` that came.
     """
 
     app: ASGIApp
@@ -39,6 +40,7 @@ class Protected:
     scopes: tuple[str, ...] = ("read",)
     needs: Callable[[dict[str, Any]], str | None] = field(default=lambda _: None)
     seen: list[str] = field(default_factory=list)
+    offered: set[str] = field(default_factory=set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -50,6 +52,7 @@ class Protected:
             return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         kind, _, value = headers.get("authorization", "").partition(" ")
+        self.offered.add(value)
         token = self.provider.find(value) if kind == "Bearer" else None
         if token is None or (token.resource is not None and token.resource != self.resource):
             error = ' error="invalid_token",' if value else ""
