@@ -155,8 +155,8 @@ def problem_of(name: str, value: object) -> str | None:
         is_number = type(value) is int and 1 <= value <= MAX_APPROVALS
         return None if is_number else f"must be a whole number from 1 to {MAX_APPROVALS}, or null"
     if name in {PRICE_PER_CALL, PRICE_PER_KIB}:
-        is_price = type(value) in {int, float} and 0 <= value <= MAX_PRICE  # type: ignore[operator]  # a number
-        return None if is_price else f"must be a number from 0 to {MAX_PRICE}, or null"
+        problem = f"must be a number from 0 to {MAX_PRICE} with at most six decimals, or null"
+        return None if _is_price(value) else problem
     if name == BILLING_TAGS and not _are_tags(value):
         return (
             f"must be a list of at most {MAX_BILLING_TAGS} different tags of one line and at most "
@@ -250,6 +250,13 @@ def _tags(value: object) -> tuple[str, ...]:
         return ()
     tags = {tag for tag in value if isinstance(tag, str) and tag}
     return tuple(sorted(tags)[:MAX_BILLING_TAGS])
+
+
+def _is_price(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # Less than a millionth would be counted as nothing.
+    return 0 <= value <= MAX_PRICE and round(value * MILLION) / MILLION == value
 
 
 def _price(value: object) -> int:

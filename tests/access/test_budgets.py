@@ -146,6 +146,8 @@ async def reported(rest: Rest, user: UserContext) -> list[dict[str, Any]]:
         {"amount": -1},
         {"amount": 1e10},
         {"amount": True},
+        {"amount": 1e-7},
+        {"amount": 0.1234567},
         {"amount": "5"},
         {"subjects": {}},
         {"subjects": {"groups": ["a" * 24]}},

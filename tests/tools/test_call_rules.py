@@ -109,12 +109,17 @@ def test_billing_tags_are_a_set_of_texts() -> None:
         ("billing_tags", []),
         ("billing_tags", ["crm", "team a"]),
         ("price_per_call", 0.25),
+        ("price_per_call", 999_999.999_999),
+        ("price_per_kib", 0.000_001),
         ("price_per_kib", 0),
         ("anything_else", {"of": "theirs"}),
     ],
 )
 def test_what_people_may_state_is_no_problem(name: str, value: object) -> None:
     assert problem_of(name, value) is None
+
+
+A_PRICE = "must be a number from 0 to 1000000 with at most six decimals, or null"
 
 
 @pytest.mark.parametrize(
@@ -125,9 +130,11 @@ def test_what_people_may_state_is_no_problem(name: str, value: object) -> None:
         ("confirm", ["always"], "must be one of always, when_destructive, never, or null"),
         ("approvals_required", 3, "must be a whole number from 1 to 2, or null"),
         ("approvals_required", True, "must be a whole number from 1 to 2, or null"),
-        ("price_per_call", -1, "must be a number from 0 to 1000000, or null"),
-        ("price_per_kib", "1", "must be a number from 0 to 1000000, or null"),
-        ("price_per_kib", float("nan"), "must be a number from 0 to 1000000, or null"),
+        ("price_per_call", -1, A_PRICE),
+        ("price_per_kib", "1", A_PRICE),
+        ("price_per_kib", float("nan"), A_PRICE),
+        ("price_per_kib", 1e-7, A_PRICE),
+        ("price_per_call", 0.1234567, A_PRICE),
     ],
 )
 def test_a_member_of_another_form_is_a_problem(name: str, value: object, problem: str) -> None:

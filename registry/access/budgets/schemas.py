@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic import model_validator as validator
 
 from packages.models.budgets import MAX_BUDGET_NAME
@@ -19,7 +19,19 @@ MAX_TAGS = 20
 
 Name = Annotated[Line, StringConstraints(max_length=MAX_BUDGET_NAME)]
 Tag = Annotated[Line, StringConstraints(max_length=64)]
-Amount = Annotated[float, Field(strict=True, ge=0, le=MAX_AMOUNT, allow_inf_nan=False)]
+
+
+def _in_millionths(amount: float) -> float:
+    if round(amount * MILLION) / MILLION != amount:
+        raise ValueError("must have at most six decimals")
+    return amount
+
+
+Amount = Annotated[
+    float,
+    Field(strict=True, ge=0, le=MAX_AMOUNT, allow_inf_nan=False),
+    AfterValidator(_in_millionths),
+]
 
 
 class BudgetQuery(BaseModel):
@@ -61,7 +73,9 @@ class BudgetCreate(_Body):
     """A budget to make."""
 
     name: Name
-    amount: Amount = Field(description="For each calendar month (UTC), in the currency unit.")
+    amount: Amount = Field(
+        description="For each calendar month (UTC), in the currency unit; six decimals at most."
+    )
     subjects: BudgetSubjects
     billing_tags: Annotated[list[Tag], Field(max_length=MAX_TAGS)] = Field(
         default_factory=list,
