@@ -48,7 +48,8 @@ class TokenFamily(Document):
         expires_at: When nothing of it is valid any more, however often it was renewed. Required,
             because a family without it would be valid forever.
         tenant_id: The tenant that the user was of when it began; absent without one.
-        toolset: Name of the toolset that its tokens are limited to; absent without one.
+        toolset: Name and id of the toolset that its tokens are limited to, as `name#id` (the
+            name alone in those of earlier releases); absent without one.
     """
 
     id: NonEmptyText  # type: ignore[assignment]  # a text that we generate: the tokens contain it

@@ -39,7 +39,7 @@ class Requester:
         session_id: Family of tokens that it belongs to, if any.
         ancestors: Tokens and families that it was generated with.
         is_service_account: Whether the account may exist in the token alone.
-        toolset: Name of the toolset that their token is limited to.
+        toolset: The toolset that their token is limited to, as its claim says it.
     """
 
     user_id: str

@@ -96,7 +96,8 @@ class UserContext:
         tenant_id: The tenant that the caller is of; None is a tenant of its own, of all that is
             stored without one. Administrators without one see all, see `sees_all_tenants`.
         is_of_all_tenants: Whether the caller is the registry itself, or its operator.
-        toolset: Name of the toolset that the token is limited to at the gateway; None for none.
+        toolset: The toolset that the token is limited to at the gateway, see `toolset_claim`; None
+            for none.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -158,6 +159,21 @@ class UserContext:
         if self.scopes.issuperset(needed):
             return ()
         return tuple(scope for scope in needed if scope not in self.scopes)
+
+
+def toolset_claim(name: str, toolset_id: str) -> str:
+    """Return what a token says of the toolset that it is limited to.
+
+    The id decides: a name means another toolset once the first is renamed or removed, which would
+    widen what the token may call. Source: docs/decisions/0062-toolsets.md.
+    """
+    return f"{name}#{toolset_id}"
+
+
+def claimed_toolset(claim: str) -> tuple[str, str | None]:
+    """Return the name and the id in a claim; tokens of earlier releases have a name alone."""
+    name, separator, toolset_id = claim.partition("#")
+    return name, toolset_id if separator else None
 
 
 def tenant_of(stored: object) -> str | None:

@@ -53,7 +53,7 @@ class VerifiedToken:
         custom_scopes: Scopes that are none of ours; access policies may name them.
         is_service_account: Whether the account may exist in the token alone; any other user must
             be stored.
-        toolset: Name of the toolset that the token is limited to at the gateway.
+        toolset: The toolset that the token is limited to at the gateway, see `toolset_claim`.
     """
 
     user_id: str

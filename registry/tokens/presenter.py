@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from registry.auth.identity import claimed_toolset
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.tokens.naming import server_of, shown_identifier
@@ -100,7 +101,7 @@ def present_family(listed: ListedFamily) -> JsonObject:
         "role": family.role.value,
         "scope": " ".join(family.scopes),
         "description": family.description,
-        "toolset": family.toolset,
+        "toolset": None if family.toolset is None else claimed_toolset(family.toolset)[0],
         "generated_with": family.ancestors[-1] if family.ancestors else None,
         "created_at": timestamp(family.created_at),
         "renewed_at": None if family.exchanged_at is None else timestamp(family.exchanged_at),

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from packages.database.client import Database, Transaction
 from packages.models.sessions import IssuedAccessToken, RevocationKind
@@ -25,8 +26,10 @@ from registry.auth.identity import (
     Role,
     Scope,
     UserContext,
+    claimed_toolset,
     default_scopes,
     grantable_scopes,
+    toolset_claim,
 )
 from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier
 from registry.auth.revocation import Revocation, RevocationList
@@ -78,13 +81,21 @@ class _ReusedError(Exception):
     """A refresh token that is no longer current was used."""
 
 
+class ToolsetIds(Protocol):
+    """The stored toolsets, which lie above tokens."""
+
+    async def id_of(self, name: str, tenant_id: str | None) -> str | None:
+        """Return the id of the toolset of a tenant with a name, if there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionStore:
-    """Repositories of families and revocations."""
+    """Repositories of families and revocations, and of what they refer to."""
 
     families: FamilyRepository
     revocations: RevocationWriter
     directory: Directory
+    toolsets: ToolsetIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,7 @@ class SessionService:
         self._families = store.families
         self._revocations = store.revocations
         self._directory = store.directory
+        self._toolsets = store.toolsets
         self._audit = audit
         self._issuer = issuer
         self._verifier = verifier
@@ -174,7 +186,7 @@ class SessionService:
                 refresh_token_id=uuid.uuid4().hex,
                 access_tokens=(_new_access_token(request.expires_in_hours, end, now),),
                 tenant_id=user.tenant_id,
-                toolset=_toolset(request.toolset, user),
+                toolset=await self._bound(_toolset(request.toolset, user), user.tenant_id),
             )
             pair = self._sign_pair(family, now)
             await self._insert(family, user)
@@ -194,7 +206,8 @@ class SessionService:
         Raises:
             RoleAboveStoredError: The user is stored with a lower role.
             UserDisabledError: The user is disabled.
-            ValidationFailedError: The lifetime is too long, or a scope is beyond the role.
+            ValidationFailedError: The lifetime is too long, a scope is beyond the role, or the
+                toolset does not exist.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
         with counted(self._operations, "issue"):
@@ -205,6 +218,7 @@ class SessionService:
                 raise UserDisabledError(order.user_id)
             if entry is not None and order.role.limited_to(Role.parse(entry.role)) != order.role:
                 raise RoleAboveStoredError(order.user_id, order.role.value, entry.role)
+            tenant_id = None if entry is None else entry.tenant_id
             now = self._clock.now()
             end = now + order.lifetime
             family = IssuedFamily(
@@ -220,8 +234,8 @@ class SessionService:
                 created_at=now,
                 expires_at=end,
                 access_tokens=(IssuedAccessToken(id=uuid.uuid4().hex, expires_at=end),),
-                tenant_id=None if entry is None else entry.tenant_id,
-                toolset=order.toolset,
+                tenant_id=tenant_id,
+                toolset=await self._bound(order.toolset, tenant_id),
             )
             await self._insert(family, actor)
             token = self._sign_access_token(family, now)
@@ -258,6 +272,19 @@ class SessionService:
             toolset=_toolset(request.toolset, actor),
         )
         return order, await self.issue(order, actor)
+
+    async def _bound(self, toolset: str | None, tenant_id: str | None) -> str | None:
+        """Return the claim of a token that is limited to a toolset, given by name or as a claim.
+
+        Raises:
+            ValidationFailedError: There is no toolset of that name in the user's tenant.
+        """
+        if toolset is None or claimed_toolset(toolset)[1] is not None:
+            return toolset
+        toolset_id = await self._toolsets.id_of(toolset, tenant_id)
+        if toolset_id is None:
+            raise ValidationFailedError("toolset", f"unknown toolset {toolset}")
+        return toolset_claim(toolset, toolset_id)
 
     def _require_within_bounds(self, order: TokenOrder) -> None:
         longest = self._lifetimes.max_hours
@@ -572,10 +599,12 @@ def _toolset(requested: str | None, actor: UserContext) -> str | None:
     Raises:
         ValidationFailedError: They request another one.
     """
-    if actor.toolset is not None and requested not in {None, actor.toolset}:
-        problem = f"your token is limited to the toolset {actor.toolset}"
-        raise ValidationFailedError("toolset", problem)
-    return requested or actor.toolset
+    if actor.toolset is None:
+        return requested
+    name, _ = claimed_toolset(actor.toolset)
+    if requested not in {None, name}:
+        raise ValidationFailedError("toolset", f"your token is limited to the toolset {name}")
+    return actor.toolset
 
 
 def _ancestors(user: UserContext) -> tuple[str, ...]:

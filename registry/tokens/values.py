@@ -243,7 +243,8 @@ class IssuedFamily(Projection):
         access_tokens: The latest access tokens, the newest last.
         revoked_at: A stored value that is not a time counts as one.
         tenant_id: The tenant that the user was of when it began.
-        toolset: Name of the toolset that its tokens are limited to; an unreadable one names none.
+        toolset: The toolset that its tokens are limited to, as the claim says it; an unreadable
+            one names none.
     """
 
     family_id: Annotated[StrictStr, Field(alias="_id")]

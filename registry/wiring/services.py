@@ -443,13 +443,19 @@ def build_sessions(
     metrics: Metrics,
 ) -> SessionService:
     """Return the service of issued tokens."""
+    from registry.access.toolsets.repository import ToolsetRepository  # noqa: PLC0415
     from registry.tokens.families import FamilyRepository, RevocationWriter  # noqa: PLC0415
     from registry.tokens.sessions import Lifetimes, SessionService, SessionStore  # noqa: PLC0415
 
     database = storage.database
     return SessionService(
         database,
-        SessionStore(FamilyRepository(database), RevocationWriter(database), directory),
+        SessionStore(
+            FamilyRepository(database),
+            RevocationWriter(database),
+            directory,
+            ToolsetRepository(database),
+        ),
         storage.audit,
         issuer,
         verifier,

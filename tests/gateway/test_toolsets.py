@@ -1,6 +1,7 @@
 """Toolsets: from the API to clients of both eras, on a real database."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -362,6 +363,7 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
             answer = await sets.ask(alice, method, path, json=body, headers=limited)
             assert answer.status_code == 403
             assert "limited to the toolset mine" in answer.text
+        await stays_limited(sets, alice, mine)
         # A client of HTTP+SSE is limited to what its stream began with.
         sent = {"Authorization": f"Bearer {await sets.token(alice)}", "Mcp-Toolset": "mine"}
         async with (
@@ -408,6 +410,31 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
         assert private.status_code == 200
         status, text = await sets.refused(bob, "")
         assert (status, "by default" in text) == (404, True)
+
+
+async def stays_limited(sets: Sets, alice: UserContext, mine: Any) -> None:
+    """Let the name of a token's toolset mean another one: the token keeps the first."""
+    asked = {"expires_in_hours": 1, "toolset": "mine"}
+    unknown = await sets.ask(
+        alice, "POST", "/tokens/generate", json={**asked, "toolset": "nothing"}
+    )
+    issued = await sets.ask(alice, "POST", "/tokens/generate", json=asked)
+    refresh = {"refresh_token": issued.json()["tokens"]["refresh_token"]}
+    renewed = await sets.ask(alice, "POST", "/tokens/refresh-session", json=refresh)
+    sets.tokens[alice.user_id, "issued"] = renewed.json()["tokens"]["access_token"]
+    path, tools = f"/toolsets/{mine['id']}", ["code__drop_repo", "find"]
+
+    await sets.ask(alice, "PATCH", path, json={"name": "older"})
+    wide = await sets.made(alice, "mine", {"server": "code", "tool": "*"})
+
+    assert len(await sets.names(alice, "/toolsets/mine", ERAS[1])) == 5
+    for mode in ERAS:
+        assert await sets.names(alice, "", mode, claim="issued") == tools
+    issued_list = (await sets.ask(alice, "GET", "/tokens/issued")).json()
+    assert '"toolset": "mine"' in json.dumps(issued_list)
+    await sets.ask(alice, "DELETE", f"/toolsets/{wide['id']}")
+    await sets.ask(alice, "PATCH", path, json={"name": "mine"})
+    assert (unknown.status_code, "unknown toolset nothing" in unknown.text) == (422, True)
 
 
 async def test_a_thousand_tools_resolve_in_a_moment_and_what_is_wrong_is_said(

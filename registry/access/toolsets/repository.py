@@ -61,6 +61,11 @@ class ToolsetRepository:
         row = await self._rows.find_one({"name": name, "tenant_id": tenant_id})
         return None if row is None else record_of(row)
 
+    async def id_of(self, name: str, tenant_id: str | None) -> str | None:
+        """Return the id of the toolset of a tenant with a name, if there is one."""
+        record = await self.named(name, tenant_id)
+        return None if record is None else record.toolset.id
+
     async def count_of(self, author: str, tx: Transaction) -> int:
         """Return how many toolsets a user has made."""
         return await self._rows.count_documents({"author": ObjectId(author)}, session=tx)

@@ -39,7 +39,7 @@ from registry.access.toolsets.values import (
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.errors import InsufficientScopeError
-from registry.auth.identity import Scope, Tenants, UserContext
+from registry.auth.identity import Scope, Tenants, UserContext, claimed_toolset
 from registry.auth.repository import USER, DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
@@ -411,8 +411,9 @@ class SharedToolsets:
 def _require_unlimited(user: UserContext) -> None:
     """Check that the token is limited to no toolset: it could widen what it is limited to."""
     if user.toolset is not None:
+        name, _ = claimed_toolset(user.toolset)
         raise ToolsetForbiddenError(
-            f"Your token is limited to the toolset {user.toolset}, so it may not write toolsets."
+            f"Your token is limited to the toolset {name}, so it may not write toolsets."
         )
 
 

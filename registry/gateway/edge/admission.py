@@ -13,7 +13,7 @@ from registry.access.quarantine.table import PREFIX, QuarantineTable
 from registry.access.toolsets.values import Toolset
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
-from registry.auth.identity import Scope, UserContext
+from registry.auth.identity import Scope, UserContext, claimed_toolset
 from registry.auth.jwt import VerifiedToken
 from registry.core.json import JsonObject
 from registry.core.origin import UrlOrigin
@@ -392,11 +392,15 @@ class Admission:
         named = exchange.headers.get(TOOLSET_HEADER)
         found: list[Toolset] = []
         if exchange.toolset is not None:
-            found.append(self._usable(exchange, user, exchange.toolset, "in the path"))
+            held = self._toolsets.named(exchange.toolset, user.tenant_id)
+            found.append(self._usable(exchange, user, held, exchange.toolset, "in the path"))
         if named is not None:
-            found.append(self._usable(exchange, user, named, "in the header Mcp-Toolset"))
+            held = self._toolsets.named(named, user.tenant_id)
+            found.append(self._usable(exchange, user, held, named, "in the header Mcp-Toolset"))
         if user.toolset is not None:
-            found.append(self._usable(exchange, user, user.toolset, "in the token"))
+            claimed = self._toolsets.claimed(user.toolset, user.tenant_id)
+            name, _ = claimed_toolset(user.toolset)
+            found.append(self._usable(exchange, user, claimed, name, "in the token"))
         is_bound = bool(found)
         if route is None and exchange.toolset is None and self._toolsets.has_defaults:
             held = self._toolsets.default_of(user, client)
@@ -412,9 +416,13 @@ class Admission:
         )
 
     def _usable(
-        self, exchange: GatewayRequest, user: UserContext, name: str, named_by: str
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        held: HeldToolset | None,
+        name: str,
+        named_by: str,
     ) -> Toolset:
-        held = self._toolsets.named(name, user.tenant_id)
         if held is None:
             raise ToolsetUnknown(name, named_by)
         return self._admitted(exchange, user, held, named_by)

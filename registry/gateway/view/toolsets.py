@@ -23,7 +23,7 @@ from registry.access.toolsets.resolution import (
     resolve,
 )
 from registry.access.toolsets.values import Resolution, ResolvedTool, Toolset, default_keys
-from registry.auth.identity import UserContext
+from registry.auth.identity import UserContext, claimed_toolset
 from registry.core.clock import Clock
 from registry.core.json import members
 from registry.gateway.protocol.list_pages import ToolPages, build_pages, page_members
@@ -151,6 +151,14 @@ class Toolsets:
     def named(self, name: str, tenant_id: str | None) -> HeldToolset | None:
         """Return the toolset of a tenant with a name. No access check."""
         return self._by_name.get((tenant_id, name))
+
+    def claimed(self, claim: str, tenant_id: str | None) -> HeldToolset | None:
+        """Return the toolset of a tenant that a token is limited to. No access check."""
+        name, toolset_id = claimed_toolset(claim)
+        if toolset_id is None:
+            return self.named(name, tenant_id)
+        held = self._by_id.get(toolset_id)
+        return held if held is not None and held.toolset.tenant_id == tenant_id else None
 
     def facts(self, held: HeldToolset) -> ServerFacts:
         """Return what decides now who may use a toolset."""
