@@ -170,9 +170,16 @@ class OAuthFlowRepository:
         exchanging = FlowStatus.EXCHANGING.value
         others: Doc = {"server_id": server_id, "status": {"$ne": exchanging}}
         await self._flows.find(others).delete(session=tx)
+        await self.cancel_exchanges_of(server_id, now, tx)
+
+    async def cancel_exchanges_of(self, server_id: str, now: datetime, tx: Transaction) -> None:
+        """Cancel all flows at a server whose codes are being exchanged.
+
+        What such an exchange obtains can no longer be stored.
+        """
         changes: Doc = {"status": FlowStatus.CANCELLED.value, "updated_at": now}
         update = {"$set": changes, "$unset": {"code_verifier": ""}}
-        query: Doc = {"server_id": server_id, "status": exchanging}
+        query: Doc = {"server_id": server_id, "status": FlowStatus.EXCHANGING.value}
         await matched(self._flows.find(query).update(update, session=tx))
 
     def _stored(self, flow: OAuthFlow) -> dict[str, Any]:

@@ -138,6 +138,20 @@ async def test_a_server_that_is_removed_during_an_exchange_is_named_as_the_reaso
     await nothing_is_left(sent_back)
 
 
+async def test_a_server_that_gets_another_client_during_an_exchange_gets_no_token_of_the_former(
+    sent_back: SentBack,
+) -> None:
+    async with exchanging(sent_back) as page:
+        path = f"/{sent_back.server_id}"
+        changed = await sent_back.rest.call(
+            ROOT, "PATCH", path, json={"oauth": {"client_id": "another"}}
+        )
+
+    assert changed.status_code == 200, changed.text
+    assert (await page).status_code == 409
+    await nothing_is_left(sent_back)
+
+
 @asynccontextmanager
 async def exchanging(sent_back: SentBack) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """Open the callback; within, the token endpoint has the code and has not answered."""

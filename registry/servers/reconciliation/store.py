@@ -503,13 +503,13 @@ class ServerStore:
                 now=now,
                 tx=tx,
             )
+        if changes.drops_user_keys or changes.drops_tokens:
+            # Obtained for another origin or authorization server; users are asked again.
+            dropped, _ = await self._drop_tokens(server, tx)
+            await self._flows.cancel_exchanges_of(server.id, now, tx)
         if changes.drops_user_keys:
-            # Entered for another origin; users are asked again.
-            dropped, _ = await self._drop_tokens(server, tx)
+            # Entered for another origin.
             await self._drop_user_keys(server, tx)
-        elif changes.drops_tokens:
-            # Obtained from another authorization server; users are asked again.
-            dropped, _ = await self._drop_tokens(server, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
                 user.user_id,
