@@ -506,7 +506,7 @@ def test_a_value_that_is_not_given_is_one_line(
         (0, [], 1, "there is no administrator whose it could be"),
         (2, [], 1, "there are several administrators"),
         (1, ["--owner", "nobody"], 3, "there is no user 'nobody'"),
-        (2, ["--owner", "alice"], 1, "several users are called 'alice'"),
+        (2, ["--owner", "alice"], 1, "more than one user is called 'alice'"),
     ],
 )
 def test_a_server_is_added_for_a_user_that_there_is(

@@ -190,8 +190,14 @@ def test_limits_are_added_changed_shown_and_removed(
     (tmp_path / "draft.json").write_text(json.dumps({"limit_id": added["id"]}))
     simulated = printed("access", "simulate", str(tmp_path / "draft.json"))
     told = run("access", "simulate", str(tmp_path / "draft.json"))
+    (tmp_path / "whole.json").write_text(json.dumps({"name": "few", "in_flight": 1}))
+    other = printed("limits", "add", str(tmp_path / "whole.json"))
+    unclear = run("limits", "remove", "few", "--yes")
+    run("limits", "remove", other["id"], "--yes")
     removed = run("limits", "remove", added["id"], "--yes")
 
+    assert "more than one limit is called 'few'; give the id of one: " in unclear.stderr
+    assert (unclear.exit_code, other["id"] in unclear.stderr) == (1, True)
     assert [rate["per"] for rate in added["rates"]] == ["second", "hour"]
     assert (wrong.exit_code, "give rates, in_flight, or both" in wrong.stderr) == (1, True)
     assert (changed["in_flight"], changed["rates"], shown) == (3, added["rates"], changed)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.names import is_id
+from registry.cli.names import is_id, only_one
 from registry.cli.output import (
     MAX_ROWS,
     AsJson,
@@ -20,7 +20,7 @@ from registry.cli.output import (
     validated,
 )
 from registry.cli.policies import File, read_body, who_of
-from registry.cli.running import NOT_FOUND, fail, run, services
+from registry.cli.running import run, services
 
 if TYPE_CHECKING:
     from registry.access.budgets.service import BudgetState
@@ -123,10 +123,8 @@ async def _budget_of(built: "CommandServices", reference: str) -> "BudgetState":
     if is_id(reference):
         return await built.budgets.get(reference.lower(), OPERATOR)
     found, _ = await read_pages(lambda page: built.budgets.page(OPERATOR, page), 0)
-    named = [one for one in found if one.record.budget.name == reference]
-    if not named:
-        fail(f"there is no budget {reference!r}", code=NOT_FOUND)
-    return named[0]
+    called = {one.record.budget.id: one for one in found if one.record.budget.name == reference}
+    return only_one("budget", reference, called)
 
 
 def _presented(state: "BudgetState") -> "JsonObject":

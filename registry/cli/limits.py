@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.names import is_id, server_of
+from registry.cli.names import is_id, only_one, server_of
 from registry.cli.output import (
     MAX_ROWS,
     AsJson,
@@ -20,7 +20,7 @@ from registry.cli.output import (
     validated,
 )
 from registry.cli.policies import File, read_body, who_of
-from registry.cli.running import NOT_FOUND, fail, run, services
+from registry.cli.running import run, services
 
 if TYPE_CHECKING:
     from registry.access.limits.values import LimitRecord
@@ -135,10 +135,8 @@ async def _limit_of(built: "CommandServices", reference: str) -> "LimitRecord":
     if is_id(reference):
         return await built.limits.get(reference.lower(), OPERATOR)
     found, _ = await read_pages(lambda page: built.limits.page(OPERATOR, None, page), 0)
-    named = [one for one in found if one.limit.name == reference]
-    if not named:
-        fail(f"there is no limit {reference!r}", code=NOT_FOUND)
-    return named[0]
+    called = {one.limit.id: one for one in found if one.limit.name == reference}
+    return only_one("limit", reference, called)
 
 
 def _print_limit(record: "LimitRecord", *, as_json: bool) -> None:

@@ -1,7 +1,8 @@
 """Lookup of servers, tools, users and groups by id, name or path, for commands."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.running import NOT_FOUND, fail, is_hex
@@ -16,10 +17,22 @@ if TYPE_CHECKING:
 
 ID_CHARACTERS = 24
 
+T = TypeVar("T")
+
 
 def is_id(reference: str) -> bool:
     """Say whether this has the form of an ObjectId."""
     return len(reference) == ID_CHARACTERS and is_hex(reference)
+
+
+def only_one(kind: str, reference: str, called: Mapping[str, T]) -> T:
+    """Return the only one of that name, of all by their ids; end the command if it is not one."""
+    if not called:
+        fail(f"there is no {kind} {reference!r}", code=NOT_FOUND)
+    if len(called) > 1:
+        ids = ", ".join(called)
+        fail(f"more than one {kind} is called {reference!r}; give the id of one: {ids}")
+    return next(iter(called.values()))
 
 
 async def server_of(services: "CommandServices", reference: str) -> "ServerRecord":
@@ -33,12 +46,7 @@ async def server_of(services: "CommandServices", reference: str) -> "ServerRecor
 async def user_of(services: "CommandServices", reference: str) -> "DirectoryPrincipal":
     """Return the user of that id, name or address; end the command where there is none or more."""
     found = await services.directory.find_users(reference)
-    if not found:
-        fail(f"there is no user {reference!r}", code=NOT_FOUND)
-    if len(found) > 1:
-        ids = ", ".join(person.id for person in found)
-        fail(f"several users are called {reference!r}; give the id of one: {ids}")
-    return found[0]
+    return only_one("user", reference, {person.id: person for person in found})
 
 
 async def tool_of(services: "CommandServices", reference: str) -> "StoredTool":
@@ -76,12 +84,7 @@ async def user_id_of(services: "CommandServices", reference: str) -> str:
 async def group_of(services: "CommandServices", reference: str) -> "GroupRecord":
     """Return the group of that id or name; end the command where there is none or more."""
     found = await services.users.find_groups(reference, OPERATOR)
-    if not found:
-        fail(f"there is no group {reference!r}", code=NOT_FOUND)
-    if len(found) > 1:
-        ids = ", ".join(group.id for group in found)
-        fail(f"several groups are called {reference!r}; give the id of one: {ids}")
-    return found[0]
+    return only_one("group", reference, {group.id: group for group in found})
 
 
 async def owner_of(services: "CommandServices", reference: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.names import is_id, server_of
+from registry.cli.names import is_id, only_one, server_of
 from registry.cli.output import (
     MAX_ROWS,
     AsJson,
@@ -21,7 +21,7 @@ from registry.cli.output import (
     show_rows,
     validated,
 )
-from registry.cli.running import NOT_FOUND, fail, run, services
+from registry.cli.running import fail, run, services
 
 if TYPE_CHECKING:
     from registry.access.policies.values import PolicyRecord
@@ -147,10 +147,8 @@ async def _policy_of(built: "CommandServices", reference: str) -> "PolicyRecord"
     found, _ = await read_pages(
         lambda page: built.policies.page(OPERATOR, PolicyFilter(text=reference), page), 0
     )
-    named = [one for one in found if one.policy.name == reference]
-    if not named:
-        fail(f"there is no policy {reference!r}", code=NOT_FOUND)
-    return named[0]
+    called = {one.policy.id: one for one in found if one.policy.name == reference}
+    return only_one("policy", reference, called)
 
 
 def who_of(subjects: dict[str, Any]) -> object:

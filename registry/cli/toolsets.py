@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.names import is_id, user_of
+from registry.cli.names import is_id, only_one, user_of
 from registry.cli.output import (
     MAX_ROWS,
     AsJson,
@@ -21,7 +21,7 @@ from registry.cli.output import (
     show_rows,
     validated,
 )
-from registry.cli.running import NOT_FOUND, fail, run, services
+from registry.cli.running import fail, run, services
 
 if TYPE_CHECKING:
     from registry.access.toolsets.values import ToolsetSeen
@@ -126,12 +126,8 @@ async def _toolset_of(built: "CommandServices", reference: str) -> "ToolsetSeen"
     if is_id(reference):
         return await built.toolsets.get(reference.lower(), OPERATOR)
     found, _ = await read_pages(lambda page: built.toolsets.page(OPERATOR, reference, page), 0)
-    named = [one for one in found if one.record.toolset.name == reference]
-    if not named:
-        fail(f"there is no toolset {reference!r}", code=NOT_FOUND)
-    if len(named) > 1:
-        fail(f"several tenants have a toolset {reference!r}; give its id")
-    return named[0]
+    called = {one.record.toolset.id: one for one in found if one.record.toolset.name == reference}
+    return only_one("toolset", reference, called)
 
 
 def _callers(default_for: dict[str, list[str]]) -> object:
