@@ -18,9 +18,9 @@ class ApprovalQuery(BaseModel):
 
     state: ApprovalState | None = None
     server_id: ObjectIdText | None = None
-    tool: Annotated[str | None, StringConstraints(pattern=r"^[^\x00]*$", max_length=256)] = Field(
-        default=None, description="The tool's own name on its server."
-    )
+    tool: Annotated[
+        str | None, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=256)
+    ] = Field(default=None, description="The tool's own name on its server.")
     requester: ObjectIdText | None = Field(
         default=None, description="Id of the user who made the call."
     )

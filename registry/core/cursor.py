@@ -18,6 +18,8 @@ DOCUMENT = frozenset({24})
 PLACE = frozenset({24, 28})
 """Characters of an ObjectId, also followed by a position within that document."""
 
+HEXADECIMAL = frozenset("0123456789abcdef")
+
 T = TypeVar("T")
 
 
@@ -54,9 +56,9 @@ def read_time_cursor(
         text = base64.b64decode(padded.encode(), altchars=b"-_", validate=True).decode()
         milliseconds, _, document_id = text.partition(".")
         moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-        if len(document_id) not in id_characters:
+        # `bytes.fromhex` would take spaces, of which no id is made.
+        if len(document_id) not in id_characters or set(document_id) - HEXADECIMAL:
             raise BadCursorError(name)
-        bytes.fromhex(document_id)
     except (ValueError, OverflowError, OSError, binascii.Error):
         raise BadCursorError(name) from None
     return moment, document_id

@@ -50,6 +50,8 @@ class UsageQuery(BaseModel):
     def _fits(self) -> Self:
         if self.format != "json" and self.model_fields_set & {"cursor", "limit"}:
             raise ValueError("an export has no cursor and no limit")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("since: must be before until")
         if self.group_by is None:
             return self
         if self.cursor is not None or self.trace_id is not None:

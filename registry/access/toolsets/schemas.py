@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic import model_validator as validator
 from typing_extensions import override
 
+from registry.access.policies.schemas import MAX_TIER_CHARACTERS
 from registry.access.toolsets.values import WILDCARD, DefaultFor, ToolsetChange, ToolsetEntry
 from registry.core.text import ObjectIdText
 from registry.tools.metadata import COST_TIER, FLAGS
@@ -83,6 +84,8 @@ class ToolsetEntryBody(_Body):
     def _is_known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         for name, fact in (value or {}).items():
             fits = isinstance(fact, bool) if name in FLAGS else isinstance(fact, str)
+            if name == COST_TIER and fits and not 0 < len(fact) <= MAX_TIER_CHARACTERS:
+                raise ValueError(f"{name}: must be text of 1 to {MAX_TIER_CHARACTERS} characters")
             if (name not in FLAGS and name != COST_TIER) or not fits:
                 raise ValueError(
                     f"takes {', '.join(FLAGS)} (true or false) and {COST_TIER} (text)"
