@@ -267,7 +267,11 @@ class ServerUnknown(Refusal):
 
 
 class ToolsetUnknown(Refusal):
-    """The toolset does not exist, or the caller may not use it."""
+    """The toolset does not exist, or the caller may not use it.
+
+    Attributes:
+        rule: Why they may not, for records; None if it does not exist.
+    """
 
     status = 404
     code = 404
@@ -275,10 +279,13 @@ class ToolsetUnknown(Refusal):
     outcome = CallOutcome.REFUSED
     is_of_http = True
 
-    def __init__(self, name: str, named_by: str) -> None:
+    def __init__(self, name: str, named_by: str, rule: str | None = None) -> None:
         super().__init__(
             f"The toolset {name[:64]!r} ({named_by}) does not exist, or you may not use it."
         )
+        self.name = name
+        self.named_by = named_by
+        self.rule = rule
 
 
 class SessionUnknown(Refusal):

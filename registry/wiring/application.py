@@ -27,7 +27,7 @@ from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSe
 from registry.gateway.edge.spent_states import SpentStateRepository, SpentStates
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
-from registry.gateway.view.toolsets import Toolsets
+from registry.gateway.view.toolsets import ExplainedToolsets, Toolsets
 from registry.servers.adapters import VisibleServerDirectory
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
@@ -174,6 +174,9 @@ async def components(  # noqa: PLR0915 - one statement for each part
                 idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             )
         )
+        explained_toolsets = ExplainedToolsets(
+            toolsets, snapshot.view, admin_uses_private=settings.admin_uses_private
+        )
         recorder, usage = await build_recorder(
             stack,
             settings,
@@ -301,7 +304,9 @@ async def components(  # noqa: PLR0915 - one statement for each part
             audit_service=AuditService(storage.audit_repository, storage.repositories.visible),
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
-            policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            policies=build_policies(
+                settings, storage, known.directory, snapshot, clock, explained_toolsets
+            ),
             quarantines=quarantines,
             quarantine=build_quarantine(settings, storage, known.directory, snapshot, clock),
             simulation=build_simulation(settings, storage, known.directory, clock),

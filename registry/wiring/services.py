@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.access.conditions import CallConditions
     from registry.access.limits.service import LimitService
     from registry.access.policies.authority import RuleAuthority
-    from registry.access.policies.ports import PolicyChanges
+    from registry.access.policies.ports import PolicyChanges, ToolsetSteps
     from registry.access.policies.service import PolicyService
     from registry.access.ports import ResourceChanges, TableChanges
     from registry.access.quarantine.service import QuarantineService
@@ -133,6 +133,7 @@ def build_policies(
     directory: DirectoryRepository,
     changes: PolicyChanges,
     clock: Clock,
+    toolsets: ToolsetSteps | None = None,
 ) -> PolicyService:
     """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
@@ -155,6 +156,7 @@ def build_policies(
         admin_sees_private=settings.admin_sees_private,
         admin_uses_private=settings.admin_uses_private,
         enforces_approvals=settings.approvals == "required",
+        toolsets=toolsets,
     )
 
 

@@ -17,6 +17,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
 from mcp_types import Implementation
 
 from registry.access.policy import ServerScope
@@ -404,6 +405,9 @@ async def test_headers_tokens_and_defaults_narrow_and_never_widen(
             assert len(await sets.names(bob, "/code", mode)) == 5
             assert len(await sets.names(alice, "", mode)) == 7
             assert len(await sets.names(alice, "", mode, name="ide")) == 4
+        for user in (alice, bob):
+            for path, narrowing in PATHS:
+                await require_explained(sets, user, path, narrowing)
         private = await sets.ask(
             root, "PUT", f"/permissions/toolset/{reading['id']}", json={"public": False}
         )
@@ -435,6 +439,44 @@ async def stays_limited(sets: Sets, alice: UserContext, mine: Any) -> None:
     await sets.ask(alice, "DELETE", f"/toolsets/{wide['id']}")
     await sets.ask(alice, "PATCH", path, json={"name": "mine"})
     assert (unknown.status_code, "unknown toolset nothing" in unknown.text) == (422, True)
+
+
+PATHS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("", {}),
+    ("", {"client_name": "ide"}),
+    ("", {"toolset": "reading"}),
+    ("", {"toolset": "mine"}),
+    ("/code", {}),
+    ("/code", {"toolset": "reading"}),
+    ("/toolsets/reading", {}),
+    ("/toolsets/mine", {}),
+    ("/toolsets/nothing", {}),
+)
+TOOLS = (
+    *("code__search", "code__get_file", "code__list_files", "code__drop_repo", "code__none"),
+    *("wiki__search", "wiki__get_page", "find"),
+)
+
+
+async def require_explained(
+    sets: Sets, user: UserContext, path: str, narrowing: dict[str, str]
+) -> None:
+    """Check that each tool is explained as the list of the path has it."""
+    header, client = narrowing.get("toolset"), narrowing.get("client_name")
+    try:
+        listed = set(await sets.names(user, path, ERAS[1], header=header, name=client))
+    except* MCPError:
+        listed = set()
+    for tool in TOOLS:
+        asked = {"path": f"/mcp{path}", "tool": tool, **narrowing}
+        answer = await sets.ask(user, "POST", "/access/explain", json=asked)
+        assert answer.status_code in {200, 404}, answer.text
+        explained = answer.json()
+        # At the path of one server without a toolset, tools have their own names, too.
+        is_listed = tool in listed or (path == "/code" and tool.removeprefix("code__") in listed)
+        assert explained.get("allowed", False) is is_listed, (user.username, asked, explained)
+        if answer.status_code == 200 and is_listed:
+            assert "toolset" in [reason["step"] for reason in explained["reasons"]]
 
 
 async def test_a_thousand_tools_resolve_in_a_moment_and_what_is_wrong_is_said(

@@ -14,7 +14,7 @@ from tests.fakes.rest import SERVERS, Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
-MONGO_TIMEOUT_MS = 500
+MONGO_TIMEOUT_MS = 1000
 ANSWER_SECONDS = 15
 RECOVERY_SECONDS = 40
 URL = "http://127.0.0.1:9/mcp"
@@ -86,7 +86,7 @@ async def test_without_a_database_requests_are_told_to_come_back(
 async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_back(
     fragile: Rest, daemon: RunningDaemon, root: UserContext
 ) -> None:
-    before = await fragile.client.get("/health/ready")
+    await recovered(fragile, root)
     daemon.kill()
     live = await fragile.client.get("/health/live")
     away = await fragile.client.get("/health/ready")
@@ -95,7 +95,7 @@ async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_b
     await recovered(fragile, root)
     after = await fragile.client.get("/health/ready")
 
-    assert [before.status_code, live.status_code, away.status_code] == [200, 200, 503]
+    assert [live.status_code, away.status_code] == [200, 503]
     assert away.json()["checks"]["mongodb"] is False
     assert gateway.json()["checks"] == {"gateway": True, "accepting_requests": True}
     assert gateway.status_code == 200

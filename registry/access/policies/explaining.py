@@ -71,7 +71,7 @@ def explain(
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
         rules: What is demanded of each of its calls.
-        further: What quarantines say, before all else, and limits and budgets, after it.
+        further: What quarantines say, before all else; toolsets, limits and budgets, after it.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
     """

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from packages.database.client import Transaction
 from packages.models.states import Effect
-from registry.access.policies.values import Policy, Reason, ToolFacts
+from registry.access.policies.values import NarrowedPath, Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
@@ -86,6 +86,34 @@ class PolicyChanges(Protocol):
 
     async def policy_changed(self, policy_id: str) -> None:
         """Handle that a policy was created, changed or removed."""
+
+
+class ToolsetSteps(Protocol):
+    """What toolsets do to paths, as the gateway of this process serves them."""
+
+    def meant(self, user: UserContext, path: NarrowedPath, name: str) -> tuple[str, str] | None:
+        """Return server and own name of the tool that *user* finds under a name at a path.
+
+        None if no toolset that they may use gives it that name.
+        """
+
+    def step(
+        self,
+        user: UserContext,
+        path: NarrowedPath,
+        server_id: str,
+        tool: str,
+        name: str | None,
+    ) -> Reason | None:
+        """Return whether toolsets keep a tool from *user*; None if it is not theirs anyway.
+
+        Args:
+            user: Whose call it is.
+            path: Where.
+            server_id: The server.
+            tool: The tool's name on the server.
+            name: The name by which it is called; None for any.
+        """
 
 
 class Conditions(Protocol):

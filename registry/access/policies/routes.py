@@ -134,6 +134,8 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
         groups=None if body.groups is None else frozenset(body.groups),
         role=body.roles[0] if body.roles else None,
         scopes=None if body.scopes is None else frozenset(body.scopes),
+        toolset=body.toolset,
+        client=body.client_name,
     )
     explained = await _service(request).explain(asked, user)
     explanation = explained.explanation

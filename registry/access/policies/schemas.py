@@ -230,10 +230,12 @@ class ExplainRequest(_Body):
 
     server_id: ObjectIdText | None = None
     path: Annotated[Line | None, Field(max_length=256)] = Field(
-        default=None, description="Gateway path, as `/mcp/weather`, or `/mcp` for all servers."
+        default=None,
+        description="As `/mcp/weather` or `/mcp/toolsets/agent`, or `/mcp` for all servers.",
     )
     tool: Annotated[
-        ToolName, Field(description="Its name, or the one on the combined server, `weather__get`.")
+        ToolName,
+        Field(description="Its name at that path, or on the combined server, `weather__get`."),
     ]
     user_id: ObjectIdText | None = Field(
         default=None,
@@ -243,6 +245,13 @@ class ExplainRequest(_Body):
     roles: Annotated[list[Role] | None, Field(min_length=1, max_length=1)] = None
     scopes: Annotated[list[ScopeName] | None, Field(max_length=MAX_SCOPES)] = Field(
         default=None, description="Of their token; those of the role where not given."
+    )
+    toolset: Annotated[Line | None, Field(max_length=64)] = Field(
+        default=None, description="The header `Mcp-Toolset` of the call."
+    )
+    client_name: Annotated[Line | None, Field(max_length=128)] = Field(
+        default=None,
+        description="What the application calls itself: toolsets may be its by default.",
     )
 
     @validator(mode="after")

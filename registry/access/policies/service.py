@@ -32,11 +32,18 @@ from registry.access.policies.errors import (
     UnknownSubjectsError,
 )
 from registry.access.policies.explaining import Explanation, explain
-from registry.access.policies.ports import Conditions, PolicyChanges, PolicyServer, PolicyServers
+from registry.access.policies.ports import (
+    Conditions,
+    PolicyChanges,
+    PolicyServer,
+    PolicyServers,
+    ToolsetSteps,
+)
 from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
 from registry.access.policies.values import (
     NO_SUBJECTS,
+    NarrowedPath,
     Policy,
     PolicyChange,
     PolicyEditor,
@@ -85,6 +92,7 @@ NOT_LOOKED_UP = (
 )
 
 COMBINED_PATH = "/mcp"
+TOOLSET_PATH = "/mcp/toolsets/"
 """Of the server that offers the tools of all."""
 
 
@@ -95,6 +103,8 @@ class ExplainQuestion:
     Attributes:
         tool: Its name on the server, or its name on the aggregate server.
         owner_id: The server; otherwise *path*, or the tool's name on the aggregate server.
+        toolset: Name of the toolset in the header of the call.
+        client: What the calling application calls itself.
         is_self: Whether it is about the caller; the members below are ignored then.
         groups: None for those of the user, if the caller may know them, else for none.
         role: None for that of the user, under the same condition.
@@ -109,6 +119,8 @@ class ExplainQuestion:
     groups: frozenset[str] | None = None
     role: Role | None = None
     scopes: frozenset[str] | None = None
+    toolset: str | None = None
+    client: str | None = None
 
     @property
     def gateway_path(self) -> str:
@@ -118,7 +130,19 @@ class ExplainQuestion:
     @property
     def is_combined(self) -> bool:
         """Whether the tool has its name on the aggregate server."""
-        return self.owner_id is None and self.gateway_path == COMBINED_PATH
+        return self.owner_id is None and (
+            self.gateway_path == COMBINED_PATH or self.gateway_path.startswith(TOOLSET_PATH)
+        )
+
+    def narrowed_path(self, server_id: str | None = None) -> NarrowedPath:
+        """Return the path, which is that of one server if it is not the combined one."""
+        is_of_toolset = self.is_combined and self.gateway_path != COMBINED_PATH
+        return NarrowedPath(
+            toolset=self.gateway_path.removeprefix(TOOLSET_PATH) if is_of_toolset else None,
+            header=self.toolset,
+            client=self.client,
+            server_id=None if self.is_combined else server_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +194,9 @@ class PolicyService:
         admin_sees_private: bool,
         admin_uses_private: bool,
         enforces_approvals: bool,
+        toolsets: ToolsetSteps | None = None,
     ) -> None:
+        self._toolsets = toolsets
         self._database = database
         self._policies = store.policies
         self._owners = store.owners
@@ -338,7 +364,13 @@ class PolicyService:
         """
         if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
             raise InsufficientScopeError((Scope.WRITE_ACCESS,))
-        owner = await self._owner(asked, user)
+        meant = None
+        if self._toolsets is not None and asked.is_combined:
+            meant = self._toolsets.meant(user, asked.narrowed_path(), asked.tool)
+        if meant is None:
+            owner = await self._owner(asked, user)
+        else:
+            owner = await self._owners.policy_owner(meant[0])
         rights = NO_BITS if owner is None else (await self._authority.verdict(owner, user)).bits
         if owner is None or not rights & Permission.VIEW:
             raise OwnerNotFoundError
@@ -348,9 +380,19 @@ class PolicyService:
         caller = (
             user if asked.is_self else await self._caller(asked, user, knows_people=knows_people)
         )
-        state, facts = await self._named_tool(owner, asked)
+        if meant is None:
+            state, facts = await self._named_tool(owner, asked)
+        else:
+            state, facts = await self._tool(owner, meant[1])
+        toolset = None
+        if self._toolsets is not None:
+            path = asked.narrowed_path(owner.id)
+            name = None if asked.owner_id is not None else asked.tool
+            toolset = self._toolsets.step(caller, path, owner.id, facts.name, name)
+        toolset_steps = () if toolset is None else (toolset,)
         rule = await self._rule(owner, facts)
         rules = await self._call_rules(owner, facts)
+        quarantine, *conditions = await self._conditions.reasons(caller, owner.id, facts, rules)
         explanation = explain(
             caller,
             owner,
@@ -358,7 +400,7 @@ class PolicyService:
             state,
             rule,
             rules=rules,
-            further=await self._conditions.reasons(caller, owner.id, facts, rules),
+            further=(quarantine, *toolset_steps, *conditions),
             reveals_states=bool(rights & Permission.EDIT),
             reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )

@@ -196,6 +196,23 @@ class PolicyChange:
 
 
 @dataclass(frozen=True, slots=True)
+class NarrowedPath:
+    """A path, with what may narrow it to toolsets besides its caller.
+
+    Attributes:
+        toolset: Name of the toolset of the path.
+        header: Name of the one in the header `Mcp-Toolset`.
+        client: The name of the client.
+        server_id: The one server of the path; None for all.
+    """
+
+    toolset: str | None = None
+    header: str | None = None
+    client: str | None = None
+    server_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """One step of the decision.
 

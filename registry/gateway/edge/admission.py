@@ -8,12 +8,12 @@ from yarl import URL
 from packages.models.states import AuditOutcome, QuarantineKind
 from registry.access.policies.decisions import NO_RULE, deciding, version_of
 from registry.access.policies.explaining import blocking
+from registry.access.policies.values import NarrowedPath
 from registry.access.policy import AccessDecision, AccessRule, decide_use
 from registry.access.quarantine.table import PREFIX, QuarantineTable
-from registry.access.toolsets.values import Toolset
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
-from registry.auth.identity import Scope, UserContext, claimed_toolset
+from registry.auth.identity import Scope, UserContext
 from registry.auth.jwt import VerifiedToken
 from registry.core.json import JsonObject
 from registry.core.origin import UrlOrigin
@@ -35,7 +35,7 @@ from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.protocol.headers import TOOLSET_HEADER
 from registry.gateway.values import Credentials, Route, is_unread
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
-from registry.gateway.view.toolsets import HeldToolset, ToolsetOffering, Toolsets
+from registry.gateway.view.toolsets import BY_DEFAULT, ToolsetOffering, Toolsets
 from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
 from registry.oauth.policy import grant_of
 from registry.oauth.ports import AuthorizationLinks
@@ -389,55 +389,28 @@ class Admission:
         Raises:
             ToolsetUnknown: One does not exist, or *user* may not use it.
         """
-        named = exchange.headers.get(TOOLSET_HEADER)
-        found: list[Toolset] = []
-        if exchange.toolset is not None:
-            held = self._toolsets.named(exchange.toolset, user.tenant_id)
-            found.append(self._usable(exchange, user, held, exchange.toolset, "in the path"))
-        if named is not None:
-            held = self._toolsets.named(named, user.tenant_id)
-            found.append(self._usable(exchange, user, held, named, "in the header Mcp-Toolset"))
-        if user.toolset is not None:
-            claimed = self._toolsets.claimed(user.toolset, user.tenant_id)
-            name, _ = claimed_toolset(user.toolset)
-            found.append(self._usable(exchange, user, claimed, name, "in the token"))
-        is_bound = bool(found)
-        if route is None and exchange.toolset is None and self._toolsets.has_defaults:
-            held = self._toolsets.default_of(user, client)
-            if held is not None:
-                found.insert(0, self._admitted(exchange, user, held, "by default"))
-        if not found:
+        path = NarrowedPath(
+            exchange.toolset,
+            exchange.headers.get(TOOLSET_HEADER),
+            client,
+            None if route is None else route.server_id,
+        )
+        try:
+            applied = self._toolsets.applied(
+                user, path, admin_uses_private=self._admin_uses_private
+            )
+        except ToolsetUnknown as unknown:
+            if unknown.rule is not None:
+                self._note(exchange, user, None, f"toolset {unknown.name}: {unknown.rule}")
+            raise
+        if not applied:
             return None
         return self._toolsets.offering(
             self.view(user),
-            list(dict.fromkeys(found)),
-            server_id=None if route is None else route.server_id,
-            is_default=not is_bound,
+            list(dict.fromkeys(toolset for toolset, _ in applied)),
+            server_id=path.server_id,
+            is_default=[named_by for _, named_by in applied] == [BY_DEFAULT],
         )
-
-    def _usable(
-        self,
-        exchange: GatewayRequest,
-        user: UserContext,
-        held: HeldToolset | None,
-        name: str,
-        named_by: str,
-    ) -> Toolset:
-        if held is None:
-            raise ToolsetUnknown(name, named_by)
-        return self._admitted(exchange, user, held, named_by)
-
-    def _admitted(
-        self, exchange: GatewayRequest, user: UserContext, held: HeldToolset, named_by: str
-    ) -> Toolset:
-        decision = decide_use(
-            user, self._toolsets.facts(held), admin_uses_private=self._admin_uses_private
-        )
-        if not decision.allowed:
-            name = held.toolset.name
-            self._note(exchange, user, None, f"toolset {name}: {decision.rule}")
-            raise ToolsetUnknown(name, named_by)
-        return held.toolset
 
     def _admit_to(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> Route:
         if route is None:

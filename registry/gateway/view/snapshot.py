@@ -27,7 +27,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.values import Credentials, Route
-from registry.gateway.view.catalogue import Catalogue
+from registry.gateway.view.catalogue import Catalogue, CatalogueView
 from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import (
     SERVERS_AT_ONCE,
@@ -341,10 +341,13 @@ class Snapshot:
         except DatabaseUnavailable:
             log.warning("snapshot_reload_delayed", collection=collection)
 
+    def view(self, user: UserContext) -> CatalogueView:
+        """Return *user*'s view of the catalogue."""
+        return self._catalogue.view(user, admin_uses_private=self._admin_uses_private)
+
     def resolved(self, toolset: Toolset, user: UserContext) -> Resolution:
         """Return what a toolset serves to *user* now."""
-        view = self._catalogue.view(user, admin_uses_private=self._admin_uses_private)
-        return resolution(view, toolset, self._presentations)
+        return resolution(self.view(user), toolset, self._presentations)
 
     async def follow(self) -> None:
         """Apply changes as they are committed, for ever. Survives database outages."""

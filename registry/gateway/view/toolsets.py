@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from registry.access.policy import Grant, Grants, ServerFacts
+from registry.access.policies.values import NarrowedPath, Reason
+from registry.access.policy import Grant, Grants, ServerFacts, decide_use
 from registry.access.toolsets.presets import without
 from registry.access.toolsets.resolution import (
     Offered,
@@ -26,6 +27,7 @@ from registry.access.toolsets.values import Resolution, ResolvedTool, Toolset, d
 from registry.auth.identity import UserContext, claimed_toolset
 from registry.core.clock import Clock
 from registry.core.json import members
+from registry.gateway.errors import ToolsetUnknown
 from registry.gateway.protocol.list_pages import ToolPages, build_pages, page_members
 from registry.gateway.values import Route, ToolEntry
 from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry, CatalogueView, Preset
@@ -33,6 +35,8 @@ from registry.gateway.view.offering import COMBINED, nothing_of
 
 COLLECTION = "toolsets"
 CAPABILITIES: Mapping[str, Any] = {"tools": {"listChanged": True}}
+
+BY_DEFAULT = "by default"
 
 MAX_KEPT = 1_000
 """Maximum number of toolsets that are kept with one view."""
@@ -148,21 +152,15 @@ class Toolsets:
         self._defaults = defaults
         self.has_client_defaults = any(key.startswith("client:") for _, key in defaults)
 
-    def named(self, name: str, tenant_id: str | None) -> HeldToolset | None:
-        """Return the toolset of a tenant with a name. No access check."""
+    def _named(self, name: str, tenant_id: str | None) -> HeldToolset | None:
         return self._by_name.get((tenant_id, name))
 
-    def claimed(self, claim: str, tenant_id: str | None) -> HeldToolset | None:
-        """Return the toolset of a tenant that a token is limited to. No access check."""
+    def _claimed(self, claim: str, tenant_id: str | None) -> HeldToolset | None:
         name, toolset_id = claimed_toolset(claim)
         if toolset_id is None:
-            return self.named(name, tenant_id)
+            return self._named(name, tenant_id)
         held = self._by_id.get(toolset_id)
         return held if held is not None and held.toolset.tenant_id == tenant_id else None
-
-    def facts(self, held: HeldToolset) -> ServerFacts:
-        """Return what decides now who may use a toolset."""
-        return held.current_facts(self._clock.now())
 
     def default_of(self, user: UserContext, client: str | None) -> HeldToolset | None:
         """Return what a caller has by default: of the token, the user, the role or the client.
@@ -175,6 +173,42 @@ class Toolsets:
             if held is not None:
                 return held
         return None
+
+    def applied(
+        self, user: UserContext, path: NarrowedPath, *, admin_uses_private: bool
+    ) -> list[tuple[Toolset, str]]:
+        """Return the toolsets that narrow a path for *user*, and what names each.
+
+        The first gives the tools their names.
+
+        Raises:
+            ToolsetUnknown: One does not exist, or *user* may not use it.
+        """
+        tenant_id = user.tenant_id
+        named: list[tuple[str, HeldToolset | None, str]] = []
+        if path.toolset is not None:
+            named.append((path.toolset, self._named(path.toolset, tenant_id), "in the path"))
+        if path.header is not None:
+            held = self._named(path.header, tenant_id)
+            named.append((path.header, held, "in the header Mcp-Toolset"))
+        if user.toolset is not None:
+            name, _ = claimed_toolset(user.toolset)
+            named.append((name, self._claimed(user.toolset, tenant_id), "in the token"))
+        found: list[tuple[HeldToolset, str]] = []
+        for name, held, named_by in named:
+            if held is None:
+                raise ToolsetUnknown(name, named_by)
+            found.append((held, named_by))
+        if path.server_id is None and path.toolset is None:
+            held = self.default_of(user, path.client)
+            if held is not None:
+                found.insert(0, (held, BY_DEFAULT))
+        for held, named_by in found:
+            facts = held.current_facts(self._clock.now())
+            decision = decide_use(user, facts, admin_uses_private=admin_uses_private)
+            if not decision.allowed:
+                raise ToolsetUnknown(held.toolset.name, named_by, decision.rule)
+        return [(held.toolset, named_by) for held, named_by in found]
 
     def offering(
         self,
@@ -297,6 +331,15 @@ class ToolsetOffering:
         """Return the tool of that name that policies refuse to the caller, if there is one."""
         return self._blocked.get(name)
 
+    def names_of(self, server_id: str, tool: str) -> list[str]:
+        """Return the names that it has for a tool, be it that policies refuse it to the caller."""
+        served = {
+            name: (entry.route.server_id, entry.key) for name, entry in self._entries.items()
+        }
+        refused = {name: (one.route.server_id, one.name) for name, one in self._blocked.items()}
+        both = {**refused, **served}
+        return [name for name, owned in both.items() if owned == (server_id, tool)]
+
     @cached_property
     def _blocked(self) -> Mapping[str, BlockedTool]:
         # Few callers ask for what is not in their list.
@@ -317,6 +360,82 @@ class ToolsetOffering:
     def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - nothing is read here
         """Return *uri*."""
         return uri
+
+
+class ExplainedToolsets:
+    """What toolsets do to paths, in words. Implements `policies.ports.ToolsetSteps`.
+
+    Args:
+        toolsets: All toolsets.
+        view: Returns what a caller may use anyway.
+        admin_uses_private: Whether administrators use private toolsets of others.
+    """
+
+    def __init__(
+        self,
+        toolsets: Toolsets,
+        view: Callable[[UserContext], CatalogueView],
+        *,
+        admin_uses_private: bool,
+    ) -> None:
+        self._toolsets = toolsets
+        self._view = view
+        self._admin_uses_private = admin_uses_private
+
+    def meant(self, user: UserContext, path: NarrowedPath, name: str) -> tuple[str, str] | None:
+        """Return server and own name of the tool that *user* finds under a name at a path."""
+        try:
+            applied = self._applied(user, path)
+        except ToolsetUnknown:
+            return None
+        if not applied:
+            return None
+        toolsets = [toolset for toolset, _ in applied]
+        offering = self._toolsets.offering(self._view(user), toolsets, server_id=path.server_id)
+        found = offering.tool(name)
+        if found is not None:
+            return found.route.server_id, found.key
+        refused = offering.blocked(name)
+        return None if refused is None else (refused.route.server_id, refused.name)
+
+    def step(
+        self,
+        user: UserContext,
+        path: NarrowedPath,
+        server_id: str,
+        tool: str,
+        name: str | None,
+    ) -> Reason | None:
+        """Return whether toolsets keep a tool from *user*; None if it is not theirs anyway."""
+        try:
+            applied = self._applied(user, path)
+        except ToolsetUnknown as unknown:
+            which = f"{unknown.name!r} ({unknown.named_by})"
+            return _step(f"The toolset {which} does not exist, or they may not use it.", False)
+        if not applied:
+            return _step("No toolset narrows the path.", True)
+        view = self._view(user)
+        if not any(member.route.server_id == server_id for member in view.members):
+            return None
+        for toolset, named_by in applied:
+            offering = self._toolsets.offering(view, [toolset], server_id=path.server_id)
+            if not offering.names_of(server_id, tool):
+                return _step(f"The toolset {toolset.name!r} ({named_by}) lacks it.", False)
+        toolsets = [toolset for toolset, _ in applied]
+        which = " and ".join(f"{toolset.name!r} ({named_by})" for toolset, named_by in applied)
+        offering = self._toolsets.offering(view, toolsets, server_id=path.server_id)
+        names = offering.names_of(server_id, tool)
+        if name is not None and name not in names:
+            called = f"; it is called {names[0]!r} there" if names else ""
+            return _step(f"The toolset {which} has nothing of that name{called}.", False)
+        return _step(f"In the toolset {which}.", True)
+
+    def _applied(self, user: UserContext, path: NarrowedPath) -> list[tuple[Toolset, str]]:
+        return self._toolsets.applied(user, path, admin_uses_private=self._admin_uses_private)
+
+
+def _step(message: str, passed: bool) -> Reason:  # noqa: FBT001 - of a constructor
+    return Reason("toolset", passed, message)
 
 
 def _preset(tool: ToolEntry, presets: Mapping[str, Any]) -> Preset | None:

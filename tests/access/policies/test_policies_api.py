@@ -548,6 +548,7 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         "access",
         "scope",
         "policy",
+        "toolset",
         "limit",
     ]
     # Which policies there are is for those who may read them.
