@@ -281,6 +281,19 @@ async def test_a_month_begins_empty_and_a_clock_that_is_set_back_finds_what_was_
     assert reported(process) == {"100": 2}
 
 
+async def test_calls_under_way_count_for_a_budget_that_is_made_meanwhile(
+    database: Database, audit: AuditTrail, wall_clock: WallClock, alice: UserContext
+) -> None:
+    process = Process(database, audit, wall_clock)
+    begun = process.begin(alice, 2)
+
+    await budget_of(database, 3)
+    await process.budgets.reload(None)
+    process.end(alice, begun)
+
+    assert (begun, process.make(alice, 5)) == (2, 1)
+
+
 async def test_without_the_database_each_process_goes_on_with_what_it_knows(
     tmp_path: Path, audit_keys: AuditKeys, alice: UserContext, bob: UserContext
 ) -> None:

@@ -274,7 +274,10 @@ class ApprovalGate:
         state = exchange.states.get(KIND)
         if state is not None:
             rounds, since = int(state[1]), datetime.fromisoformat(state[2])
-        left = self._times.wait_seconds - (self._clock.now() - since).total_seconds()
+        waited = (self._clock.now() - since).total_seconds()
+        # A clock that was set back since the first round, or is behind that of the process that
+        # had it, makes nobody wait longer.
+        left = self._times.wait_seconds - max(0.0, waited)
         is_streamed = not exchange.is_modern and streams(exchange)
         seconds = left if is_streamed else min(left, self._times.round_seconds)
         if seconds <= 0:
