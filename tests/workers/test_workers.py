@@ -329,8 +329,8 @@ async def test_what_workers_tell_each_other_is_not_served_to_others(
 
 
 def problems(folder: Path, environment: dict[str, str]) -> list[str]:
-    """Return the lines that a start with three workers ends with."""
-    ended = run_registry(folder, environment, "serve", "--workers", "3")
+    """Return the lines that a start with two workers ends with."""
+    ended = run_registry(folder, environment, "serve", "--workers", "2")
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     return [line for line in ended.stderr.splitlines() if line.startswith("registry: ")]
