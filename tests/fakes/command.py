@@ -30,8 +30,8 @@ from tests.fakes import fork_server
 from tests.fakes.loopback import NO_CERTIFICATES
 
 START = "from registry.__main__ import main; main()"
-READY_SECONDS = 25.0
-END_SECONDS = 15.0
+READY_SECONDS = 60.0
+END_SECONDS = 30.0
 POLL_SECONDS = 0.05
 STATUS_BYTES = 32
 HOST = "127.0.0.1"
