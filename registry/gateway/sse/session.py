@@ -118,6 +118,7 @@ class SseSession:
                 self._cancelled.add(request_id)
         # In order: a server may refuse requests before it has received
         # `notifications/initialized`.
+        await self._settled()
         response = await self._post(exchange, envelope)
         if response.status not in SUCCESS:
             await exchange.answer(response.status, bytes(response.body))
@@ -156,6 +157,7 @@ class SseSession:
         if envelope.method == "initialize":
             await self._initialize(exchange, envelope)
             return
+        await self._settled()
         session = self._session
         response = await self._post(exchange, envelope)
         if (
@@ -208,14 +210,22 @@ class SseSession:
                 return True
             if self._initialized_with is None:
                 return False
-            self._session = self._version = None
+            version, self._session, self._version = self._version, None, None
             response = await self._post(exchange, self._initialized_with, send=_discard)
             self._note(response)
             if response.status not in SUCCESS or "error" in (response.answer or {}):
+                # The next message tries again.
+                self._session, self._version = stale, version
                 return False
             await self._post(exchange, INITIALIZED)
             self._listen()
             return True
+
+    async def _settled(self) -> None:
+        """Wait while another session is begun: until then there is none to send anything in."""
+        if self._renewing.locked():
+            async with self._renewing:
+                pass
 
     def _note(self, response: RelayedResponse) -> None:
         if response.status in SUCCESS:
