@@ -115,12 +115,14 @@ def test_a_call_waits_until_it_is_approved_on_the_command_line(
             found for _ in range(30) if (found := json.loads(run(local, *listing).stdout))
         )
         shown = json.loads(run(local, "approvals", "show", listed[0]["id"], "--json").stdout)
+        read = run(local, "approvals", "show", listed[0]["id"]).stdout
         approved = run(local, "approvals", "approve", listed[0]["id"], "--comment", "fine")
         called = calling.result()
     again = run(local, "approvals", "deny", listed[0]["id"])
     unknown = run(local, "approvals", "show", "0" * 24)
 
     assert (shown["tool"], shown["arguments"]) == ("add", {"a": 1, "b": 2})
+    assert '\narguments:\n{\n  "a": 1,\n  "b": 2\n}\n' in read
     assert "approved, 1 of 1 approved" in approved.stdout
     assert (called.returncode, called.stdout.strip()) == (0, "3.0")
     assert (again.returncode, unknown.returncode) == (4, 3)

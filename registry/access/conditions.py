@@ -75,7 +75,8 @@ class CallConditions:
         for budget in covering:
             spent = budget.spent(spending, month)
             if spent >= budget.amount or spent + rules.price_per_call > budget.amount:
-                return Reason("budget", False, "A budget for such calls is spent for this month.")
+                why = "is spent" if spent >= budget.amount else "has less left than one costs"
+                return Reason("budget", False, f"A budget for such calls {why}, this month.")
         return Reason("budget", True, "No budget for such calls is spent.")
 
     async def _of_limits(self, user: UserContext, server_id: str, tool: ToolFacts) -> Reason:

@@ -12,6 +12,7 @@ from registry.cli.output import (
     Limit,
     read_cursor,
     show_fields,
+    show_json,
     show_rows,
     validated,
 )
@@ -83,7 +84,17 @@ def approvals_show(request: RequestId, *, as_json: AsJson = False) -> None:
 
         async with services() as built:
             detail = await built.approval_reader.detail(request, OPERATOR)
-        show_fields(present_detail(detail), as_json=as_json)
+        presented = present_detail(detail)
+        if as_json:
+            show_fields(presented, as_json=True)
+            return
+        # What is decided about is shown exactly: in a line of a table, a text that holds a comma
+        # reads like two arguments.
+        exact = {name: presented.pop(name) for name in ("arguments", "definition")}
+        show_fields(presented, as_json=False)
+        for name, value in exact.items():
+            typer.echo(f"\n{name}:")
+            show_json(value)
 
     run(work)
 

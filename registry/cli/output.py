@@ -35,7 +35,10 @@ PER_PAGE = 100
 FILE_WIDTH = 100_000
 """Columns where output is no terminal: what programs read is never cut or wrapped."""
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+"
+)
+"""Characters that a terminal obeys, shows nowhere, or turns the direction of others by."""
 
 
 @dataclass(frozen=True, slots=True)

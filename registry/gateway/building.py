@@ -300,7 +300,7 @@ class GatewayBuilder:
             streams=self.streams,
             announced_lists=self.announced_lists,
         )
-        return NotificationStreams(
+        streams = NotificationStreams(
             self.admission,
             self.routes,
             self.states,
@@ -317,6 +317,8 @@ class GatewayBuilder:
             drain=self.drain,
             max_watched=self.settings.gateway_watched_servers,
         )
+        self.quarantines.subscribe(streams.end_quarantined)
+        return streams
 
     @cached_property
     def passthrough(self) -> PassThrough:

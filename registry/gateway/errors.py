@@ -819,7 +819,7 @@ class ApprovalRefused(Refusal):
 
 
 class BudgetExceeded(Refusal):
-    """A budget for the caller's calls is spent for this month."""
+    """A budget for the caller's calls is spent for this month, or has less left than one costs."""
 
     status = 429
     code = 429
@@ -827,11 +827,14 @@ class BudgetExceeded(Refusal):
     outcome = CallOutcome.LIMITED
     is_for_model = True
 
-    def __init__(self, budget: str | None, starts_again_at: str, seconds: int) -> None:
+    def __init__(
+        self, budget: str | None, starts_again_at: str, seconds: int, *, is_spent: bool
+    ) -> None:
         named = "A budget" if budget is None else f"The budget {budget!r}"
         facts = {} if budget is None else {"budget": budget}
+        why = "is spent" if is_spent else "has less left than it costs"
         super().__init__(
-            f"{named} for this call is spent; it starts again at {starts_again_at}. Nothing was "
+            f"{named} for this call {why}; it starts again at {starts_again_at}. Nothing was "
             "sent.",
             facts={
                 **facts,

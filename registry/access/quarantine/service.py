@@ -74,11 +74,13 @@ class QuarantineService:
         Raises:
             QuarantineForbiddenError: *user* may not.
             UnknownQuarantineSubjectError: It does not exist, or they may not see it.
-            ValidationFailedError: It would have expired already.
+            ValidationFailedError: It would have expired already, or keep *user* out.
         """
         now = self._clock.now()
         if new.expires_at is not None and new.expires_at <= now:
             raise ValidationFailedError("expires_at", "lies in the past")
+        if _is_own(new, user):
+            raise ValidationFailedError("subject", "is yours, and you could not lift it again")
         name, tenant_id = await self._named(new, user)
         person = PolicyEditor(user.user_id, user.username)
 
@@ -227,3 +229,13 @@ class QuarantineService:
             server_id=found.subject if found.kind in OF_SERVERS else None,
         )
         await self._audit.record(user, event, tx)
+
+
+def _is_own(new: NewQuarantine, user: UserContext) -> bool:
+    match new.kind:
+        case QuarantineKind.USER:
+            return new.subject == user.user_id
+        case QuarantineKind.TOKEN:
+            return new.subject in {user.token_id, user.session_id, *user.ancestors}
+        case QuarantineKind.SERVER | QuarantineKind.TOOL | QuarantineKind.CLIENT:
+            return False

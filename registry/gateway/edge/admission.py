@@ -106,7 +106,7 @@ class Admission:
             user = await self._verified(authorization)
         exchange.user = user
         if not self._quarantines.is_empty:
-            self._require_free(user)
+            self.require_free(user)
         return user
 
     def require_client(self, name: object) -> None:
@@ -121,7 +121,12 @@ class Admission:
         if self._quarantines.of_client(name) is not None:
             raise Quarantined("This application")
 
-    def _require_free(self, user: UserContext) -> None:
+    def require_free(self, user: UserContext) -> None:
+        """Check that neither a caller nor their token is in quarantine.
+
+        Raises:
+            Quarantined: They are.
+        """
         found = self._quarantines.of_caller(user)
         if found is not None:
             is_user = found.kind is QuarantineKind.USER
@@ -213,7 +218,7 @@ class Admission:
             DatabaseUnavailable: That cannot be known now.
         """
         user = await self._authenticate.current(token)
-        self._require_free(user)
+        self.require_free(user)
         return user
 
     def seen(self, user: UserContext, route: Route) -> Route | None:

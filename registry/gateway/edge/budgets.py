@@ -240,7 +240,10 @@ class Budgets:
         starts_again = month_after(self._month)
         seconds = (starts_again - self._clock.now()).total_seconds()
         return BudgetExceeded(
-            budget.name if may_know else None, timestamp(starts_again), max(1, round(seconds))
+            budget.name if may_know else None,
+            timestamp(starts_again),
+            max(1, round(seconds)),
+            is_spent=account.spent >= budget.amount,
         )
 
     async def _report(self, account: _Account, percent: int) -> None:

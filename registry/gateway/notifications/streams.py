@@ -22,6 +22,7 @@ import orjson
 import structlog
 
 from packages.database.errors import DatabaseUnavailable
+from registry.access.quarantine.values import Quarantine
 from registry.auth.identity import Scope, UserContext
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
@@ -43,6 +44,7 @@ from registry.gateway.errors import (
     InvalidRequest,
     NotAcceptable,
     NotServing,
+    Quarantined,
     Refusal,
     ServerUnknown,
 )
@@ -340,6 +342,16 @@ class NotificationStreams:
         stream = self._sessions.get(nonce)
         if stream is not None:
             stream.buffer.close()
+
+    def end_quarantined(self, _added: Sequence[Quarantine]) -> None:
+        """End the streams of callers and applications that are in quarantine by now."""
+        for client in tuple(self._clients.values()):
+            for stream in tuple(client.streams):
+                try:
+                    self._admission.require_free(client.user)
+                    self._admission.require_client(stream.client_name)
+                except Quarantined as refusal:
+                    stream.watch.end(refusal)
 
     def superseded(self, nonce: str, opened_at: float) -> None:
         """End the stream of a session that has a newer one in another worker."""

@@ -230,6 +230,8 @@ async def test_what_was_reached_is_told(rest: Rest, upstream: PlainUpstream) -> 
         {"kind": "client", "subject": "x", "reason": "r", "expires_at": "tomorrow"},
         {"kind": "client", "subject": "a\u0000", "reason": "r"},
         {"kind": "client", "subject": "x", "reason": "r", "more": 1},
+        # Nobody but the operator could lift it again.
+        {"kind": "user", "subject": ROOT.user_id, "reason": "r"},
     ],
 )
 async def test_a_quarantine_that_makes_no_sense_is_refused(rest: Rest, body: Any) -> None:
