@@ -57,10 +57,15 @@ def test_a_secret_on_the_command_line_is_warned_of(
 def test_a_server_is_changed(weather: dict[str, Any]) -> None:
     title, tags = ("--title", "The Weather"), ("--tag", "a", "--tag", "b")
     changed = printed("servers", "update", "weather", *title, *tags, "--key", "s3cret")
+    closed = printed("servers", "update", "weather", "--default-effect", "deny")
+    bad = run("servers", "update", "weather", "--default-effect", "close")
+    (exported,) = json.loads(run("export").stdout)["servers"]
     off = printed("servers", "toggle", "weather")
     still_off = printed("servers", "toggle", "weather", "--off")
 
     assert (changed["title"], changed["tags"]) == ("The Weather", ["a", "b"])
+    assert (closed["defaultEffect"], exported["defaultEffect"]) == ("deny", "deny")
+    assert (bad.exit_code, "allow" in bad.stderr) == (1, True)
     assert changed["apiKey"] == {
         "key": "***",
         "source": "admin",

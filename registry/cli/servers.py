@@ -284,7 +284,7 @@ def servers_update(  # noqa: PLR0913 - options
     ] = None,
     on_change: Annotated[str | None, typer.Option(help="accept, hold or block.")] = None,
     default_effect: Annotated[
-        str | None, typer.Option(help="For tools that no policy is about: allow or deny.")
+        str | None, typer.Option(help="For tools that no policy allows: allow or deny.")
     ] = None,
     sync_mode: Annotated[str | None, typer.Option(help="manual, scheduled or webhook.")] = None,
     as_json: AsJson = False,

@@ -217,10 +217,22 @@ class ToolRepository:
         return {tool.name for tool in found}
 
     async def effects_among(
-        self, owner_ids: Collection[str] | None, limit: int
+        self,
+        owner_ids: Collection[str] | None,
+        limit: int,
+        *,
+        names: Collection[str] | None = None,
     ) -> dict[str, list[StoredTool]]:
-        """Return names and effects of at most *limit* tools of these servers; None for all."""
+        """Return names and effects of at most *limit* tools of these servers; None for all.
+
+        Args:
+            owner_ids: The servers; None for all.
+            limit: How many at most, of all servers together.
+            names: Only tools of these names; None for all.
+        """
         query: Doc = {"source_type": "mcp"}
+        if names is not None:
+            query["name"] = {"$in": list(names)}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
         fields = {**STATE_FIELDS, "owner_id": 1, "name": 1, "facets": 1}

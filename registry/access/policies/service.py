@@ -183,7 +183,7 @@ class PolicyStore:
 class PolicyService:
     """Reads and writes policies, and explains what they decide."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators, by keyword
         self,
         database: Database,
         store: PolicyStore,
@@ -195,8 +195,10 @@ class PolicyService:
         admin_uses_private: bool,
         enforces_approvals: bool,
         toolsets: ToolsetSteps | None = None,
+        max_compared: int = MAX_COMPARED,
     ) -> None:
         self._toolsets = toolsets
+        self._max_compared = max_compared
         self._database = database
         self._policies = store.policies
         self._owners = store.owners
@@ -569,17 +571,30 @@ class PolicyService:
             # They see no policies about all servers, and are not told that there are any.
             and (user.is_admin or other.target.owner_id is not None)
         ]
-        servers = await self._compared(owners, [*was, *now], user)
-        return consequence([*others, *was], [*others, *now], servers)
+        servers, is_partial = await self._compared(owners, [*was, *now], user)
+        said = consequence([*others, *was], [*others, *now], servers)
+        if is_partial:
+            said += f" Only {self._max_compared:,} tools were compared."
+        return said
 
     async def _compared(
         self, owners: Collection[str | None], written: Sequence[Policy], user: UserContext
-    ) -> dict[str, ServerTools]:
-        """Return the tools that *written* policies are about, by server; not of hidden servers."""
+    ) -> tuple[dict[str, ServerTools], bool]:
+        """Return the tools that *written* policies are about, by server; not of hidden servers.
+
+        And whether there are more than were looked at.
+        """
         chosen: Collection[str] | None = [owner for owner in owners if owner is not None]
         if None in owners:
             chosen = None if self._owners.sees_everything(user) else self._owners.rights(user)
-        found = await self._tools.effects_among(chosen, MAX_COMPARED)
+        named = [name for policy in written for name in policy.target.tools]
+        is_exact = all(policy.target.tools for policy in written) and not any(
+            WILDCARD in name for name in named
+        )
+        found = await self._tools.effects_among(
+            chosen, self._max_compared + 1, names=named if is_exact else None
+        )
+        is_partial = sum(map(len, found.values())) > self._max_compared
         closed = await self._owners.closed_by_default()
         index = PolicyIndex(replace(policy, is_enabled=True) for policy in written)
         servers = {}
@@ -588,7 +603,7 @@ class PolicyService:
             meant = rules_of(index.about(owner_id), tools)
             default = Effect.DENY if owner_id in closed else Effect.ALLOW
             servers[owner_id] = ServerTools(default, [one for one in tools if one.name in meant])
-        return servers
+        return servers, is_partial
 
     async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
         """Return warnings about possible mistakes."""

@@ -410,12 +410,20 @@ async def test_a_server_that_refuses_by_default_serves_what_policies_allow_to_ea
         {"scopes": ["finance:read"]},
         {"everyone": True},
     ]
+    policy = f"/access/policies/{made['id']}"
     for chosen in subjects:
-        policy = f"/access/policies/{made['id']}"
         await ask(whole, root, "PATCH", policy, subjects=chosen)
         named.append([await listed(whole, user) for user in (alice, bob)])
     async with whole.client(bob, "sums", mode) as client:
         invoice = await client.call_tool("invoice", {"number": 7})
+    await ask(whole, root, "PATCH", policy, is_enabled=False)
+    off = await listed(whole, bob)
+    await ask(whole, root, "PATCH", policy, is_enabled=True)
+    on = await listed(whole, bob)
+    await ask(whole, root, "DELETE", policy)
+    gone = await listed(whole, bob)
+    await make(whole, root, "allow", {"everyone": True}, **about)
+    assert (off, on, gone) == ([], ["invoice"], [])
     await ask(whole, root, "PATCH", path, status="inactive")
     inactive = await ask(whole, root, "POST", "/access/explain", **asked)
     await ask(whole, root, "PATCH", path, status="active", defaultEffect="allow")
