@@ -448,9 +448,14 @@ class AggregateServer:
             mirrored = preset.param_header_schema
             exchange.preset = preset.text
             request = replace(request, envelope=envelope)
-        arguments, is_answered = await self._governance.admit(
-            exchange, envelope, request.caller.user, owned.route, owned.tool
-        )
+        try:
+            arguments, is_answered = await self._governance.admit(
+                exchange, envelope, request.caller.user, owned.route, owned.tool
+            )
+        except Refusal:
+            # It is recorded with the server that the call was for.
+            exchange.served_by(owned.route)
+            raise
         if is_answered:
             return None
         if exchange.is_modern and mirrored is not None:

@@ -74,8 +74,6 @@ class CallGovernance:
             Refusal: The call may not be made.
             ClientGone: The client disconnected.
         """
-        # What refuses the call from here on is recorded with what it was for.
-        exchange.served_by(route)
         exchange.tool = tool.name
         exchange.tool_entry = tool
         exchange.may_repeat = tool.may_repeat

@@ -588,7 +588,10 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         ("confirmation", True),
         ("approval", True),
     ]
-    assert (dear["allowed"], "A budget for such calls is spent" in dear["message"]) == (
+    assert (
+        dear["allowed"],
+        "A budget for such calls has less left than one costs" in dear["message"],
+    ) == (
         False,
         True,
     )
