@@ -1,0 +1,1 @@
+"""OpenAPI descriptions and what becomes of their operations. Pure: opens no connection."""
