@@ -1,0 +1,1 @@
+"""Calls of operations of REST APIs: requests from arguments, results from answers."""
