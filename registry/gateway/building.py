@@ -63,6 +63,8 @@ from registry.gateway.view.toolsets import Toolsets
 from registry.http.client.exchange import UpstreamHttp
 from registry.oauth.ports import AccessTokens, AuthorizationLinks
 from registry.upstream.loops import Instance
+from registry.upstream.rest.caller import RestCaller
+from registry.upstream.rest.server import RestServer
 from registry.web.hosts import HostGuard
 
 CLOSE_SECONDS = 2.0
@@ -153,6 +155,12 @@ class GatewayBuilder:
             self.latency_watcher,
             max_response_bytes=self.settings.gateway_max_response_bytes,
         )
+
+    @cached_property
+    def rest_server(self) -> RestServer:
+        """Answers calls of the tools of REST APIs."""
+        retries = self.settings.gateway_retry_idempotent
+        return RestServer(RestCaller(self.wire, retries_idempotent=retries))
 
     @cached_property
     def announced_lists(self) -> AnnouncedLists:
@@ -264,6 +272,7 @@ class GatewayBuilder:
         settings = self.settings
         return Connector(
             self.wire,
+            self.rest_server,
             self.bulkheads,
             self.background_tasks,
             self.clock,
@@ -325,6 +334,7 @@ class GatewayBuilder:
         """Forwards requests to one server."""
         forwarder = Forwarder(
             self.wire,
+            self.rest_server,
             self.latency_watcher,
             self.bulkheads,
             self.announced_lists,

@@ -72,6 +72,10 @@ ANSWERED_FOR_ALL = frozenset({"server/discover", "subscriptions/listen", *PAGE_K
 """Requests of the stateless era that the gateway answers for callers whom a server does not know
 yet."""
 
+HOSTED = frozenset({Transport.OPENAPI, Transport.SSE})
+"""At paths of these, the gateway is the server for clients of every era: a REST API speaks none,
+and the older transport is another one than the clients'."""
+
 
 class Dispatcher:
     """Admits requests and has them answered.
@@ -253,7 +257,7 @@ class Dispatcher:
             await self._aggregate.post(exchange, envelope, user, offering)
             return
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
-        is_hosted = era not in route.eras or route.transport is Transport.SSE
+        is_hosted = era not in route.eras or route.transport in HOSTED
         if is_hosted or (
             route.oauth is not None and await self._hosts(exchange, user, route, envelope.method)
         ):
@@ -520,7 +524,7 @@ def _client_name(params: Mapping[str, Any]) -> object:
 
 def _is_hosted(route: Route) -> bool:
     """Whether the gateway is the server for clients of the handshake's era at this path."""
-    return Era.LEGACY not in route.eras or route.transport is Transport.SSE
+    return Era.LEGACY not in route.eras or route.transport in HOSTED
 
 
 async def _refuse(exchange: GatewayRequest, refusal: Refusal) -> None:

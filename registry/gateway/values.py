@@ -22,6 +22,7 @@ from registry.oauth.values import AccessToken, OAuthServer
 from registry.servers.values import Era, Transport
 from registry.tools.call_rules import NO_CALL_RULES, CallRules
 from registry.upstream.headers import upstream_headers
+from registry.upstream.rest.server import RestApi, RestTool, rest_tool
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
 """Contained in a tool's text if some of its arguments are mirrored in `Mcp-Param-*` headers."""
@@ -50,6 +51,8 @@ class ToolEntry:
         rules: What is demanded of its calls.
         version: Number of its served version.
         tags: Its tags.
+        rest: How it is called, if it is an operation of a REST API.
+        digest: Of the stored text, where clients see another than that.
     """
 
     name: str
@@ -61,6 +64,14 @@ class ToolEntry:
     rules: CallRules = NO_CALL_RULES
     version: int = 1
     tags: tuple[str, ...] = ()
+    rest: RestTool | None = field(default=None, repr=False)
+    digest: int | None = field(default=None, repr=False)
+
+    def is_of(self, definition: str) -> bool:
+        """Whether it was made of this stored text."""
+        if self.digest is not None:
+            return self.digest == hash(definition)
+        return self.wire == definition.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +157,7 @@ class Route:
         default_effect: What holds for its tools that no policy allows.
         policies: Those for its tools; None if there are none, as on a filtered copy.
         hidden: Tools that policies refuse to the caller of a filtered copy, by name.
+        api: The operations behind the tools, if it is a REST API and no MCP server.
     """
 
     server_id: str
@@ -181,6 +193,7 @@ class Route:
     hidden: Mapping[str, ToolRule] = field(
         default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
     )
+    api: RestApi | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Convert the headers to their wire format."""
@@ -239,10 +252,25 @@ def tool_entry(
     """
     wire = definition.encode()
     schema = None
-    if PARAM_HEADER_MARK in wire:
+    found = rest_tool(wire)
+    rest = digest = None
+    if found is not None:
+        wire, rest = found
+        digest = hash(definition)
+    elif PARAM_HEADER_MARK in wire:
         schema = mirrored_part(orjson.loads(wire).get("inputSchema"))
     return ToolEntry(
-        name, wire, schema, _may_repeat(wire), is_behind, facets, rules, version, tags
+        name,
+        wire,
+        schema,
+        _may_repeat(wire),
+        is_behind,
+        facets,
+        rules,
+        version,
+        tags,
+        rest,
+        digest,
     )
 
 
@@ -295,6 +323,11 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     target = URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
         raise ValueError("The URL is not an absolute HTTP URL.")
+    is_api = transport is Transport.OPENAPI
+    if is_api:
+        # What the gateway says for an API at its path.
+        capabilities, features_known = {"tools": {}}, True
+        eras = frozenset({Era.MODERN})
     # Tenants can use the same slug, and must not see each other's.
     is_public = facts.scope is ServerScope.SHARED_APP and facts.tenant_id is None
     ordered = sorted(tools, key=lambda tool: tool.name)
@@ -328,7 +361,13 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         modified_at=modified_at,
         default_effect=default_effect,
         is_user_level=is_user_level or per_user,
+        api=_api(server_name, url, ordered, oauth) if is_api else None,
     )
+
+
+def _api(name: str, url: str, tools: Iterable[ToolEntry], oauth: OAuthServer | None) -> RestApi:
+    called = {tool.name: tool.rest for tool in tools if tool.rest is not None}
+    return RestApi(name, url, called, takes_tokens=oauth is not None)
 
 
 def _by_key(entries: Iterable[FeatureEntry]) -> Mapping[str, FeatureEntry]:

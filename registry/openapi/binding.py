@@ -107,6 +107,8 @@ class OperationBinding(_Bound):
             with their scopes. Empty: none is needed.
         accepts: Media types of successful answers, the preferred one first.
         idempotency_key: The header parameter that makes repetition safe, if there is one.
+        wraps_result: Whether the tool's output schema is that of `{"result": ...}`, because the
+            operation answers something else than an object.
     """
 
     method: str
@@ -117,6 +119,7 @@ class OperationBinding(_Bound):
     security: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     accepts: tuple[str, ...] = ()
     idempotency_key: str | None = None
+    wraps_result: bool = False
 
 
 class SecurityScheme(_Bound):

@@ -62,10 +62,17 @@ DEFAULT_SYNC_SECONDS = 3600
 
 
 class Transport(StrEnum):
-    """Transports that the registry supports. Others are read and shown, but not connected."""
+    """How the registry reaches an upstream. Others are read and shown, but not connected.
+
+    `openapi` is no transport of MCP: each call is a request to a REST API.
+    """
 
     STREAMABLE_HTTP = "streamable-http"
     SSE = "sse"
+    OPENAPI = "openapi"
+
+
+MCP_TRANSPORTS = (Transport.STREAMABLE_HTTP, Transport.SSE)
 
 
 ENVIRONMENT = "${"

@@ -47,7 +47,7 @@ class ScriptedAnswer:
     max_bytes = 1024 * 1024
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
-        self.status = status
+        self.status = self.health_status = status
         self.headers = headers
         self.body = ResponseBody(cast("UpstreamConnection", _Unlimited()))
         self.is_closed = False

@@ -13,6 +13,8 @@ from registry.gateway.client.sessions import SessionLimits, SessionOwner
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.gateway.values import Route
 from registry.servers.values import Era
+from registry.upstream.rest.caller import RestCaller
+from registry.upstream.rest.server import RestServer
 from registry.workers.peers import SingleWorker
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_wire import ScriptedWire, as_upstream_http
@@ -35,6 +37,7 @@ def make_connector(
     clock = clock or FakeClock()
     return Connector(
         as_upstream_http(wire),
+        RestServer(RestCaller(as_upstream_http(wire), retries_idempotent=False)),
         Bulkheads(bulkhead_limits(make_settings()), clock, Metrics()),
         tasks or BackgroundTasks(),
         clock,

@@ -12,6 +12,8 @@ from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.gateway.transport.forwarder import Forwarder
 from registry.http.client.exchange import header_lines
+from registry.upstream.rest.caller import RestCaller
+from registry.upstream.rest.server import RestServer
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_wire import (
@@ -41,6 +43,7 @@ class Forwarding:
         clock, metrics = FakeClock(), Metrics()
         self._forwarder = Forwarder(
             as_upstream_http(self.wire),
+            RestServer(RestCaller(as_upstream_http(self.wire), retries_idempotent=False)),
             LatencyWatcher(),
             Bulkheads(bulkhead_limits(make_settings()), clock, metrics),
             AnnouncedLists(FakeRoutes(ROUTE), clock, metrics, self.to_sync.append),

@@ -99,6 +99,7 @@ class Playbook(UpstreamHttp):
         *,
         timeout: ClientTimeout,
         first_byte_seconds: float | None = None,
+        path: str | None = None,
     ) -> UpstreamAnswer:
         message = json.loads(body) if body else None
         self.sent.append(Sent(method, str(url), CIMultiDict(dict(headers)), message))  # type: ignore[arg-type]  # a mapping here

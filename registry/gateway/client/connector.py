@@ -1,7 +1,7 @@
 """Single exchanges with upstreams where the gateway is the client: messages, sessions, streams."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -53,6 +53,7 @@ from registry.http.client.exchange import ConnectTimedOut, UpstreamAnswer, Upstr
 from registry.servers.values import Era
 from registry.upstream.client import ACCEPT_BOTH, MAX_SHORT_ANSWER_BYTES
 from registry.upstream.messages import notification_text, request_text
+from registry.upstream.rest.server import RestServer
 
 
 class Connector:
@@ -60,6 +61,7 @@ class Connector:
 
     Args:
         wire: How requests are sent.
+        rest_server: Answers calls of the tools of REST APIs.
         bulkheads: How much each server is asked.
         connect_timeout_seconds: Longest wait for a connection to be made.
         retries_idempotent: Whether idempotent requests are sent again when a server breaks off.
@@ -68,9 +70,10 @@ class Connector:
         session_limits: How many sessions with servers there may be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         wire: UpstreamHttp,
+        rest_server: RestServer,
         bulkheads: Bulkheads,
         background_tasks: BackgroundTasks,
         clock: Clock,
@@ -82,6 +85,7 @@ class Connector:
         routes: RouteTable,
     ) -> None:
         self.wire = wire
+        self._rest_server = rest_server
         self.probe_eras = routes.probe_eras
         self.bulkheads = bulkheads
         self._retries_idempotent = retries_idempotent
@@ -136,13 +140,9 @@ class Connector:
         Raises what `UpstreamHttp.request` raises.
         """
         route = ask.route
-        request = ("POST", route.target, headers, raw)
-        timeout, first_byte = self.timeout(route), route.first_byte_timeout_seconds
         ask.is_sent = True
         try:
-            answer = await self.wire.request(
-                *request, timeout=timeout, first_byte_seconds=first_byte
-            )
+            answer = await self._asked(route, headers, raw)
         except ConnectTimedOut:
             ask.is_sent = False
             raise
@@ -153,12 +153,28 @@ class Connector:
             if is_unsent or not (ask.may_repeat and self._retries_idempotent):
                 raise
             self.bulkheads.of(route).repeated()
-            answer = await self.wire.request(
-                *request, timeout=timeout, first_byte_seconds=first_byte
-            )
+            answer = await self._asked(route, headers, raw)
         if permit is not None:
-            permit.answered(answer.status)
+            permit.answered(answer.health_status)
         return answer
+
+    def _asked(
+        self, route: Route, headers: CIMultiDict[str], raw: bytes
+    ) -> Awaitable[UpstreamAnswer]:
+        """Have a request answered by whatever is behind a route."""
+        timeout, first_byte_seconds = self.timeout(route), route.first_byte_timeout_seconds
+        if route.api is not None:
+            return self._rest_server.request(
+                route.api, headers, raw, timeout=timeout, first_byte_seconds=first_byte_seconds
+            )
+        return self.wire.request(
+            "POST",
+            route.target,
+            headers,
+            raw,
+            timeout=timeout,
+            first_byte_seconds=first_byte_seconds,
+        )
 
     async def open_channel(
         self,

@@ -7,6 +7,7 @@ closes the connection without an answer, as it does when it restarts (RFC 9110, 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
@@ -60,6 +61,7 @@ from registry.gateway.view.offering import MAX_EDITED_BYTES
 from registry.http.client.connection import InvalidHttpError
 from registry.http.client.exchange import HeaderLines, UpstreamAnswer, UpstreamHttp
 from registry.upstream.masking import has_secrets, masked
+from registry.upstream.rest.server import RestServer
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -279,6 +281,7 @@ class Forwarder:
 
     Args:
         wire: How requests are sent.
+        rest_server: Answers calls of the tools of REST APIs.
         latency_watcher: Says which calls are worth watching.
         bulkheads: Bound what goes to each server.
         announced_lists: Notified when a server announces that one of its lists changed.
@@ -289,6 +292,7 @@ class Forwarder:
     def __init__(
         self,
         wire: UpstreamHttp,
+        rest_server: RestServer,
         latency_watcher: LatencyWatcher,
         bulkheads: Bulkheads,
         announced_lists: AnnouncedLists,
@@ -297,6 +301,7 @@ class Forwarder:
         total_timeout_seconds: float,
     ) -> None:
         self._wire = wire
+        self._rest_server = rest_server
         self._latency_watcher = latency_watcher
         self._bulkheads = bulkheads
         self._announced_lists = announced_lists
@@ -344,26 +349,22 @@ class Forwarder:
             first_byte_seconds = route.first_byte_timeout_seconds
         bulkhead = self._bulkheads.of(route)
         permit = bulkhead.call(is_standing=standing_until is not None, user_id=user_id)
-        request = (http_method, route.target, headers, body)
+        ask = partial(self._ask, route, http_method, headers, body, timeout, first_byte_seconds)
         try:
             with CallWatch(self._latency_watcher, client.receive, total_seconds, standing_until):
                 if not permit.begin():
                     await permit.wait()
                 try:
                     try:
-                        answer = await self._wire.request(
-                            *request, timeout=timeout, first_byte_seconds=first_byte_seconds
-                        )
+                        answer = await ask()
                     except (ServerDisconnectedError, ClientOSError) as exc:
                         if not may_repeat or isinstance(exc, ClientConnectorError):
                             raise
                         bulkhead.repeated()
-                        answer = await self._wire.request(
-                            *request, timeout=timeout, first_byte_seconds=first_byte_seconds
-                        )
+                        answer = await ask()
                     try:
                         client.answered()
-                        permit.answered(answer.status, is_handshake=client.is_handshake)
+                        permit.answered(answer.health_status, is_handshake=client.is_handshake)
                         if await self._relay(answer, route, client) is Answer.ERROR:
                             permit.declined()
                     finally:
@@ -374,6 +375,29 @@ class Forwarder:
                 permit.end(None)
         except (TimeoutError, ClientError, InvalidHttpError, OSError, ValueError) as exc:
             raise failure(route.server_name, exc) from exc
+
+    def _ask(
+        self,
+        route: Route,
+        http_method: str,
+        headers: HeaderLines,
+        body: bytes | bytearray,
+        timeout: ClientTimeout,
+        first_byte_seconds: float | None,
+    ) -> Awaitable[UpstreamAnswer]:
+        """Have a request answered by whatever is behind a route."""
+        if route.api is not None:
+            return self._rest_server.request(
+                route.api, headers, body, timeout=timeout, first_byte_seconds=first_byte_seconds
+            )
+        return self._wire.request(
+            http_method,
+            route.target,
+            headers,
+            body,
+            timeout=timeout,
+            first_byte_seconds=first_byte_seconds,
+        )
 
     async def _relay(self, answer: UpstreamAnswer, route: Route, client: ClientChannel) -> Answer:
         """Relay an answer; return what it is where that was looked for."""

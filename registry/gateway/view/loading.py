@@ -470,7 +470,7 @@ def _tool_entry(
     """
     if known is not None:
         entry = known.tools.get(name)
-        is_same = entry is not None and entry.wire == definition.encode()
+        is_same = entry is not None and entry.is_of(definition)
         if (
             entry is not None
             and is_same

@@ -56,6 +56,7 @@ READ_HEADERS: Mapping[bytes, str] = {
         "content-encoding",
         "content-length",
         "content-type",
+        "location",
         "mcp-session-id",
         "retry-after",
         TRANSFER_ENCODING,
@@ -172,6 +173,25 @@ class ResponseBody:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class WholeResponseBody(ResponseBody):
+    """A body that was there before it was asked for.
+
+    Args:
+        body: All of it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, body: bytes) -> None:
+        # Nothing of it comes over a connection, which is all that the base would need one for.
+        self._pieces = [body] if body else []
+        self._buffered = len(body)
+        self._is_complete = True
+        self._is_paused = False
+        self._error = None
+        self._waiter = None
 
 
 class InflatedResponseBody(ResponseBody):

@@ -26,6 +26,7 @@ from aiohttp import (
 )
 from aiohttp.client_reqrep import ConnectionKey
 from cachetools import LRUCache
+from typing_extensions import override
 from yarl import URL
 
 from registry.core.latency_watcher import LatencyWatcher
@@ -42,6 +43,9 @@ TARGETS = 4096
 
 CONNECTIONS_TRIED = 3
 """New connections that are made for one request, where the upstream closes each at once."""
+
+BODY_METHODS = frozenset({"PATCH", "POST", "PUT"})
+"""Methods whose requests say how long their body is even if there is none (RFC 9110, 8.6)."""
 
 SWEEP_SECONDS = 1.0
 """How often connections that were unused for long are closed."""
@@ -133,11 +137,13 @@ class RequestTarget:
     Attributes:
         template: Stands for all requests to it: aiohttp asks it only where to connect to.
         line: Request target, version and `Host`, ending in a line break.
+        end: The same without the target.
         idle: Shared with all addresses of the same place.
     """
 
     template: ClientRequest
     line: str
+    end: str
     idle: IdleConnections
 
 
@@ -146,9 +152,31 @@ class UpstreamAnswer:
 
     Attributes:
         headers: Those that are read at all, by lower-case name.
+        max_bytes: The longest message that is put together in memory of it.
+        health_status: The status that says whether the upstream works.
     """
 
-    __slots__ = ("_connection", "_idle", "_silence", "_wire", "body", "headers", "status")
+    __slots__ = ("body", "headers", "health_status", "max_bytes", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: ResponseBody, max_bytes: int
+    ) -> None:
+        self.status = self.health_status = status
+        self.headers = headers
+        self.body = body
+        self.max_bytes = max_bytes
+
+    def rest(self) -> None:
+        """Let the upstream be silent for as long as it likes from now on."""
+
+    def close(self) -> None:
+        """End the exchange; the answer need not have been read."""
+
+
+class PooledAnswer(UpstreamAnswer):
+    """An answer that comes over a connection of the pool."""
+
+    __slots__ = ("_connection", "_idle", "_silence", "_wire")
 
     def __init__(
         self,
@@ -160,23 +188,17 @@ class UpstreamAnswer:
         idle: IdleConnections,
         silence: ReadTimeout,
     ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
+        super().__init__(status, headers, body, wire.max_response_bytes)
         self._wire = wire
         self._connection = connection
         self._idle = idle
         self._silence = silence
 
-    @property
-    def max_bytes(self) -> int:
-        """Return the longest message that is put together in memory of it."""
-        return self._wire.max_response_bytes
-
+    @override
     def rest(self) -> None:
-        """Let the upstream be silent for as long as it likes from now on."""
         self._silence.end()
 
+    @override
     def close(self) -> None:
         """Give the connection back, or cut it when the answer was not read to its end."""
         self._silence.end()
@@ -216,6 +238,7 @@ class UpstreamHttp:
         *,
         timeout: ClientTimeout,  # noqa: ASYNC109 - carries the pool's own waits, not ours
         first_byte_seconds: float | None = None,
+        path: str | None = None,
     ) -> UpstreamAnswer:
         """Send one request and return the head of the answer; the caller closes it.
 
@@ -226,6 +249,8 @@ class UpstreamHttp:
             body: Sent as it is.
             timeout: `connect`, `sock_connect` and `sock_read` count.
             first_byte_seconds: Longest wait for the head, where it is not that of `sock_read`.
+            path: Path and query, encoded, instead of those of *url*: for addresses that differ
+                with every request, of which nothing is worth remembering.
 
         Raises:
             ConnectTimedOut: No connection in time.
@@ -235,9 +260,10 @@ class UpstreamHttp:
             ValueError: A header holds a line break.
         """
         target = self._target(url)
-        length = len(body) if body or method == "POST" else None
+        length = len(body) if body or method in BODY_METHODS else None
         lines = headers if isinstance(headers, HeaderLines) else header_lines(headers)
-        head = request_head(method, target.line, lines, length)
+        line = target.line if path is None else path + target.end
+        head = request_head(method, line, lines, length)
         connection = self._take(target.idle)
         if connection is None:
             connection = await self._connect(target, timeout)
@@ -253,7 +279,7 @@ class UpstreamHttp:
             raise
         if first_byte_seconds is not None:
             silence.allow(seconds)
-        return UpstreamAnswer(status, found, stream, self, connection, target.idle, silence)
+        return PooledAnswer(status, found, stream, self, connection, target.idle, silence)
 
     def give_back(self, connection: UpstreamConnection, idle: IdleConnections) -> None:
         """Keep a connection for the next request, if it can take one."""
@@ -341,8 +367,9 @@ class UpstreamHttp:
             loop = asyncio.get_running_loop()
             template = ClientRequest("GET", url, loop=loop, session=self._session)
             idle = self._places.setdefault(template.connection_key, IdleConnections())
-            line = f"{url.raw_path_qs} HTTP/1.1\r\nHost: {_host(url)}\r\n"
-            found = self._targets[url] = RequestTarget(template, line, idle)
+            end = f" HTTP/1.1\r\nHost: {_host(url)}\r\n"
+            line = f"{url.raw_path_qs}{end}"
+            found = self._targets[url] = RequestTarget(template, line, end, idle)
         self._last = (url, found)
         return found
 

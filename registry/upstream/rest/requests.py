@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from registry.core.json import JsonObject, JsonValue
 from registry.openapi.binding import BodyBinding, Location, OperationBinding, ParameterBinding
@@ -78,7 +78,7 @@ class ArgumentError(Exception):
     """
 
     def __init__(self, argument: str, reason: str) -> None:
-        super().__init__(f"The argument {argument!r} {reason}.")
+        super().__init__(f"The argument {argument!r} {reason}. Nothing was sent.")
         self.argument = argument
         self.reason = reason
 
@@ -120,6 +120,13 @@ def request_of(binding: OperationBinding, arguments: JsonObject, base_url: str) 
         ValueError: The base URL is no absolute HTTP URL.
     """
     return Operation(binding, base_url).request(arguments)
+
+
+def origin_of(parts: SplitResult) -> str:
+    """Return scheme, host and port of a URL, equal for equal places."""
+    place = parts.netloc.rpartition("@")[2].lower()
+    default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    return f"{parts.scheme}://{place.removesuffix(default)}"
 
 
 ToText: TypeAlias = Callable[[JsonValue], str]
@@ -177,7 +184,7 @@ class Operation:
         self.method = binding.method.upper()
         if not TOKEN.fullmatch(self.method):
             raise ValueError("The method is none of HTTP.")
-        self.origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.origin = origin_of(parts)
         self.idempotency_header = binding.idempotency_key
         paths = {
             parameter.name: parameter
