@@ -98,8 +98,9 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
 
 async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, None]:
     """Yield every encrypted value, one collection after another."""
-    async for found in _of_servers(database):
-        yield found
+    for collection in ("mcpservers", "raw_apis"):
+        async for found in _of_servers(database, collection):
+            yield found
     known = [*STORED_TYPES, MCP_CLIENT]
     tokens = database.collection("tokens")
     async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
@@ -116,27 +117,27 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
         yield found
 
 
-async def _of_servers(database: Database) -> AsyncGenerator[StoredSecret, None]:
+async def _of_servers(database: Database, collection: str) -> AsyncGenerator[StoredSecret, None]:
     fields = {
         "config.apiKey.key": 1,
         "config.oauth.client_secret": 1,
         HEADERS: 1,
         WEBHOOK_SECRET: 1,
     }
-    async for document in database.collection("mcpservers").find({}, fields):
+    async for document in database.collection(collection).find({}, fields):
         config = members(document.get("config"))
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
             value = members(config.get(parent)).get(name)
             if isinstance(value, str) and not is_plaintext(value):
                 path = f"config.{parent}.{name}"
-                yield _secret("mcpservers", document, path, value, StoredForm.V2)
+                yield _secret(collection, document, path, value, StoredForm.V2)
         sealed = members(document.get("registry")).get("webhook_secret")
         if isinstance(sealed, str):
-            yield _secret("mcpservers", document, WEBHOOK_SECRET, sealed, StoredForm.GCM)
+            yield _secret(collection, document, WEBHOOK_SECRET, sealed, StoredForm.GCM)
         for name, value in members(config.get("headers")).items():
             if is_secret_header(name, value) and is_stored_header(str(value)):
                 path = f"{HEADERS}.{name}"
-                yield _secret("mcpservers", document, path, value, StoredForm.V2)
+                yield _secret(collection, document, path, value, StoredForm.V2)
 
 
 async def _of_flows(database: Database) -> AsyncGenerator[StoredSecret, None]:

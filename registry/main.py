@@ -30,6 +30,7 @@ from registry.core.settings import Settings
 from registry.gateway.ports import Peers
 from registry.oauth.routes import pages as oauth_pages
 from registry.oauth.routes import router as oauth_router
+from registry.servers.apis.routes import router as apis_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_keys.routes import router as user_keys_router
 from registry.servers.versions.routes import router as versions_router
@@ -136,6 +137,9 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     )
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
+    app.state.apis = parts.apis
+    app.state.api_servers = parts.apis.servers
+    app.state.api_versions = parts.api_versions
     app.state.connections = parts.connections
     app.state.reconnection = parts.reconnection
     app.state.permissions = parts.permissions
@@ -167,6 +171,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
     app.include_router(welcome_router(registry.__version__, base_url))
     app.include_router(servers_router)
+    app.include_router(apis_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
     app.include_router(reconnection_router)

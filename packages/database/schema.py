@@ -11,6 +11,7 @@ from pymongo import IndexModel
 from packages.database.client import Database, IndexConflict
 from packages.database.documents import validator_of
 from packages.models import DOCUMENTS
+from packages.models.apis import RawApi
 from packages.models.approvals import ApprovalDocument
 from packages.models.audit import (
     AuditLog,
@@ -38,6 +39,7 @@ from packages.models.toolsets import ToolsetDocument
 from packages.models.usage import UsageLog, UsageTotal
 
 OWN_DOCUMENTS = (
+    RawApi,
     RegisteredTool,
     ToolVersion,
     ServerFeature,

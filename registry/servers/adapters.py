@@ -164,7 +164,7 @@ class ServerOwners:
         server = await self._servers.record_unchecked(owner_id, batch.tx)
         if server is None:
             raise ToolNotFoundError
-        writes = projection_fields(served, server.server_name)
+        writes = projection_fields(served, server.server_name, server.source_type)
         writes["updatedAt"] = time_after(server.updated_at, now)
         # Read in this transaction: a concurrent write aborts it, and it is started again.
         self._servers.update(

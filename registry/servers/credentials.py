@@ -40,6 +40,9 @@ PLACE = re.compile(r"\{\{[^{}]*\}\}")
 """A header's value that is a value of the user's own."""
 
 DEFAULT_CUSTOM_HEADER = "X-Api-Key"
+QUERY_PARAMETER = "?"
+"""Prefix of the names of headers that are sent as query parameters. No header that is given has
+such a name."""
 SECRET_HEADER = re.compile(
     r"(?i)(auth|bearer|cookie|credential|jwt|key|pass|pwd|secret|session|signature|token)"
 )
@@ -251,6 +254,8 @@ class CredentialVault:
         }
         if given.custom_header is not None:
             fields["custom_header"] = given.custom_header
+        if given.place != "header":
+            fields["location"] = given.place
         if given.source == "admin":
             kept = (stored or {}).get("key")
             if given.key is not None and given.key != MASK:
@@ -372,7 +377,8 @@ class CredentialVault:
             case "basic":
                 return {"Authorization": f"Basic {_basic(key)}"}
             case "custom":
-                return {str(api_key.get("custom_header") or DEFAULT_CUSTOM_HEADER): key}
+                name = str(api_key.get("custom_header") or DEFAULT_CUSTOM_HEADER)
+                return placed_key(name, key, api_key.get("location"))
             case _:
                 return {"Authorization": f"Bearer {key}"}
 
@@ -392,6 +398,20 @@ class CredentialVault:
             return self._cipher.decrypt(stored, FieldRef(COLLECTION, server_id, field))
         except DecryptionError as exc:
             raise CredentialUnreadableError(COLLECTION, server_id, field) from exc
+
+
+def placed_key(name: str, key: str, location: object) -> dict[str, str]:
+    """Return the header of a key of an API, which may be meant for a query parameter or a cookie.
+
+    The caller of APIs sends headers whose names begin with `QUERY_PARAMETER` in the query.
+    """
+    match location:
+        case "query":
+            return {QUERY_PARAMETER + name: key}
+        case "cookie":
+            return {"Cookie": f"{name}={key}"}
+        case _:
+            return {name: key}
 
 
 def replaced_secrets(before: JsonObject, after: JsonObject) -> tuple[str, ...]:
@@ -417,7 +437,8 @@ def user_key_template(api_key: JsonObject) -> JsonObject:
         case "basic":
             return {"Authorization": f"Basic {PLACEHOLDER}"}
         case "custom":
-            return {str(api_key.get("custom_header") or DEFAULT_CUSTOM_HEADER): PLACEHOLDER}
+            name = str(api_key.get("custom_header") or DEFAULT_CUSTOM_HEADER)
+            return {**placed_key(name, PLACEHOLDER, api_key.get("location"))}
         case _:
             return {"Authorization": f"Bearer {PLACEHOLDER}"}
 

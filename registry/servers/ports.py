@@ -40,6 +40,13 @@ class Discovery(Protocol):
         """
 
 
+class Descriptions(Protocol):
+    """Descriptions of REST APIs that were given, not fetched."""
+
+    async def description(self, server_id: str) -> bytes | None:
+        """Return that of an API; None if there is none, or it cannot be read."""
+
+
 class ServerChanges(Protocol):
     """Notified of committed changes, so that the gateway follows at once on this replica."""
 

@@ -200,7 +200,7 @@ def masked_credentials(
     if isinstance(api_key, dict):
         shown: JsonObject = {
             name: api_key[name]
-            for name in ("source", "authorization_type", "custom_header")
+            for name in ("source", "authorization_type", "custom_header", "location")
             if api_key.get(name) is not None
         }
         if "key" in api_key or api_key.get("source") == "user":
@@ -217,3 +217,53 @@ def masked_credentials(
                 for name, value in headers.items()
             }
     return answer
+
+
+NOT_OF_APIS = ("serverName", "type", "capabilities", "toolFunctions", "serverInstructions")
+FACTS = {
+    "openapi": "version",
+    "title": "title",
+    "version": "apiVersion",
+    "hash": "hash",
+    "operations": "operations",
+    "server": "server",
+    "security_schemes": "securitySchemes",
+}
+
+
+def present_api(server: ServerRecord) -> JsonObject:
+    """Return a REST API as an entry of lists."""
+    return _of_api(server, present_summary(server))
+
+
+def present_api_detail(server: ServerRecord) -> JsonObject:
+    """Return everything about a REST API but its secrets."""
+    return _of_api(server, present_detail(server))
+
+
+def openapi_facts(stored: object) -> JsonObject:
+    """Return what the last description said beside its operations."""
+    facts = members(stored)
+    return {shown: facts[name] for name, shown in FACTS.items() if facts.get(name) is not None}
+
+
+def _of_api(server: ServerRecord, shown: JsonObject) -> JsonObject:
+    source = members(server.config.get("openapi"))
+    answer: JsonObject = {"id": server.id, "name": server.server_name}
+    url, base_url = source.get("description_url"), shown.pop("url", None)
+    if isinstance(url, str):
+        answer["url"] = masked_url(url)
+    if base_url:
+        answer["baseUrl"] = base_url
+    selection = {
+        name: source[name] for name in ("include", "exclude") if source.get(name) is not None
+    }
+    if selection:
+        answer["operations"] = selection
+    facts = openapi_facts(server.registry.get("api"))
+    if facts:
+        answer["openapi"] = facts
+    return {
+        **answer,
+        **{name: value for name, value in shown.items() if name not in NOT_OF_APIS},
+    }

@@ -15,11 +15,14 @@ from registry.auth.identity import Scope, UserContext
 from registry.connections.service import ConnectionService
 from registry.core import search
 from registry.core.errors import ValidationFailedError
+from registry.core.json import dump_text, load_text
 from registry.core.paging import PageRequest
 from registry.core.text import ONE_LINE, ObjectIdText
+from registry.openapi.binding import OPERATION, without_binding
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
+    present_api_detail,
     present_connection,
     present_detail,
     present_summary,
@@ -71,9 +74,18 @@ server_errors = error_answers(
 )
 
 
+API_PREFIX = "/api/v1/apis"
+
+
+def is_about_apis(request: Request) -> bool:
+    """Whether a request is one of those about REST APIs, which share routes with servers."""
+    return str(request.scope["path"]).startswith(API_PREFIX)
+
+
 def _service(request: Request) -> ServerService:
     # Not a dependency: FastAPI would take longer to resolve it than the caller's token.
-    return cast("ServerService", request.app.state.servers)
+    state = request.app.state
+    return cast("ServerService", state.api_servers if is_about_apis(request) else state.servers)
 
 
 def _connections(request: Request) -> ConnectionService:
@@ -257,8 +269,7 @@ async def toggle_server(
     server = await service.toggle(server_id, user, enabled=body.enabled, precondition=precondition)
     return JsonAnswer(
         {
-            "id": server.id,
-            "serverName": server.server_name,
+            **_named(server),
             "status": server.effective_status.value,
             "enabled": body.enabled,
             "message": f"Server {'enabled' if body.enabled else 'disabled'} successfully",
@@ -282,9 +293,8 @@ async def list_server_tools(request: Request, user: ToolReader, server_id: Serve
     retrieved = synced_at if isinstance(synced_at, datetime) else server.last_connected
     return JsonAnswer(
         {
-            "id": server.id,
-            "serverName": server.server_name,
-            "tools": [_native(tool) for tool in tools],
+            **_named(server),
+            "tools": [native(tool) for tool in tools],
             "numTools": len(tools),
             "capabilities": server.capabilities,
             "cached": True,
@@ -324,8 +334,7 @@ async def refresh_server(
     # Where users have credentials of their own, the last success may be another's.
     is_shown = is_ok or not is_user_level(server.config)
     answer: dict[str, object] = {
-        "id": server.id,
-        "serverName": server.server_name,
+        **_named(server),
         "status": server.effective_status.value,
         "lastConnected": timestamp(server.last_connected) if is_shown else None,
         "lastError": timestamp(server.last_error),
@@ -365,7 +374,7 @@ async def detail_answer(
     connections = _connections(request)
     views = await connections.views(user, [seen(server)])
     body = {
-        **present_detail(server),
+        **(present_api_detail(server) if server.is_api else present_detail(server)),
         **present_connection(server, views[server.id], connections.now()),
     }
     headers = {}
@@ -408,9 +417,18 @@ def _from_etag(tag: str | None) -> datetime | None:
     return moment
 
 
-def _native(tool: ToolDefinition) -> orjson.Fragment:
-    # Verbatim: a schema may hold numbers that do not survive a round trip through Python.
-    return orjson.Fragment(tool.definition)
+def _named(server: ServerRecord) -> dict[str, object]:
+    """Return the id and the name of a server, under the name that its kind has for that."""
+    return {"id": server.id, "name" if server.is_api else "serverName": server.server_name}
+
+
+def native(tool: ToolDefinition) -> orjson.Fragment:
+    """Return a tool in MCP's form, without what only the gateway needs to call it."""
+    if OPERATION not in tool.definition:
+        # Verbatim: a schema may hold numbers that do not survive a round trip through Python.
+        return orjson.Fragment(tool.definition)
+    shown = without_binding(load_text(tool.definition))
+    return orjson.Fragment(dump_text(shown))
 
 
 def _connection(found: Discovered) -> dict[str, object]:
@@ -420,7 +438,7 @@ def _connection(found: Discovered) -> dict[str, object]:
         "message": f"Connected; the server offers {count} tools.",
         "protocolVersion": found.protocol_version,
         "capabilities": found.capabilities,
-        "tools": [_native(tool) for tool in found.snapshot.tools],
+        "tools": [native(tool) for tool in found.snapshot.tools],
         "numTools": count,
         "initDuration": found.init_duration_ms,
     }

@@ -142,6 +142,11 @@ class ApiKeyInput(BaseModel):
     authorization_type: Literal["bearer", "basic", "custom"] = "bearer"
     custom_header: HeaderName | None = None
 
+    @property
+    def place(self) -> Literal["header", "query", "cookie"]:
+        """Return where the key is sent."""
+        return "header"
+
     @model_validator(mode="after")
     def _custom_header_iff_custom(self) -> Self:
         if (self.authorization_type == "custom") != (self.custom_header is not None):
@@ -265,9 +270,14 @@ SyncInterval = Annotated[
 ]
 
 
+API_ELSEWHERE = "REST APIs are registered with POST /api/v1/apis"
+
+
 def _transport(value: object) -> object:
     if value == "stdio":
         raise ValueError(STDIO_UNSUPPORTED)
+    if value == "openapi" and not isinstance(value, Transport):
+        raise ValueError(API_ELSEWHERE)
     # Clients' own configuration files call it so.
     return Transport.STREAMABLE_HTTP if value == "http" else value
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import structlog
 
 from packages.database.client import Transaction
-from packages.models.states import Effect
+from packages.models.states import Effect, SourceType
 from registry.access.errors import AccessDeniedError
 from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
@@ -22,7 +22,7 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
-from registry.core.json import members
+from registry.core.json import JsonObject, members
 from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
@@ -106,6 +106,7 @@ class ServerService:
     Args:
         upstreams: Reads servers, and stores every change.
         admin_sees_private: Whether administrators see other users' private servers.
+        source_type: Which servers: those of MCP, or REST APIs. Others do not exist for it.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class ServerService:
         clock: Clock,
         metrics: Metrics,
         admin_sees_private: bool,
+        source_type: SourceType = SourceType.MCP,
     ) -> None:
+        self._source_type = source_type
         self._servers = repositories.servers
         self._visible = repositories.visible
         self._inventory = repositories.inventory
@@ -141,6 +144,7 @@ class ServerService:
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
             validate_admin(user, "Listing the servers of another author")
+        narrowed = replace(narrowed, source_type=self._source_type)
         return await self._visible.list_page(user, narrowed, page)
 
     async def get(self, server_id: str, user: UserContext) -> ServerRecord:
@@ -153,7 +157,7 @@ class ServerService:
 
     async def _get(self, server_id: str, user: UserContext, *, whole: bool = True) -> ServerRecord:
         server = await self._visible.get(server_id, user, self._clock.now(), whole=whole)
-        if server is None:
+        if server is None or server.source_type is not self._source_type:
             raise ServerNotFoundError
         return server
 
@@ -175,14 +179,14 @@ class ServerService:
     async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that name if *user* may see it."""
         server = await self._servers.by_name(server_name, user.tenants)
-        if server is None:
+        if server is None or server.source_type is not self._source_type:
             return None
         return await self._visible.get(server.id, user, self._clock.now())
 
     async def find(self, reference: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that id, name or gateway path if *user* may see it."""
         found = await self._servers.find(reference)
-        if found is None:
+        if found is None or found.source_type is not self._source_type:
             return None
         return await self._visible.get(found.id, user, self._clock.now())
 
@@ -209,11 +213,22 @@ class ServerService:
         return server.is_described_elsewhere and not await self._tools.has_rows(server.id)
 
     async def register(
-        self, request: ServerCreate, user: UserContext, *, strict: bool
+        self,
+        request: ServerCreate,
+        user: UserContext,
+        *,
+        strict: bool,
+        config: JsonObject | None = None,
     ) -> ServerRecord:
         """Register a server: read its tools, then store it with them and its author's ACL entry.
 
         An upstream that cannot be read is stored with status `error`, or, when *strict*, refused.
+
+        Args:
+            request: The server.
+            user: Who registers it.
+            strict: Whether one that cannot be read is refused.
+            config: Its `config`, if it is not what *request* says.
 
         Raises:
             AdminRequiredError: A plain user asked for a shared scope.
@@ -224,7 +239,7 @@ class ServerService:
         facts = {"server_name": request.server_name, "user_id": user.user_id}
         log.info("server_registration_attempt", scope=request.scope.value, **facts)
         try:
-            server = await self._register(request, user, strict=strict)
+            server = await self._register(request, user, config, strict=strict)
         except RegistryError as exc:
             self._operations.labels("register", "error").inc()
             log.warning("server_registration_failed", error=exc.message, **facts)
@@ -256,7 +271,7 @@ class ServerService:
 
         async def work_out(current: ServerRecord) -> FieldChanges:
             changes = update_of(request, current, self._vault)
-            self._check_update(request, current, user)
+            self.check_update(request, current, user)
             return changes
 
         return await self.change(server_id, work_out, user, precondition=precondition)
@@ -437,6 +452,15 @@ class ServerService:
         values = {} if user_key is None else {USER_VARIABLE: user_key}
         return await self._upstreams.read_config(config, values)
 
+    async def try_config(self, config: JsonObject) -> Discovered:
+        """Read an upstream with this `config`, without storing anything.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: The discovery failed.
+        """
+        return await self._upstreams.read_config(config, {})
+
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
         """Count all servers and tokens of the tenants that *user* sees.
 
@@ -449,7 +473,12 @@ class ServerService:
         return self._inventory.counts(user), tokens
 
     async def _register(
-        self, request: ServerCreate, user: UserContext, *, strict: bool
+        self,
+        request: ServerCreate,
+        user: UserContext,
+        config: JsonObject | None,
+        *,
+        strict: bool,
     ) -> ServerRecord:
         if request.scope.is_shared:
             validate_admin(user, f"Registering a server with the scope {request.scope.value}")
@@ -458,9 +487,14 @@ class ServerService:
             raise ServerExistsError("serverName", request.server_name)
         if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
             raise PathTakenError(request.path)
-        config, user_key = config_of(request, self._vault)
+        made, user_key = config_of(request, self._vault)
         server_id = await self._upstreams.register(
-            request, config, user_key, user, paths=self._paths(request), strict=strict
+            request,
+            made if config is None else config,
+            user_key,
+            user,
+            paths=self._paths(request),
+            strict=strict,
         )
         return await self.get(server_id, user)
 
@@ -485,9 +519,16 @@ class ServerService:
         )
         return written is not None
 
-    def _check_update(
+    def check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext
     ) -> None:
+        """Refuse what nobody may change so, or not this user.
+
+        Raises:
+            ValidationFailedError: A field cannot have that value.
+            AdminRequiredError: Only an administrator may change it.
+            ServerForbiddenError: Only those who may share the server may change it.
+        """
         if request.status is ServerStatus.ERROR and current.status is not ServerStatus.ERROR:
             raise ValidationFailedError("status", "can be set to error only by the registry")
         if request.scope is not None and request.scope is not current.scope:
@@ -549,7 +590,7 @@ class ServerService:
 
     async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self._servers.get_unchecked(server_id)
-        if server is None:
+        if server is None or server.source_type is not self._source_type:
             raise ServerNotFoundError
         seen = await self._visible.get(server_id, user, self._clock.now())
         try:

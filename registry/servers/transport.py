@@ -38,6 +38,7 @@ CONNECTION_MEMBERS = (
     "oauth_headers",
     "apiKey",
     "oauth",
+    "openapi",
     "requiresOAuth",
     "customUserVars",
     "timeout",

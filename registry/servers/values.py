@@ -25,7 +25,7 @@ from packages.database.stored import (
     moment_of,
     text_of,
 )
-from packages.models.states import Effect
+from packages.models.states import Effect, SourceType
 from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH, Rejection
@@ -105,6 +105,41 @@ class Era(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ApiSource:
+    """Where the description of a REST API is, and what is taken from it.
+
+    Attributes:
+        url: Where it is fetched; None if it was given as *document*.
+        document: The description itself, unless it is fetched.
+        include: Rules of which an operation must fit one; empty for all.
+        exclude: Rules of which it must fit none.
+        etag: The version that was read last.
+    """
+
+    url: str | None = None
+    document: bytes | None = field(default=None, repr=False)
+    include: tuple[JsonObject, ...] = ()
+    exclude: tuple[JsonObject, ...] = ()
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiFacts:
+    """What a description says beside its operations.
+
+    Attributes:
+        base_url: Where calls go.
+        facts: As stored: `hash`, `openapi`, `title`, `version`, `etag`, `operations`,
+            `security_schemes`, and `server`, which is what the description names as its server.
+        document: The description.
+    """
+
+    base_url: str
+    facts: JsonObject
+    document: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSpec:
     """How to reach one upstream.
 
@@ -112,6 +147,7 @@ class ConnectionSpec:
         headers: Headers to send, credentials included; never logged.
         init_timeout_seconds: Time limit of the whole discovery; None for the default.
         known_eras: The protocol eras at the last discovery, if there was one.
+        api: Where the description of a REST API is; None for an MCP server.
     """
 
     url: str
@@ -119,6 +155,7 @@ class ConnectionSpec:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     init_timeout_seconds: float | None = None
     known_eras: frozenset[Era] = frozenset()
+    api: ApiSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +169,7 @@ class Discovered:
         init_duration_ms: Whole milliseconds from opening the connection to the handshake's end.
         title: Its own display name.
         features: Its prompts, resources and resource templates, as far as they could be read.
+        api: What the description of a REST API says beside its operations.
     """
 
     snapshot: ToolSnapshot
@@ -142,6 +180,12 @@ class Discovered:
     init_duration_ms: int
     title: str | None = None
     features: FeatureSnapshot = NOTHING_READ
+    api: ApiFacts | None = None
+
+    @property
+    def source_type(self) -> SourceType:
+        """Return whether it is an MCP server or a REST API."""
+        return SourceType.MCP if self.api is None else SourceType.OPENAPI
 
 
 UNKNOWN_SCOPE = ServerScope.PRIVATE_USER
@@ -299,8 +343,10 @@ class ServerRecord(Projection):
         described: Names of the served tools of a server that we never read; None if they were
             not looked up.
         rejected: Its tools that cannot be served, if that was checked.
+        source_type: Whether it is an MCP server or a REST API, by the collection it is in.
     """
 
+    source_type: ClassVar[SourceType] = SourceType.MCP
     computed: ClassVar[Mapping[str, object]] = {
         "config": {
             "$cond": [
@@ -368,6 +414,11 @@ class ServerRecord(Projection):
     def facts(self, grants: Grants) -> ServerFacts:
         """Return the input of the access decision."""
         return ServerFacts(self.author, self.scope, grants, tenant_id=self.tenant_id)
+
+    @property
+    def is_api(self) -> bool:
+        """Whether it is a REST API."""
+        return self.source_type is SourceType.OPENAPI
 
     @property
     def is_described_elsewhere(self) -> bool:
@@ -454,6 +505,29 @@ class WholeServerRecord(ServerRecord):
     computed: ClassVar[Mapping[str, object]] = {}
 
 
+class ApiRecord(ServerRecord):
+    """A stored REST API, without its tool functions and its description."""
+
+    source_type: ClassVar[SourceType] = SourceType.OPENAPI
+
+
+class WholeApiRecord(WholeServerRecord):
+    """A stored REST API with its tool functions, without its description."""
+
+    source_type: ClassVar[SourceType] = SourceType.OPENAPI
+
+
+def source_type_of(config: Mapping[str, object]) -> SourceType:
+    """Return of which kind a server with this `config` is, if it is stored by this program."""
+    is_api = config.get("type") == Transport.OPENAPI.value
+    return SourceType.OPENAPI if is_api else SourceType.MCP
+
+
+def collection_of(server: ServerRecord) -> str:
+    """Return the name of the collection that a server is stored in."""
+    return "raw_apis" if server.is_api else "mcpservers"
+
+
 @dataclass(frozen=True, slots=True)
 class Precondition:
     """A caller's precondition for changing a server.
@@ -491,6 +565,7 @@ class ServerFilter:
     scope: ServerScope | None = None
     status: ServerStatus | None = None
     author: str | None = None
+    source_type: SourceType | None = None
 
 
 @dataclass(frozen=True, slots=True)

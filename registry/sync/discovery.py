@@ -18,6 +18,7 @@ from registry.servers.errors import (
 )
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
+from registry.sync.api_discovery import API_VERSION, reach_api, read_api
 from registry.tools.intake import take
 from registry.upstream.errors import (
     UnsafeAddressError,
@@ -41,6 +42,10 @@ class Eras:
 
     eras: frozenset[Era]
     protocol_version: str
+
+
+API_ERAS = Eras(frozenset(Era), API_VERSION)
+"""The gateway itself speaks for an API."""
 
 
 class DiscoveryService:
@@ -78,21 +83,10 @@ class DiscoveryService:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached or answered badly.
         """
-        # The SDK's types take long to load: imported only when discovery needs them.
-        from registry.upstream.reading import read_upstream  # noqa: PLC0415
-
         began_at = self._clock.monotonic()
         outcome = "error"
         try:
-            reading = await read_upstream(
-                self._target(connection),
-                self._guard,
-                self._limits(connection),
-                self._clock,
-                progress,
-                self._freed,
-            )
-            reading = self._without_loops(reading)
+            found = await self._discover(connection, progress)
             outcome = "success"
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
@@ -102,7 +96,30 @@ class DiscoveryService:
             raise failure from None
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
-        return _discovered(reading, self._settings.server_max_definition_bytes)
+        return found
+
+    async def _discover(
+        self, connection: ConnectionSpec, progress: Progressing | None
+    ) -> Discovered:
+        most = self._settings.server_max_definition_bytes
+        if connection.api is not None:
+            limits = self._limits(connection)
+            found = await read_api(connection, connection.api, self._guard, limits, most)
+            if progress is not None:
+                progress(len(found.snapshot.tools))
+            return found
+        # The SDK's types take long to load: imported only when discovery needs them.
+        from registry.upstream.reading import read_upstream  # noqa: PLC0415
+
+        reading = await read_upstream(
+            self._target(connection),
+            self._guard,
+            self._limits(connection),
+            self._clock,
+            progress,
+            self._freed,
+        )
+        return _discovered(self._without_loops(reading), most)
 
     def _without_loops(self, reading: UpstreamReading) -> UpstreamReading:
         """Leave out tools that another gateway proxies from this registry.
@@ -128,6 +145,9 @@ class DiscoveryService:
             CredentialsRefusedError: The upstream refuses the credentials.
             DiscoveryFailedError: The upstream cannot be reached, or speaks neither.
         """
+        if connection.api is not None:
+            await self._reach(connection)
+            return API_ERAS
         from registry.upstream.reading import read_eras  # noqa: PLC0415 - as above
 
         try:
@@ -140,6 +160,14 @@ class DiscoveryService:
             raise _failure(exc, connection) from None
         eras = _eras(legacy=spoken.speaks_legacy, modern=spoken.speaks_modern)
         return Eras(eras, spoken.protocol_version)
+
+    async def _reach(self, connection: ConnectionSpec) -> None:
+        try:
+            await reach_api(connection, self._guard, self._limits(connection))
+        except UnsafeAddressError as exc:
+            raise UnsafeUrlError(exc.message) from exc
+        except UpstreamError as exc:
+            raise _failure(exc, connection) from None
 
     async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:
         """Return the upstream's RFC 9728 document, or None when it publishes none.

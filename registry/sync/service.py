@@ -18,7 +18,7 @@ from registry.core.paging import Page, PageRequest
 from registry.core.webhook_signatures import secret_text
 from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
 from registry.servers.reconciliation.store import ServerRepositories
-from registry.servers.values import ServerRecord, ServerStatus, SyncMode
+from registry.servers.values import ServerRecord, ServerStatus, SyncMode, collection_of
 from registry.sync.errors import (
     JobNotFailedError,
     JobNotFoundError,
@@ -143,7 +143,7 @@ class SyncService:
         """
         server = await self._require_editable(owner_id, user)
         secret = secret_text(secrets.token_bytes(SECRET_BYTES))
-        sealed = self._cipher.seal(secret, _secret_ref(server.id))
+        sealed = self._cipher.seal(secret, _secret_ref(server))
         await self._set_secret(server, sealed, user)
         return secret
 
@@ -177,7 +177,7 @@ class SyncService:
             require_genuine(call, DUMMY_SECRET, now)
             raise WebhookRefusedError
         try:
-            secret = self._cipher.unseal(sealed, _secret_ref(server.id))
+            secret = self._cipher.unseal(sealed, _secret_ref(server))
         except DecryptionError:
             raise WebhookUnreadableError from None
         require_genuine(call, secret, now)
@@ -252,5 +252,5 @@ def _require_on(server: ServerRecord) -> None:
         raise NotSynchronisableError("The server is turned off; turn it on first.")
 
 
-def _secret_ref(server_id: str) -> FieldRef:
-    return FieldRef("mcpservers", server_id, "registry.webhook_secret")
+def _secret_ref(server: ServerRecord) -> FieldRef:
+    return FieldRef(collection_of(server), server.id, "registry.webhook_secret")

@@ -22,7 +22,7 @@ from registry.core.definitions import (
     definition_text,
 )
 from registry.core.json import JsonObject, canonical_json, members, nesting
-from registry.tools.schema_bounds import excess
+from registry.core.schema_bounds import excess
 from registry.tools.values import ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")

@@ -14,8 +14,8 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.documents import read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
-from packages.database.stored import Projection, id_of
-from packages.models.states import ExposureState, RegistrationState, VersionState
+from packages.database.stored import Projection, id_of, text_of
+from packages.models.states import ExposureState, RegistrationState, SourceType, VersionState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import JsonObject
 from registry.tools.differences import DefinitionChange
@@ -132,6 +132,22 @@ class ToolRepository:
         # encoder over their definitions, would take longer than the database.
         self._rows = self._tools.get_pymongo_collection()
         self._version_rows = self._versions.get_pymongo_collection()
+        self._source_types: dict[str, str] = {}
+
+    async def _key(self, owner_id: str, tx: Transaction | None = None) -> Doc:
+        """Return the query for the tools of a server, as the index over their names needs it.
+
+        With several source types in the query the embedded database reads the whole index.
+        """
+        source_type = self._source_types.get(owner_id)
+        if source_type is None:
+            owned = {"owner_id": ObjectId(owner_id)}
+            row = await self._rows.find_one(owned, {"source_type": 1}, session=tx)
+            if row is None:
+                return {"source_type": SourceType.MCP.value, **owned}
+            source_type = text_of(row.get("source_type")) or SourceType.MCP.value
+            self._source_types[owner_id] = source_type
+        return {"source_type": source_type, "owner_id": ObjectId(owner_id)}
 
     async def stored(self, owner_id: str, tx: Transaction | None = None) -> dict[str, StoredTool]:
         """Return what reconciliation needs of all tools of one server, by name."""
@@ -152,7 +168,7 @@ class ToolRepository:
     ) -> dict[str, StoredTool]:
         """Return *stored*, with everything that a change needs for the tools of these *names*."""
         found = dict(stored)
-        key = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
+        key = await self._key(owner_id, tx)
         fields = {**STORED_FIELDS, **WHOLE_FIELDS}
         for some in slices(names):
             rows = self._rows.find({**key, "name": {"$in": some}}, fields, session=tx)
@@ -195,14 +211,14 @@ class ToolRepository:
     async def get(self, owner_id: str, name: str) -> StoredTool | None:
         """Return a tool of a server: its states and its effects; None if there is none."""
         row = await self._rows.find_one(
-            {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
+            {**await self._key(owner_id), "name": name},
             {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
         )
         return None if row is None else stored_tool(row)
 
     async def stated(self, owner_id: str, name: str) -> JsonObject:
         """Return what people stated of a tool that its call rules are made from."""
-        key = {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name}
+        key = {**await self._key(owner_id), "name": name}
         row = await self._rows.find_one(key, {"tool_metadata": 1})
         return {} if row is None else dict(call_members(row.get("tool_metadata")))
 
@@ -210,11 +226,15 @@ class ToolRepository:
         self, owner_ids: Collection[str] | None, names: Sequence[str]
     ) -> set[str]:
         """Return those of *names* that are tools of one of these servers; None for any server."""
-        query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
+        query: Doc = {"name": {"$in": list(names)}}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
-        found = await read_all(self._tools.find(query, projection_model=_ToolName))
-        return {tool.name for tool in found}
+        found: set[str] = set()
+        for source_type in SourceType:
+            one = {"source_type": source_type.value, **query}
+            tools = await read_all(self._tools.find(one, projection_model=_ToolName))
+            found.update(tool.name for tool in tools)
+        return found
 
     async def effects_among(
         self,
@@ -230,15 +250,21 @@ class ToolRepository:
             limit: How many at most, of all servers together.
             names: Only tools of these names; None for all.
         """
-        query: Doc = {"source_type": "mcp"}
+        query: Doc = {}
         if names is not None:
             query["name"] = {"$in": list(names)}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
         fields = {**STATE_FIELDS, "owner_id": 1, "name": 1, "facets": 1}
         found: dict[str, list[StoredTool]] = {}
-        async for row in self._rows.find(query, fields, limit=limit):
-            found.setdefault(str(row["owner_id"]), []).append(stored_tool(row))
+        left = limit
+        for source_type in SourceType:
+            if not left:
+                break
+            one = {"source_type": source_type.value, **query}
+            async for row in self._rows.find(one, fields, limit=left):
+                found.setdefault(str(row["owner_id"]), []).append(stored_tool(row))
+                left -= 1
         return found
 
     async def apply(
@@ -250,6 +276,7 @@ class ToolRepository:
         *,
         reader: ToolEditor | None = None,
         seen_at: datetime | None = None,
+        source_type: SourceType = SourceType.MCP,
     ) -> None:
         """Write *changes*.
 
@@ -263,22 +290,23 @@ class ToolRepository:
             tx: The transaction.
             reader: The user who started the sync; None if there is none.
             seen_at: The time of the sync before; missing tools were offered then.
+            source_type: Whether the server is an MCP server or a REST API.
         """
-        owner = ObjectId(owner_id)
+        key: Doc = {"source_type": source_type.value, "owner_id": ObjectId(owner_id)}
         for some in slices(changes.inserts):
-            await self._rows.insert_many([_row(owner, one, now) for one in some], session=tx)
+            await self._rows.insert_many([_row(key, one, now) for one in some], session=tx)
         for part in slices(changes.updates):
-            writes = [_write(owner, update, now, seen_at, reader) for update in part]
+            writes = [_write(key, update, now, seen_at, reader) for update in part]
             await self._rows.bulk_write(writes, session=tx)
             versions = [version for update in part for version in versions_of(update, now)]
             await self.write_versions(owner_id, versions, now, tx, person=reader)
         for names in slices(changes.mended):
-            mended = {"source_type": "mcp", "owner_id": owner, "name": {"$in": names}}
+            mended = {**key, "name": {"$in": names}}
             await self._tools.find(mended).update({"$unset": {"sync_error": ""}}, session=tx)
         for broken in slices(changes.broken):
             writes = [
                 UpdateOne(
-                    {"source_type": "mcp", "owner_id": owner, "name": tool.name},
+                    {**key, "name": tool.name},
                     {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
                 )
                 for tool in broken
@@ -366,8 +394,7 @@ class ToolRepository:
 
     async def has_rows(self, owner_id: str, tx: Transaction | None = None) -> bool:
         """Whether there are tools of a server, in any state."""
-        query: Doc = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
-        return await self._tools.find(query, session=tx).exists()
+        return await self._tools.find({"owner_id": ObjectId(owner_id)}, session=tx).exists()
 
     async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
         """Yield the ids of the rows with unexpected forms, and the problems.
@@ -382,14 +409,13 @@ class ToolRepository:
                     yield str(row["_id"]), problems
 
 
-def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
+def _row(key: Doc, insert: ToolInsert, now: datetime) -> Doc:
     tool = insert.definition
     review = review_of((insert.registration_state, insert.exposure_state), has_pending=False)
     return {
-        "source_type": "mcp",
-        "owner_id": owner,
+        **key,
         "name": tool.name,
-        "external_id": tool.name,
+        "external_id": tool.external_id or tool.name,
         **definition_fields(tool, NO_OVERRIDES, review),
         "tool_metadata": {},
         "registration_state": insert.registration_state.value,
@@ -445,7 +471,7 @@ OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schem
 
 
 def _write(
-    owner: ObjectId,
+    owner: Doc,
     update: ToolRowUpdate,
     now: datetime,
     seen_at: datetime | None,
@@ -471,7 +497,7 @@ def _write(
     fields |= _served_fields(update, review, number)
     if not update.keeps_pending:
         fields |= _offered_fields(update, number)
-    key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
+    key = {**owner, "name": update.name}
     operations = set_and_unset(fields)
     event = _event_row(update, number, now, reader)
     if event is not None:

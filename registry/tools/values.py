@@ -31,6 +31,7 @@ class ToolDefinition:
         output_schema: JSON text of `outputSchema`, when there is one and it was read.
         annotations: Its annotations, when there are any and they were read.
         discovery_hash: SHA-256 (hexadecimal) of the canonical JSON of the upstream's tool object.
+        external_id: What the upstream calls it, where that is not its name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ToolDefinition:
     output_schema: str | None
     annotations: JsonObject | None
     discovery_hash: str
+    external_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from packages.models import check_schema_version
+from packages.models.states import SourceType
 from registry.access.ports import TOOLSET_TYPE
 from registry.access.quarantine.repository import QuarantineRepository
 from registry.access.quarantine.table import QuarantineTable
@@ -29,6 +30,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.gateway.view.toolsets import ExplainedToolsets, Toolsets
 from registry.servers.adapters import VisibleServerDirectory
+from registry.servers.apis.service import ApiService
 from registry.servers.reconciliation.described import DescribedServers
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.servers.user_keys.service import UserKeyService
@@ -164,8 +166,17 @@ async def components(  # noqa: PLR0915 - one statement for each part
             quarantines=quarantines,
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker, authorizations.unregistration)
-        servers = build_servers(
-            settings, storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
+        servers, api_servers = (
+            build_servers(
+                settings,
+                storage,
+                upstreams.vault,
+                read_and_store,
+                clock=clock,
+                metrics=metrics,
+                source_type=source_type,
+            )
+            for source_type in (SourceType.MCP, SourceType.OPENAPI)
         )
         upstream = await stack.enter_async_context(
             create_upstream_session(
@@ -271,6 +282,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             database=database,
             authenticator=known.authenticator,
             servers=servers,
+            apis=ApiService(api_servers, upstreams.vault),
             connections=ConnectionService(
                 tracker,
                 VisibleServerDirectory(repositories.visible, clock),
@@ -283,6 +295,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             permissions=build_permissions(settings, storage, known.directory, snapshot, clock),
             user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
             versions=VersionService(servers, repositories.versions, upstreams.vault),
+            api_versions=VersionService(api_servers, repositories.versions, upstreams.vault),
             tokens=build_tokens(settings, storage, clock=clock, metrics=metrics),
             sessions=build_sessions(
                 settings,

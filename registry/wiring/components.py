@@ -31,6 +31,7 @@ from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.view.snapshot import Snapshot
 from registry.oauth.service import AuthorizationService
+from registry.servers.apis.service import ApiService
 from registry.servers.service import ServerService
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
@@ -60,11 +61,13 @@ class Components:
     database: Database
     authenticator: BearerAuthenticator
     servers: ServerService
+    apis: ApiService
     connections: ConnectionService
     reconnection: Reconnection
     permissions: PermissionService
     user_keys: UserKeyService
     versions: VersionService
+    api_versions: VersionService
     tokens: TokenService
     sessions: SessionService
     token_gauges: TokenGauges

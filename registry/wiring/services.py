@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from packages.models.states import SourceType
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,8 +55,9 @@ def build_servers(
     *,
     clock: Clock,
     metrics: Metrics,
+    source_type: SourceType = SourceType.MCP,
 ) -> ServerService:
-    """Return the server service."""
+    """Return the service of MCP servers, or of REST APIs."""
     from registry.servers.service import ServerService  # noqa: PLC0415
 
     return ServerService(
@@ -64,6 +67,7 @@ def build_servers(
         clock=clock,
         metrics=metrics,
         admin_sees_private=settings.admin_sees_private,
+        source_type=source_type,
     )
 
 

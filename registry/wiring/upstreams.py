@@ -68,7 +68,8 @@ def build_upstreams(
     discovery = DiscoveryService(
         guard, instance, settings=settings, clock=clock, metrics=metrics, freed=freed
     )
-    reader = ServerReader(vault, discovery, storage.repositories.plugin_auths, clock)
+    repositories = storage.repositories
+    reader = ServerReader(vault, discovery, repositories.plugin_auths, repositories.servers, clock)
     store = ServerStore(
         storage.database,
         storage.repositories,

@@ -29,7 +29,14 @@ def read_and_store(
     """Return the operation that reads a server and stores the result."""
     clock = clock or SystemClock()
     return ReadAndStore(
-        ServerReader(CredentialVault(cipher), discovery, repositories.plugin_auths, clock, tokens),
+        ServerReader(
+            CredentialVault(cipher),
+            discovery,
+            repositories.plugin_auths,
+            repositories.servers,
+            clock,
+            tokens,
+        ),
         ServerStore(database, repositories, clock, failures_until_error=failures_until_error),
         changes or RecordedChanges(),
         quiet_tracker(),

@@ -66,7 +66,13 @@ class Parts:
         self.prober = EraProber(
             repositories.servers,
             ServerStore(database, repositories, clock, failures_until_error=3),
-            ServerReader(CredentialVault(cipher), discovery, repositories.plugin_auths, clock),
+            ServerReader(
+                CredentialVault(cipher),
+                discovery,
+                repositories.plugin_auths,
+                repositories.servers,
+                clock,
+            ),
             discovery,
             quiet_tracker(),
         )

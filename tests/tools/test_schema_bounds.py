@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.core.json import JsonObject
-from registry.tools.intake import take
-from registry.tools.schema_bounds import (
+from registry.core.schema_bounds import (
     MAX_EXPANDED,
     MAX_PATTERN_CHARACTERS,
     MAX_REFERENCE_CHAIN,
     excess,
 )
+from registry.tools.intake import take
 
 
 def referring(levels: int, times: int) -> dict[str, Any]:

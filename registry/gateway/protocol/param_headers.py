@@ -3,7 +3,7 @@
 from typing import Any
 
 from registry.core.json import JsonObject, members
-from registry.tools.schema_bounds import MAX_MIRRORED
+from registry.core.schema_bounds import MAX_MIRRORED
 from registry.upstream.sdk import find_invalid_x_mcp_header, x_mcp_header_map
 
 

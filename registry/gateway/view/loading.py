@@ -13,7 +13,7 @@ import structlog
 
 from packages.database.changes import row_id
 from packages.database.errors import DatabaseUnavailable
-from packages.models.states import FeatureKind
+from packages.models.states import FeatureKind, SourceType
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policies.values import Policy
 from registry.access.policy import Grant, Grants, ServerFacts, ServerScope
@@ -370,7 +370,7 @@ class RouteReader:
                 log.warning("server_invalid", server_id=server.id, reason=reason)
                 return None
             log.warning("server_partly_invalid", server_id=server.id, reason=reason)
-        if slug is None or transport is None or not isinstance(url, str):
+        if slug is None or transport is None or not (isinstance(url, str) and url):
             return None
         oauth = None if grant_of(server.config) is None else oauth_server(server)
         per_user = oauth is not None or needs_user_key(server.config)
@@ -522,6 +522,8 @@ def _transport(server: ServerRecord) -> Transport | None:
     match server.config.get("type"):
         case "streamable-http" | "http":
             return Transport.STREAMABLE_HTTP
+        case "openapi" if server.source_type is SourceType.OPENAPI:
+            return Transport.OPENAPI
         case "sse" | None:
             return Transport.SSE
         case _:

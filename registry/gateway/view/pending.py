@@ -15,6 +15,7 @@ ENDED_SESSIONS = "ended_sessions"
 USER_KEYS = "pluginauths"
 TOKENS = "tokens"
 SERVERS = "mcpservers"
+APIS = "raw_apis"
 POLICIES = "access_policies"
 
 IGNORED = frozenset(
@@ -54,6 +55,7 @@ TABLE_NAMES = frozenset(table.collection for table in TABLES)
 WATCHED = (
     *TABLES,
     Watched(SERVERS, is_counted=True, ignored=IGNORED),
+    Watched(APIS, is_counted=True, ignored=IGNORED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
     Watched("aclentries", "resourceId", is_counted=True),
@@ -223,7 +225,7 @@ def _note_row(pending: ChangeBatch, change: ChangeEvent) -> None:
 
 def _note(pending: ChangeBatch, change: ChangeEvent) -> None:
     match change.collection:
-        case "mcpservers":
+        case "mcpservers" | "raw_apis":
             pending.servers.add(change.document_id)
         case "access_policies":
             pending.policies.add(change.document_id)

@@ -1,17 +1,20 @@
 """Convert the result of a discovery to changes of stored fields. Pure."""
 
 import json
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, datetime, timedelta
 from typing import cast
 
+from packages.models.states import SourceType
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
 from registry.servers.presenter import listed_problems
 from registry.servers.values import (
     DEFAULT_SYNC_SECONDS,
     SYNC_FIELDS,
+    ApiFacts,
     Discovered,
     ServerRecord,
     ServerStatus,
@@ -108,6 +111,7 @@ def discovery_changes(
     failures_until_error: int,
     status: ServerStatus | None,
     was_read: bool = False,
+    known: ServerRecord | None = None,
 ) -> DiscoveryChanges:
     """Return the fields that a discovery changes.
 
@@ -118,6 +122,7 @@ def discovery_changes(
         failures_until_error: After this many, an active server becomes one in error.
         status: The server's status; None during its registration.
         was_read: Whether its tools are known from an earlier discovery.
+        known: The server as stored; None during its registration.
     """
     synced: dict[str, object] = {
         "registry.last_sync_started_at": reading.began_at or now,
@@ -164,19 +169,37 @@ def discovery_changes(
         "registry.consecutive_failures",
         "registry.wants_oauth",
     ]
-    known_fields: dict[str, object] = {
+    if status is ServerStatus.ERROR:
+        fields["status"] = ServerStatus.ACTIVE.value
+    told = _told(found)
+    fields |= {name: value for name, value in told.items() if value}
+    removed += [name for name, value in told.items() if not value]
+    if found.api is not None:
+        fields |= _api_fields(found.api, known)
+    return DiscoveryChanges(fields, tuple(removed))
+
+
+def _told(found: Discovered) -> dict[str, object]:
+    """Return what an upstream may tell of itself; what it does not tell is removed."""
+    return {
         "registry.instructions": found.instructions,
         "registry.title": found.title,
         "registry.feature_problems": listed_problems(found.features.problems),
     }
-    for name, value in known_fields.items():
-        if value:
-            fields[name] = value
-        else:
-            removed.append(name)
-    if status is ServerStatus.ERROR:
-        fields["status"] = ServerStatus.ACTIVE.value
-    return DiscoveryChanges(fields, tuple(removed))
+
+
+def _api_fields(api: ApiFacts, known: ServerRecord | None) -> dict[str, object]:
+    """Return what a description says beside its operations, as far as it is news.
+
+    Its server is taken once: followed later, a description could send credentials elsewhere.
+    """
+    fields: dict[str, object] = {}
+    if known is None or not known.config.get("url"):
+        fields["config.url"] = api.base_url
+    if known is None or known.registry.get("api") != api.facts:
+        fields["registry.api"] = api.facts
+        fields["document"] = zlib.compress(api.document)
+    return fields
 
 
 def schedule_fields(
@@ -214,8 +237,18 @@ def apply_to_new(fields: dict[str, object], outcome: DiscoveryChanges) -> None:
         target[leaf] = value
 
 
-def projection_fields(served: Sequence[ToolDefinition], server_name: str) -> dict[str, object]:
-    """Return the fields of `mcpservers` that repeat the served tools."""
+def projection_fields(
+    served: Sequence[ToolDefinition], server_name: str, source_type: SourceType
+) -> dict[str, object]:
+    """Return the fields of a server that repeat the served tools.
+
+    The other application reads no APIs, whose definitions may be megabytes: only the names.
+    """
+    if source_type is SourceType.OPENAPI:
+        return {
+            "config.tools": ", ".join(tool.name for tool in served),
+            "numTools": len(served),
+        }
     projection = project(served, server_name)
     return {
         "config.tools": projection.tools,

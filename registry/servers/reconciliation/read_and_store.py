@@ -8,6 +8,7 @@ which writes in one transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from packages.database.client import Transaction
@@ -95,6 +96,7 @@ class ReadAndStore:
         )
         if strict and reading.failure is not None:
             raise DiscoveryFailedError(reading.failure)
+        config = without_description(config)
         for path in paths:
             try:
                 server = await self._store.insert(request, user, path, config, reading, user_key)
@@ -186,7 +188,7 @@ class ReadAndStore:
         written = await self._store.write(
             server,
             reading,
-            changes,
+            _without_description(changes),
             user,
             accept=accept,
             confirm=confirm,
@@ -244,6 +246,23 @@ class ReadAndStore:
 
 async def _always(_tx: Transaction) -> None:
     """Confirm; for what the caller has just done themselves."""
+
+
+def without_description(config: JsonObject) -> JsonObject:
+    """Return the `config` of a server as it is stored: a description given with it is apart."""
+    given = config.get("openapi")
+    if not isinstance(given, dict) or "document" not in given:
+        return config
+    rest = {name: value for name, value in given.items() if name != "document"}
+    return {**config, "openapi": rest}
+
+
+def _without_description(changes: FieldChanges) -> FieldChanges:
+    name = "config.openapi"
+    if name not in changes.changes:
+        return changes
+    config = without_description({"openapi": cast("JsonObject", changes.changes[name])})
+    return replace(changes, changes={**changes.changes, name: config["openapi"]})
 
 
 def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from packages.models.states import SourceType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnavailableError
 from registry.oauth.policy import grant_of, is_unattended
 from registry.oauth.ports import AccessTokens
@@ -27,15 +28,17 @@ from registry.servers.errors import (
     OAuthRequiredError,
     UserKeyMissingError,
 )
-from registry.servers.ports import Discovery, Progressing
+from registry.servers.ports import Descriptions, Discovery, Progressing
 from registry.servers.reconciliation.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.values import (
+    ApiSource,
     ConnectionSpec,
     Discovered,
     Era,
     ServerRecord,
     Transport,
     oauth_server,
+    source_type_of,
 )
 from registry.tokens.plugin_auths import PluginAuthRepository
 
@@ -56,6 +59,7 @@ class ServerReader:
     """Reads the upstream behind a stored or a new configuration. Writes nothing.
 
     Args:
+        descriptions: Has the descriptions that were given with APIs.
         tokens: Users' access tokens; without them no server with OAuth is read.
     """
 
@@ -64,9 +68,11 @@ class ServerReader:
         vault: CredentialVault,
         discovery: Discovery,
         plugin_auths: PluginAuthRepository,
+        descriptions: Descriptions,
         clock: Clock,
         tokens: AccessTokens | None = None,
     ) -> None:
+        self._descriptions = descriptions
         self._vault = vault
         self._discovery = discovery
         self._plugin_auths = plugin_auths
@@ -75,7 +81,14 @@ class ServerReader:
 
     def with_tokens(self, tokens: AccessTokens) -> "ServerReader":
         """Return a reader that uses users' access tokens."""
-        return ServerReader(self._vault, self._discovery, self._plugin_auths, self._clock, tokens)
+        return ServerReader(
+            self._vault,
+            self._discovery,
+            self._plugin_auths,
+            self._descriptions,
+            self._clock,
+            tokens,
+        )
 
     async def discover(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
@@ -121,16 +134,25 @@ class ServerReader:
         if user_key is not None:
             values[USER_VARIABLE] = user_key
         bare = replace(_address(config), headers={})
+        stored = await self._stored_description(server_id, bare.api)
         if grant_of(config) is not None and (oauth is None or self._tokens is None):
             reading = await self._unauthorized(bare, config)
         else:
 
             async def discover(connection: ConnectionSpec) -> Discovered:
                 connection = replace(connection, known_eras=known_eras)
+                if stored is not None:
+                    connection = replace(connection, api=stored)
                 return await self._discovery.discover(connection, progress)
 
             reading = await self._read(server_id, config, values, user, oauth, discover)
         return replace(reading, began_at=began_at)
+
+    async def _stored_description(self, server_id: str, api: ApiSource | None) -> ApiSource | None:
+        """Return where a description is that was given with an API; None if it is fetched."""
+        if api is None or api.url is not None or api.document is not None:
+            return None
+        return replace(api, document=await self._descriptions.description(server_id))
 
     async def asked(
         self,
@@ -279,6 +301,9 @@ def _address(config: JsonObject) -> ConnectionSpec:
         transport = Transport.STREAMABLE_HTTP.value
     if transport is None and isinstance(url, str):
         transport = Transport.SSE.value
+    api = _api_source(config)
+    if api is not None and url is None:
+        url = ""
     if transport not in {item.value for item in Transport} or not isinstance(url, str):
         raise ValidationFailedError("type", f"{transport} servers are not supported")
     if "{{" in url:
@@ -292,4 +317,25 @@ def _address(config: JsonObject) -> ConnectionSpec:
             if isinstance(init_timeout, int | float) and init_timeout > 0
             else None
         ),
+        api=api,
+    )
+
+
+def _api_source(config: JsonObject) -> ApiSource | None:
+    if source_type_of(config) is SourceType.MCP:
+        return None
+    stored = members(config.get("openapi"))
+    document = stored.get("document")
+    url = stored.get("description_url")
+    return ApiSource(
+        url=url if isinstance(url, str) else None,
+        document=document.encode() if isinstance(document, str) else None,
+        include=_rules(stored.get("include")),
+        exclude=_rules(stored.get("exclude")),
+    )
+
+
+def _rules(stored: object) -> tuple[JsonObject, ...]:
+    return (
+        tuple(one for one in stored if isinstance(one, dict)) if isinstance(stored, list) else ()
     )

@@ -198,7 +198,15 @@ class RegistrySyncService:
         features = reconcile_features(found.features, known)
         await self._features.apply(owner.id, features, now, tx)
         tools = reconcile(found.snapshot, stored, rules)
-        await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
+        await self._tools.apply(
+            owner.id,
+            tools,
+            now,
+            tx,
+            reader=reader,
+            seen_at=owner.read_at,
+            source_type=found.source_type,
+        )
         if tools.is_nothing and owner.projects(stored):
             waiting = tuple(sorted(name for name, row in stored.items() if row.waits))
             return Synced(tools, features, {}, waiting)
@@ -206,7 +214,8 @@ class RegistrySyncService:
             served = await self._tools.served(owner.id, tx)
         else:
             served = [insert.definition for insert in tools.inserts if insert.is_served]
-        return Synced(tools, features, projection_fields(served, owner.name))
+        fields = projection_fields(served, owner.name, found.source_type)
+        return Synced(tools, features, fields)
 
 
 NOTHING_CHANGED = Synced(Changes((), ()), NO_CHANGES, {}, ())

@@ -54,7 +54,13 @@ from registry.servers.storage.version_repository import (
 )
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.transport import connection_members
-from registry.servers.values import Discovered, ServerRecord, ServerStatus, names_in
+from registry.servers.values import (
+    Discovered,
+    ServerRecord,
+    ServerStatus,
+    names_in,
+    source_type_of,
+)
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tokens.values import TokenRow
@@ -250,9 +256,10 @@ class ServerStore:
             status=None,
         )
         apply_to_new(fields, outcome)
+        source_type = source_type_of(config)
 
         async def store(tx: Transaction) -> ServerRecord:
-            server_id = await self._servers.insert(fields, tx)
+            server_id = await self._servers.insert(fields, tx, source_type)
             occasion = VersionCause(now, _person(user), ServerVersionOrigin.REGISTRATION)
             await self._versions.record(server_id, None, config, occasion, tx)
             await self._acl.follow_scope(
@@ -274,7 +281,7 @@ class ServerStore:
                     tx,
                     tenant_id=user.tenant_id,
                 )
-            stored = new_record(server_id, fields)
+            stored = new_record(server_id, fields, source_type)
             batch = self._database.batch(tx)
             synced: Synced | None = None
             if reading.found is not None:
@@ -337,6 +344,7 @@ class ServerStore:
                 failures_until_error=self._failures_until_error,
                 status=server.effective_status,
                 was_read="last_synced_at" in server.registry,
+                known=server,
             )
             # A status that the caller asked for takes precedence over the discovery's.
             set_fields = {**outcome.set_fields, **set_fields}

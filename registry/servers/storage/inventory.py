@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from packages.database.slices import slices
 from packages.database.stored import text_of
+from packages.models.states import SourceType
 from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
@@ -25,6 +26,7 @@ from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
+    MCP_TRANSPORTS,
     UNKNOWN_SCOPE,
     ServerCounts,
     ServerRecord,
@@ -75,6 +77,7 @@ class ListedServer:
     facts: ServerFacts
     status: ServerStatus
     effective_path: str
+    source_type: SourceType
     transport: str
     served: int
     described: tuple[str, ...] | None
@@ -126,6 +129,7 @@ def listed_server(
         facts=server.facts(grants),
         status=server.effective_status,
         effective_path=server.effective_path,
+        source_type=server.source_type,
         transport=transport_named(config.get("type")),
         served=len(served),
         described=names,
@@ -283,12 +287,16 @@ class Inventory:
         return [tool for tool in everything if tool.owner_id in server_ids]
 
     def counts(self, user: UserContext) -> ServerCounts:
-        """Count all servers of the tenants that *user* sees, private ones too.
+        """Count all MCP servers of the tenants that *user* sees, private ones too.
 
         Raises:
             ListsOutdatedError: The database has been unavailable for too long.
         """
-        servers = [server for server in self.servers() if user.sees_tenant(server.facts.tenant_id)]
+        servers = [
+            server
+            for server in self.servers()
+            if server.source_type is SourceType.MCP and user.sees_tenant(server.facts.tenant_id)
+        ]
         scopes = Counter(server.facts.scope or UNKNOWN_SCOPE for server in servers)
         statuses = Counter(server.status for server in servers)
         transports = Counter(server.transport for server in servers)
@@ -296,7 +304,7 @@ class Inventory:
             total=len(servers),
             by_scope={scope: scopes[scope] for scope in ServerScope},
             by_status={status: statuses[status] for status in ServerStatus},
-            by_transport={**dict.fromkeys(map(str, Transport), 0), **transports},
+            by_transport={**dict.fromkeys(map(str, MCP_TRANSPORTS), 0), **transports},
             tools=sum(server.served for server in servers),
         )
 

@@ -1,4 +1,6 @@
-"""Repository of `mcpservers`, which is shared with jarvis-api. It checks no access.
+"""Repository of `mcpservers`, which is shared with jarvis-api, and of `raw_apis`.
+
+It checks no access. What is said of servers holds for REST APIs too.
 
 Callers decide what to show, and to whom (`registry.servers.storage.visible`). Nothing else writes
 it, except `registry.ciphertexts` when the key of credentials changes. What changes with every
@@ -7,25 +9,25 @@ discovery of a server is stored apart, in `sync_states`.
 Updates set single fields, so that fields of the other application stay unchanged.
 """
 
+import zlib
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import structlog
-from beanie import PydanticObjectId
+from beanie import Document, PydanticObjectId
 from bson import ObjectId
 from bson.errors import InvalidBSON
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
-from pymongo.results import UpdateResult
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
-from packages.database.documents import read_all
+from packages.database.documents import deleted, matched, read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import EARLIEST, LATEST, id_of, moment_of, text_of
 from packages.models import MCPConfig, MCPServer
-from packages.models.states import Effect
+from packages.models.states import Effect, SourceType
 from registry.access.policy import ServerScope
 from registry.access.ports import Resource
 from registry.auth.identity import ALL_TENANTS, Tenants
@@ -33,13 +35,14 @@ from registry.auth.repository import of_tenants
 from registry.core.json import JsonObject, members
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.storage.sync_states import SyncStateRepository
+from registry.servers.storage.tables import OwnerTable, OwnerTables
 from registry.servers.values import (
     FUNCTIONS,
     OURS,
     SYNC_FIELDS,
+    ApiRecord,
     ServerRecord,
     ServerStatus,
-    WholeServerRecord,
     functions_of,
     names_in,
 )
@@ -68,6 +71,11 @@ INDEXES = [
 """The first is jarvis-api's since 0.0.51, unchanged; it makes names unique in each tenant.
 Paths are unique among those that we wrote: jarvis-api may write any, twice and null."""
 
+MAX_DESCRIPTION_BYTES = 64 * 1024 * 1024
+
+WITHOUT_DOCUMENT = {"document": 0}
+"""The description of an API may be megabytes."""
+
 OWN_PATH = "registry.path"
 """The path again, for documents that we wrote."""
 
@@ -95,8 +103,7 @@ class ServerRepository:
     """Registered servers, without an access check."""
 
     def __init__(self, database: Database) -> None:
-        self._servers = database.document(MCPServer)
-        self._collection = self._servers.get_pymongo_collection()
+        self._tables = OwnerTables(database)
         self._states = SyncStateRepository(database)
 
     async def get_unchecked(
@@ -116,26 +123,64 @@ class ServerRepository:
             tx: The transaction to read it in.
             whole: With its tool functions, which may be megabytes.
         """
-        model = WholeServerRecord if whole else ServerRecord
-        return await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, projection_model=model, session=tx
-        )
+        for table in self._tables.ordered(server_id):
+            found: ServerRecord | None = await table.documents.find_one(
+                {"_id": ObjectId(server_id)},
+                projection_model=table.whole if whole else table.record,
+                session=tx,
+            )
+            if found is not None:
+                self._tables.note(table, server_id)
+                return found
+        return None
 
     async def url_unchecked(self, server_id: str) -> object:
         """Return the URL of a server as stored, or None. No access check."""
-        found = await self._collection.find_one({"_id": ObjectId(server_id)}, {"config.url": 1})
-        return members((found or {}).get("config")).get("url")
+        found = await self._members(server_id, "config.url")
+        return members(found.get("config")).get("url")
+
+    async def _members(self, server_id: str, name: str, tx: Transaction | None = None) -> Doc:
+        """Return one member of a stored server, as it is stored; empty if there is none."""
+        for table in self._tables.ordered(server_id):
+            key = {"_id": ObjectId(server_id)}
+            found = await table.collection.find_one(key, {name: 1}, session=tx)
+            if found is not None:
+                return found
+        return {}
+
+    async def description(self, server_id: str) -> bytes | None:
+        """Return the description of an API; None if there is none, or it cannot be read."""
+        if not ObjectId.is_valid(server_id):
+            return None
+        key = {"_id": ObjectId(server_id)}
+        found = await self._tables.apis.collection.find_one(key, {"document": 1}) or {}
+        stored = found.get("document")
+        if not isinstance(stored, bytes):
+            return None
+        unpacked = zlib.decompressobj()
+        try:
+            document = unpacked.decompress(stored, MAX_DESCRIPTION_BYTES)
+        except zlib.error:
+            return None
+        return document if unpacked.eof else None
 
     async def ids_unchecked(self) -> list[str]:
         """Return the ids of all servers; an id that is not an ObjectId belongs to none."""
-        cursor = self._collection.find({}, {"_id": 1}).sort("_id", ASCENDING)
-        found = [id_of(row["_id"]) for row in await cursor.to_list()]
-        return [server_id for server_id in found if server_id is not None]
+        found: list[str] = []
+        for table in self._tables.all:
+            cursor = table.collection.find({}, {"_id": 1}).sort("_id", ASCENDING)
+            ids = [id_of(row["_id"]) for row in await cursor.to_list()]
+            found += [server_id for server_id in ids if server_id is not None]
+        return found
 
     async def closed_by_default_unchecked(self) -> set[str]:
         """Return the ids of the servers that refuse tools that no policy allows."""
         query = {"registry.default_effect": {"$nin": [None, Effect.ALLOW.value]}}
-        found = [id_of(row["_id"]) async for row in self._collection.find(query, {"_id": 1})]
+        found = [
+            id_of(row["_id"])
+            for table in self._tables.all
+            async for row in table.collection.find(query, {"_id": 1})
+        ]
         return {server_id for server_id in found if server_id is not None}
 
     async def recently_connected_unchecked(self, limit: int) -> list[str]:
@@ -144,8 +189,12 @@ class ServerRepository:
             "lastConnected": {"$type": "date"},
             "status": {"$ne": ServerStatus.INACTIVE.value},
         }
-        cursor = self._collection.find(query, {"_id": 1}).sort("lastConnected", DESCENDING)
-        found = [id_of(row["_id"]) for row in await cursor.limit(limit).to_list()]
+        rows: list[Doc] = []
+        for table in self._tables.all:
+            cursor = table.collection.find(query, {"lastConnected": 1})
+            rows += await cursor.sort("lastConnected", DESCENDING).limit(limit).to_list()
+        rows.sort(key=lambda row: moment_of(row["lastConnected"]) or EARLIEST, reverse=True)
+        found = [id_of(row["_id"]) for row in rows[:limit]]
         return [server_id for server_id in found if server_id is not None]
 
     async def with_oauth_unchecked(self) -> list[ServerRecord]:
@@ -155,8 +204,9 @@ class ServerRepository:
     async def warn_of_odd_ids(self) -> None:
         """Log the documents that are no servers, because of their ids."""
         query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
-        async for row in self._collection.find(query, {"_id": 1}):
-            log.warning("server_invalid", server_id=str(row["_id"]), reason=ODD_ID)
+        for table in self._tables.all:
+            async for row in table.collection.find(query, {"_id": 1}):
+                log.warning("server_invalid", server_id=str(row["_id"]), reason=ODD_ID)
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
         """Return servers without their tool functions and sync states.
@@ -176,10 +226,8 @@ class ServerRepository:
 
     async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
-        document = await self._collection.find_one(
-            {"_id": ObjectId(server_id)}, {f"config.{FUNCTIONS}": 1}, session=tx
-        )
-        return functions_of(members((document or {}).get("config")).get(FUNCTIONS), [])
+        found = await self._members(server_id, f"config.{FUNCTIONS}", tx)
+        return functions_of(members(found.get("config")).get(FUNCTIONS), [])
 
     async def by_name(
         self, server_name: str, tenants: Tenants = ALL_TENANTS
@@ -190,8 +238,13 @@ class ServerRepository:
 
     async def name_is_taken(self, server_name: str, tenant_id: str | None) -> bool:
         """Whether a server of a tenant has that name."""
-        query = {"serverName": server_name, **of_tenants(Tenants(tenant_id))}
-        return await self._servers.find(query).exists()
+        return await self._exists({"serverName": server_name, **of_tenants(Tenants(tenant_id))})
+
+    async def _exists(self, query: Doc) -> bool:
+        for table in self._tables.all:
+            if await table.documents.find(query).exists():
+                return True
+        return False
 
     async def at_path(self, path: str, tenants: Tenants = ALL_TENANTS) -> ServerRecord | None:
         """Return the server at a gateway path of *tenants*. No access check."""
@@ -216,17 +269,17 @@ class ServerRepository:
         found: dict[str, list[str]] = {}
         for some in slices(names, NAMES_AT_ONCE):
             query = {"serverName": {"$in": some}}
-            rows = self._collection.find(query, {"serverName": 1}, sort=[("_id", ASCENDING)])
-            async for document in rows:
-                name, server_id = text_of(document["serverName"]), id_of(document["_id"])
-                if name is not None and server_id is not None:
-                    found.setdefault(name, []).append(server_id)
+            for table in self._tables.all:
+                rows = table.collection.find(query, {"serverName": 1}, sort=[("_id", ASCENDING)])
+                async for document in rows:
+                    name, server_id = text_of(document["serverName"]), id_of(document["_id"])
+                    if name is not None and server_id is not None:
+                        found.setdefault(name, []).append(server_id)
         return found
 
     async def path_is_taken(self, path: str, tenant_id: str | None) -> bool:
         """Whether a stored server of a tenant has that gateway path."""
-        query = {"path": path, **of_tenants(Tenants(tenant_id))}
-        return await self._servers.find(query).exists()
+        return await self._exists({"path": path, **of_tenants(Tenants(tenant_id))})
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
         """Return servers in mode `scheduled` that are due. No access check."""
@@ -240,23 +293,24 @@ class ServerRepository:
             DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
-            ids = [row["_id"] async for row in self._collection.find({}, {"_id": 1})]
-            for server_id in ids:
-                # One at a time: a document may be megabytes, or impossible to decode.
-                try:
-                    problems = await self._problems_of(server_id)
-                except InvalidBSON as exc:
-                    problems = [f"cannot be decoded: {exc}"]
-                if problems:
-                    yield str(server_id), problems
+            for table in self._tables.all:
+                ids = [row["_id"] async for row in table.collection.find({}, {"_id": 1})]
+                for server_id in ids:
+                    # One at a time: a document may be megabytes, or impossible to decode.
+                    try:
+                        problems = await self._problems_of(table, server_id)
+                    except InvalidBSON as exc:
+                        problems = [f"cannot be decoded: {exc}"]
+                    if problems:
+                        yield str(server_id), problems
 
-    async def _problems_of(self, server_id: object) -> list[str]:
+    async def _problems_of(self, table: OwnerTable, server_id: object) -> list[str]:
         if not isinstance(server_id, ObjectId):
             return [ODD_ID]
-        document = await self._collection.find_one({"_id": server_id})
+        document = await table.collection.find_one({"_id": server_id}, WITHOUT_DOCUMENT)
         if document is None:
             return []
-        server = WholeServerRecord.model_validate(document)
+        server = table.whole.model_validate(document)
         problems = list(server.problems)
         if server.is_described_elsewhere:
             functions, named = (server.config.get(name) for name in (FUNCTIONS, "tools"))
@@ -264,12 +318,15 @@ class ServerRepository:
             problems += [f"the tool {tool.name!r} {tool.reason}" for tool in found.rejected]
         return problems
 
-    async def insert(self, fields: Doc, tx: Transaction) -> str:
+    async def insert(
+        self, fields: Doc, tx: Transaction, source_type: SourceType = SourceType.MCP
+    ) -> str:
         """Store a new server and return its id.
 
         Args:
             fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
             tx: The transaction to store it in.
+            source_type: Whether it is an MCP server or a REST API.
 
         Raises:
             ServerExistsError: The name is taken.
@@ -277,17 +334,35 @@ class ServerRepository:
         """
         ours: Mapping[str, object] = fields.get("registry") or {}
         states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
+        table = self._tables.of(source_type)
+        await self._require_free(fields, table, tx)
         document = new_document(
-            self._servers, {**fields, "registry": {**ours, "path": fields["path"]}}, states
+            table.documents, {**fields, "registry": {**ours, "path": fields["path"]}}, states
         )
         try:
             # As it is: the document's own insert would leave out members that it does not know.
-            await self._collection.insert_one(document, session=tx)
+            await table.collection.insert_one(document, session=tx)
         except DuplicateKeyError as exc:
             raise _taken(exc, fields["serverName"], fields["path"]) from exc
         server_id = str(document["_id"])
-        await self._states.insert(server_id, states, tx)
+        self._tables.note(table, server_id)
+        await self._states.insert(server_id, states, tx, source_type)
         return server_id
+
+    async def _require_free(self, fields: Doc, table: OwnerTable, tx: Transaction) -> None:
+        """Refuse what the other collection has taken; its own has an index for that.
+
+        Raises:
+            ServerExistsError: The name is taken.
+            PathTakenError: The path is taken.
+        """
+        other = self._tables.servers if table is self._tables.apis else self._tables.apis
+        tenant = of_tenants(Tenants(fields.get("tenantId")))
+        named = {"serverName": fields["serverName"], **tenant}
+        if await other.documents.find(named, session=tx).exists():
+            raise ServerExistsError("serverName", fields["serverName"])
+        if await other.documents.find({"path": fields["path"], **tenant}, session=tx).exists():
+            raise PathTakenError(fields["path"])
 
     def update(
         self,
@@ -330,7 +405,7 @@ class ServerRepository:
             raise outdated()
 
         batch.update(
-            MCPServer.Settings.name,
+            self._tables.ordered(server_id)[0].name,
             {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)},
             operations,
             unmatched=unmatched,
@@ -355,7 +430,7 @@ class ServerRepository:
         its tools are not known to agree with the content that has the digest *settled_as*.
         """
         query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
-        if not await self._servers.find(query, session=tx).exists():
+        if not await self._found(server_id, query, tx):
             return False
         return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
 
@@ -390,7 +465,9 @@ class ServerRepository:
         # servers from finding the document by its id.
         key = {"_id": ObjectId(server_id)}
         fields = dict.fromkeys(("lastConnected", *TROUBLE), 1)
-        known = await self._collection.find_one(key, fields)
+        known = None
+        for table in self._tables.ordered(server_id):
+            known = known or await table.collection.find_one(key, fields)
         if known is None or not is_news(known, quiet_since):
             return False
         query = {
@@ -404,7 +481,13 @@ class ServerRepository:
     async def is_in_error(self, server_id: str) -> bool:
         """Whether a server's status is `error`."""
         query = {"_id": ObjectId(server_id), "status": ServerStatus.ERROR.value}
-        return await self._servers.find(query).exists()
+        return await self._found(server_id, query)
+
+    async def _found(self, server_id: str, query: Doc, tx: Transaction | None = None) -> bool:
+        for table in self._tables.ordered(server_id):
+            if await table.documents.find(query, session=tx).exists():
+                return True
+        return False
 
     async def recover(self, server_id: str, at: datetime, tx: Transaction) -> bool:
         """Make a server active that is in error, not since *at*; return whether it was changed."""
@@ -442,17 +525,20 @@ class ServerRepository:
             operations["$set"][FAILURES] = failures
         else:
             operations["$inc"] = {FAILURES: failures}
+        query: Doc = {
+            "_id": ObjectId(server_id),
+            "status": {"$ne": ServerStatus.INACTIVE.value},
+            "lastConnected": {"$not": {"$gt": at}},
+        }
+        document: Doc | None = None
         try:
-            document = await self._collection.find_one_and_update(
-                {
-                    "_id": ObjectId(server_id),
-                    "status": {"$ne": ServerStatus.INACTIVE.value},
-                    "lastConnected": {"$not": {"$gt": at}},
-                },
-                operations,
-                projection={FAILURES: 1},
-                return_document=ReturnDocument.AFTER,
-            )
+            for table in self._tables.ordered(server_id):
+                document = document or await table.collection.find_one_and_update(
+                    query,
+                    operations,
+                    projection={FAILURES: 1},
+                    return_document=ReturnDocument.AFTER,
+                )
         except OperationFailure as exc:
             if exc.code not in NO_PLACE:
                 raise
@@ -485,11 +571,11 @@ class ServerRepository:
     ) -> bool:
         """Remove a server if it was not changed since; return whether it was removed."""
         query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
-        result = await self._servers.find_one(query).delete(session=tx)
-        if result is None or result.deleted_count != 1:
-            return False
-        await self._states.delete_of(server_id, tx)
-        return True
+        for table in self._tables.ordered(server_id):
+            if await deleted(table.documents.find_one(query).delete(session=tx)):
+                await self._states.delete_of(server_id, tx)
+                return True
+        return False
 
     async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
         """Return a server in a transaction, and lock out concurrent changes of it.
@@ -527,24 +613,36 @@ class ServerRepository:
         await self._change({"_id": ObjectId(resource.id)}, operations, tx)
 
     async def _records(self, query: Doc) -> list[ServerRecord]:
-        return await read_all(self._servers.find(query, projection_model=ServerRecord))
+        found: list[ServerRecord] = []
+        for table in self._tables.all:
+            records = await read_all(table.documents.find(query, projection_model=table.record))
+            for record in records:
+                self._tables.note(table, record.id)
+            found += records
+        return found
 
     async def _change(self, query: Doc, change: Doc, tx: Transaction | None = None) -> bool:
         """Change a server; return whether the query found one."""
-        result = await self._servers.find_one(query).update(change, session=tx)
-        return isinstance(result, UpdateResult) and result.matched_count == 1
+        for table in self._tables.ordered(str(query["_id"])):
+            if await matched(table.documents.find_one(query).update(change, session=tx)):
+                return True
+        return False
 
     async def _change_and_return(
         self, server_id: str, change: Doc, tx: Transaction
     ) -> ServerRecord | None:
         """Change a server; return it as it was before."""
-        document = await self._collection.find_one_and_update(
-            {"_id": ObjectId(server_id)},
-            change,
-            projection={f"config.{FUNCTIONS}": 0},
-            session=tx,
-        )
-        return None if document is None else ServerRecord.model_validate(document)
+        for table in self._tables.ordered(server_id):
+            document = await table.collection.find_one_and_update(
+                {"_id": ObjectId(server_id)},
+                change,
+                projection={f"config.{FUNCTIONS}": 0, **WITHOUT_DOCUMENT},
+                session=tx,
+            )
+            if document is not None:
+                self._tables.note(table, server_id)
+                return table.record.model_validate(document)
+        return None
 
 
 def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
@@ -555,11 +653,11 @@ def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
     return ServerExistsError("serverName", server_name)
 
 
-def new_document(model: type[MCPServer], fields: Doc, apart: Container[str]) -> Doc:
+def new_document(model: type[Document], fields: Doc, apart: Container[str]) -> Doc:
     """Return the document of a new server.
 
     Args:
-        model: The class of servers, bound to the database.
+        model: The class of servers or of APIs, bound to the database.
         fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
         apart: Members of `registry` that are stored elsewhere.
     """
@@ -568,21 +666,29 @@ def new_document(model: type[MCPServer], fields: Doc, apart: Container[str]) -> 
         **{
             **fields,
             "registry": {name: value for name, value in ours.items() if name not in apart},
-            "config": MCPConfig.model_validate(fields["config"]),
+            "config": (
+                MCPConfig.model_validate(fields["config"])
+                if issubclass(model, MCPServer)
+                else fields["config"]
+            ),
             "author": PydanticObjectId(fields["author"]),
         }
     )
     document: Doc = server.model_dump(by_alias=True, exclude_none=True)
     document["_id"] = ObjectId()
-    # jarvis-api 0.0.71 queries it, and refuses servers without it.
-    document["normalizedServerName"] = normalized_server_name(server.server_name)
+    if isinstance(server, MCPServer):
+        # jarvis-api 0.0.71 queries it, and refuses servers without it.
+        document["normalizedServerName"] = normalized_server_name(server.server_name)
     return document
 
 
-def new_record(server_id: str, fields: Doc) -> ServerRecord:
+def new_record(
+    server_id: str, fields: Doc, source_type: SourceType = SourceType.MCP
+) -> ServerRecord:
     """Return the record of a new server, with *fields* as for `new_document`."""
     key, author = ObjectId(server_id), ObjectId(fields["author"])
-    return ServerRecord.model_validate({**fields, "_id": key, "author": author})
+    model = ApiRecord if source_type is SourceType.OPENAPI else ServerRecord
+    return model.model_validate({**fields, "_id": key, "author": author})
 
 
 def unchanged_since(known: datetime | None) -> Doc:

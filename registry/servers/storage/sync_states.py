@@ -57,9 +57,15 @@ class SyncStateRepository:
         """Return *server* with its sync state."""
         return (await self.joined([server], tx))[0]
 
-    async def insert(self, server_id: str, fields: Mapping[str, object], tx: Transaction) -> None:
+    async def insert(
+        self,
+        server_id: str,
+        fields: Mapping[str, object],
+        tx: Transaction,
+        source_type: SourceType = SourceType.MCP,
+    ) -> None:
         """Store the sync state of a new server, in names of this collection."""
-        state = self._states(id=ObjectId(server_id), source_type=SourceType.MCP, **fields)
+        state = self._states(id=ObjectId(server_id), source_type=source_type, **fields)
         await state.insert(session=tx)
 
     async def write(

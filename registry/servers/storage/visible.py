@@ -187,5 +187,6 @@ def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequen
         if (narrowed.scope is None or (server.facts.scope or UNKNOWN_SCOPE) is narrowed.scope)
         and (narrowed.status is None or server.status is narrowed.status)
         and (narrowed.author is None or server.facts.author == narrowed.author)
+        and narrowed.source_type in {None, server.source_type}
     ]
     return best_first(found, words_of(narrowed.query))

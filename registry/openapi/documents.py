@@ -1,0 +1,165 @@
+"""Parsing of descriptions: JSON or YAML, by untrusted authors."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Final, cast
+
+import orjson
+import yaml
+
+from registry.core.json import JsonObject, JsonValue
+from registry.openapi.errors import DescriptionError
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""The largest known descriptions have 12 MB."""
+
+MAX_YAML_BYTES: Final = 16 * 1024 * 1024
+"""YAML takes about a second for each megabyte."""
+
+MAX_DEPTH: Final = 200
+MAX_VALUES: Final = 4_000_000
+"""Values with all aliases expanded; the largest known descriptions have 700,000."""
+
+BOOL: Final = "tag:yaml.org,2002:bool"
+INT: Final = "tag:yaml.org,2002:int"
+FLOAT: Final = "tag:yaml.org,2002:float"
+NULL: Final = "tag:yaml.org,2002:null"
+TRUE: Final = frozenset({"true", "True", "TRUE"})
+
+
+class _Loader(yaml.CSafeLoader):
+    """The core schema of YAML 1.2: `on` and `no` are texts, and so are dates."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+
+for _tag, _pattern, _first, _read in (
+    (BOOL, r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF", lambda text: text in TRUE),
+    (INT, r"^[-+]?[0-9]+$", "-+0123456789", int),
+    (
+        FLOAT,
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$",
+        "-+.0123456789",
+        float,
+    ),
+    (NULL, r"^(?:~|null|Null|NULL|)$", "~nN", lambda _: None),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), [*_first, ""])
+
+    def _construct(
+        loader: yaml.CSafeLoader, node: yaml.ScalarNode, read: Callable[[str], object] = _read
+    ) -> object:
+        return read(str(loader.construct_scalar(node)))
+
+    _Loader.add_constructor(_tag, _construct)
+
+
+def load(content: bytes) -> JsonObject:
+    """Parse a description.
+
+    Raises:
+        DescriptionError: It is neither JSON nor YAML, no object, or too large.
+    """
+    if len(content) > MAX_BYTES:
+        raise DescriptionError("", f"has more than {MAX_BYTES // 2**20} MiB")
+    text = content.removeprefix(b"\xef\xbb\xbf")
+    value = _json(text) if text.lstrip()[:1] == b"{" else None
+    if value is None:
+        value = _plain(_yaml(text))
+    elif _is_too_deep(value):
+        raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
+    if not isinstance(value, dict):
+        raise DescriptionError("", "is no object")
+    return value
+
+
+def _json(text: bytes) -> JsonValue:
+    """Return the value of a JSON text; None if it is none."""
+    try:
+        return cast("JsonValue", orjson.loads(text))
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # Numbers beyond 64 bits.
+        return cast("JsonValue", json.loads(text, parse_constant=_refuse))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON.")
+
+
+def _yaml(text: bytes) -> object:
+    if len(text) > MAX_YAML_BYTES:
+        raise DescriptionError("", f"is YAML of more than {MAX_YAML_BYTES // 2**20} MiB; use JSON")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, restricted further
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise DescriptionError("", f"is neither JSON nor YAML{where}: {exc.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError):
+        raise DescriptionError("", "is neither JSON nor YAML") from None
+
+
+def _is_too_deep(value: JsonValue) -> bool:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return True
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+            if isinstance(inner, dict | list)
+        ]
+    return False
+
+
+class _Copier:
+    """Copies what a YAML loader made to JSON, each place of an alias by itself."""
+
+    def __init__(self) -> None:
+        self.left = MAX_VALUES
+
+    def copy(self, value: object, depth: int) -> JsonValue:
+        self.left -= 1
+        if self.left < 0:
+            raise DescriptionError("", f"has more than {MAX_VALUES:,} values with its aliases")
+        if depth > MAX_DEPTH:
+            raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
+        match value:
+            case None | bool() | str() | int():
+                return value
+            case float():
+                return value if math.isfinite(value) else None
+            case dict():
+                return {_key(name): self.copy(one, depth + 1) for name, one in value.items()}
+            case list():
+                return [self.copy(one, depth + 1) for one in value]
+            case bytes():
+                return value.decode("latin-1")
+            case _:
+                raise DescriptionError("", f"holds a {type(value).__name__}, which JSON has not")
+
+
+def _key(name: object) -> str:
+    """Return a member's name; statuses such as `200` are numbers in YAML."""
+    match name:
+        case bool():
+            return "true" if name else "false"
+        case None:
+            return "null"
+        case str() | int() | float():
+            return str(name)
+        case _:
+            raise DescriptionError("", "has a member whose name is no text")
+
+
+def _plain(value: object) -> JsonValue:
+    return _Copier().copy(value, 1)

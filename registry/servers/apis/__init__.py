@@ -1,0 +1,1 @@
+"""Registered REST APIs: servers whose tools are made of the operations of a description."""
