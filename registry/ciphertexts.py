@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymongo import UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError
 
 from packages.database.client import Database, Doc
@@ -98,8 +99,8 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
 
 async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, None]:
     """Yield every encrypted value, one collection after another."""
-    for collection in ("mcpservers", "raw_apis"):
-        async for found in _of_servers(database, collection):
+    for owners in (database.collection("mcpservers"), database.collection("raw_apis")):
+        async for found in _of_servers(owners):
             yield found
     known = [*STORED_TYPES, MCP_CLIENT]
     tokens = database.collection("tokens")
@@ -117,14 +118,15 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
         yield found
 
 
-async def _of_servers(database: Database, collection: str) -> AsyncGenerator[StoredSecret, None]:
+async def _of_servers(owners: AsyncCollection[Doc]) -> AsyncGenerator[StoredSecret, None]:
     fields = {
         "config.apiKey.key": 1,
         "config.oauth.client_secret": 1,
         HEADERS: 1,
         WEBHOOK_SECRET: 1,
     }
-    async for document in database.collection(collection).find({}, fields):
+    collection = owners.name
+    async for document in owners.find({}, fields):
         config = members(document.get("config"))
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
             value = members(config.get(parent)).get(name)

@@ -613,16 +613,21 @@ class ServerList(BaseModel):
     pagination: Pagination
 
 
-class ToggleAnswer(_Answer):
+class ToggleResult(_Answer):
     """The server's state after a toggle."""
 
     id: str
-    server_name: str
     status: ServerStatus
     enabled: bool
     message: str
     updated_at: datetime
     permissions: PermissionFlags
+
+
+class ToggleAnswer(ToggleResult):
+    """The same, of a server."""
+
+    server_name: str
 
 
 class NativeTool(BaseModel):
@@ -635,11 +640,10 @@ class NativeTool(BaseModel):
     inputSchema: JsonObject  # noqa: N815 - MCP's own name
 
 
-class ServerTools(_Answer):
+class StoredTools(_Answer):
     """The stored tools of a server in MCP's form."""
 
     id: str
-    server_name: str
     tools: list[NativeTool]
     num_tools: int
     capabilities: JsonObject
@@ -648,11 +652,16 @@ class ServerTools(_Answer):
     permissions: PermissionFlags
 
 
-class RefreshAnswer(_Answer):
+class ServerTools(StoredTools):
+    """The same, of a server."""
+
+    server_name: str
+
+
+class RefreshResult(_Answer):
     """The outcome of asking the upstream again."""
 
     id: str
-    server_name: str
     status: ServerStatus
     last_connected: datetime | None
     last_error: datetime | None
@@ -670,6 +679,12 @@ class RefreshAnswer(_Answer):
     held_tools: list[str] | None = Field(
         default=None, description="Tools that are new or changed and wait for `accept=true`."
     )
+
+
+class RefreshAnswer(RefreshResult):
+    """The same, of a server."""
+
+    server_name: str
 
 
 class ConnectionAnswer(_Answer):

@@ -1,12 +1,16 @@
 """Fetching of OpenAPI descriptions, whose URLs are given by people and by other descriptions."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
-from aiohttp import ClientSession, ClientTimeout
+from aiohttp import ClientTimeout
+from yarl import URL
 
+from registry.core.latency_watcher import LatencyWatcher
+from registry.http.client.exchange import UpstreamAnswer, UpstreamHttp
 from registry.upstream.client import FAILURES, blocked
 from registry.upstream.errors import (
     UnsafeAddressError,
@@ -23,8 +27,10 @@ from registry.upstream.values import ReadingLimits
 MAX_REDIRECTS = 5
 ACCEPT = "application/json, application/yaml;q=0.9, text/yaml;q=0.8, */*;q=0.5"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-REFUSED = frozenset({401, 403})
+FORBIDDEN = 403
+REFUSED = frozenset({401, FORBIDDEN})
 NOT_MODIFIED = 304
+OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,62 +80,114 @@ class DescriptionFetcher:
             UnsafeAddressError: The URL, or one that it leads to, may not be contacted.
             UpstreamError: It cannot be fetched.
         """
-        session = create_upstream_session(
-            self._guard,
-            connect_timeout_seconds=self._limits.connect_timeout_seconds,
-            idle_timeout_seconds=self._limits.total_timeout_seconds,
-        )
-        try:
-            async with asyncio.timeout(self._limits.total_timeout_seconds):
-                return await self._follow(session, url, etag)
-        except TimeoutError:
-            raise UpstreamTimeoutError("The description was not sent in time.") from None
-        except FAILURES as exc:
-            refused = blocked(exc)
-            if isinstance(refused, UnsafeAddressError):
-                raise refused from None
-            message = f"Could not connect to {origin_of(url)}."
-            raise UpstreamConnectError(message) from None
-        finally:
-            await session.close()
-
-    async def _follow(
-        self, session: ClientSession, url: str, etag: str | None
-    ) -> FetchedDescription:
-        for _ in range(MAX_REDIRECTS + 1):
-            self._guard.check_syntax(url)
-            sent = {"Accept": ACCEPT}
-            if origin_of(url) == self._origin:
-                sent |= self._headers
-            if etag is not None:
-                sent["If-None-Match"] = etag
-            timeout = ClientTimeout(sock_read=self._limits.total_timeout_seconds)
-            async with session.get(
-                url, headers=sent, allow_redirects=False, timeout=timeout
-            ) as answer:
-                if answer.status in REDIRECTS and "Location" in answer.headers:
-                    url = urljoin(url, answer.headers["Location"])
-                    continue
-                if answer.status == NOT_MODIFIED and etag is not None:
-                    return FetchedDescription(url, None, etag)
-                if answer.status in REFUSED:
-                    message = (
-                        f"{origin_of(url)} wants credentials for the description. They are sent "
-                        "to the origin of `base_url` alone: give it, or the description itself."
-                    )
-                    raise UpstreamRefusedError(message, is_forbidden=answer.status != 401)  # noqa: PLR2004
-                if not answer.ok:
-                    raise UpstreamError(
-                        f"{origin_of(url)} answered {answer.status} instead of the description."
-                    )
-                content = bytearray()
-                async for piece in answer.content.iter_any():
-                    content += piece
-                    self._left -= len(piece)
-                    if self._left < 0:
-                        raise UpstreamTooLargeError("The description is too large.")
-                return FetchedDescription(url, bytes(content), answer.headers.get("ETag"))
+        async with _http(self._guard, self._limits) as http:
+            for _ in range(MAX_REDIRECTS + 1):
+                sent = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
+                if origin_of(url) == self._origin:
+                    sent |= _sendable(self._headers)
+                if etag is not None:
+                    sent["If-None-Match"] = etag
+                answer = await self._ask(http, url, sent)
+                if isinstance(answer, FetchedDescription):
+                    return answer
+                url = answer
         raise UpstreamError("The description's URL leads to too many others.")
+
+    async def _ask(
+        self, http: UpstreamHttp, url: str, sent: Mapping[str, str]
+    ) -> FetchedDescription | str:
+        """Return the file, or the URL where it is."""
+        async with _answer(http, "GET", url, sent, self._guard, self._limits) as answer:
+            location = answer.headers.get("location")
+            if answer.status in REDIRECTS and location is not None:
+                return urljoin(url, location)
+            etag = answer.headers.get("etag")
+            if answer.status == NOT_MODIFIED and "If-None-Match" in sent:
+                return FetchedDescription(url, None, etag)
+            if answer.status in REFUSED:
+                message = (
+                    f"{origin_of(url)} wants credentials for the description. They are sent to "
+                    "the origin of `base_url` alone: give it, or the description itself."
+                )
+                raise UpstreamRefusedError(message, is_forbidden=answer.status == FORBIDDEN)
+            if answer.status != OK:
+                message = f"{origin_of(url)} answered {answer.status} instead of the description."
+                raise UpstreamError(message)
+            content = bytearray()
+            async for piece in answer.body.iter_any():
+                content += piece
+                self._left -= len(piece)
+                if self._left < 0:
+                    raise UpstreamTooLargeError("The description is too large.")
+            return FetchedDescription(url, bytes(content), etag)
+
+
+def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers among the credentials: keys of query parameters are none."""
+    return {name: value for name, value in headers.items() if not name.startswith("?")}
+
+
+@contextlib.asynccontextmanager
+async def _http(guard: UrlGuard, limits: ReadingLimits) -> AsyncIterator[UpstreamHttp]:
+    """Yield what sends requests over connections of its own, which are closed after it."""
+    session = create_upstream_session(
+        guard,
+        connect_timeout_seconds=limits.connect_timeout_seconds,
+        idle_timeout_seconds=limits.total_timeout_seconds,
+    )
+    http = UpstreamHttp(session, LatencyWatcher(), max_response_bytes=limits.max_bytes)
+    try:
+        yield http
+    finally:
+        # In this order: the session waits until connections are closed that are still its own.
+        await session.close()
+        http.close()
+
+
+@contextlib.asynccontextmanager
+async def _answer(
+    http: UpstreamHttp,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    guard: UrlGuard,
+    limits: ReadingLimits,
+) -> AsyncIterator[UpstreamAnswer]:
+    """Yield the answer to a request, closed after it; failures in between are translated."""
+    guard.check_syntax(url)
+    timeout = ClientTimeout(
+        connect=limits.connect_timeout_seconds,
+        sock_connect=limits.connect_timeout_seconds,
+        sock_read=limits.total_timeout_seconds,
+    )
+    try:
+        async with asyncio.timeout(limits.total_timeout_seconds):
+            answer = await http.request(method, URL(url), headers, b"", timeout=timeout)
+            try:
+                yield answer
+            finally:
+                answer.close()
+    except TimeoutError:
+        raise UpstreamTimeoutError(f"{origin_of(url)} did not answer in time.") from None
+    except FAILURES as exc:
+        refused = blocked(exc)
+        if isinstance(refused, UnsafeAddressError):
+            raise refused from None
+        raise UpstreamConnectError(f"Could not connect to {origin_of(url)}.") from None
+
+
+async def reach(url: str, guard: UrlGuard, limits: ReadingLimits) -> None:
+    """Check that something answers at *url*, whatever it answers. Sends no credentials.
+
+    Raises:
+        UnsafeAddressError: It may not be contacted.
+        UpstreamError: Nothing answers.
+    """
+    async with (
+        _http(guard, limits) as http,
+        _answer(http, "HEAD", url, {}, guard, limits),
+    ):
+        pass
 
 
 def origin_of(url: str) -> str:
@@ -143,33 +201,3 @@ def origin_of(url: str) -> str:
         port = None
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{host}" + ("" if port in {None, default} else f":{port}")
-
-
-async def reach(url: str, guard: UrlGuard, limits: ReadingLimits) -> None:
-    """Check that something answers at *url*, whatever it answers. Sends no credentials.
-
-    Raises:
-        UnsafeAddressError: It may not be contacted.
-        UpstreamError: Nothing answers.
-    """
-    guard.check_syntax(url)
-    session = create_upstream_session(
-        guard,
-        connect_timeout_seconds=limits.connect_timeout_seconds,
-        idle_timeout_seconds=limits.total_timeout_seconds,
-    )
-    try:
-        async with (
-            asyncio.timeout(limits.total_timeout_seconds),
-            session.head(url, allow_redirects=False),
-        ):
-            return
-    except TimeoutError:
-        raise UpstreamTimeoutError(f"{origin_of(url)} did not answer in time.") from None
-    except FAILURES as exc:
-        refused = blocked(exc)
-        if isinstance(refused, UnsafeAddressError):
-            raise refused from None
-        raise UpstreamConnectError(f"Could not connect to {origin_of(url)}.") from None
-    finally:
-        await session.close()

@@ -18,6 +18,7 @@ from registry.core.clock import SystemClock
 from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
 from tests.approvals.requests import requested
+from tests.fakes.descriptions import document
 from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 from tests.test_routes import OPEN, _routes
@@ -67,6 +68,7 @@ NOBODYS = Belongings(
     dict.fromkeys(
         (
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
+            "api_id",
             *("group_id", "token_id", "limit_id", "budget_id", "toolset_id", "approval_id"),
             "quarantine_id",
         ),
@@ -81,6 +83,7 @@ LIMIT = {"name": "l", "in_flight": 9}
 SEEN = {"tools": [{"id": "{tool_id}", "hash": HASH}]}
 V1 = "/api/v1"
 SERVER, TOOL = f"{V1}/servers/{{server_id}}", f"{V1}/registry/tools/{{tool_id}}"
+API = f"{V1}/apis/{{server_id}}"
 SHARED = f"{V1}/permissions/{{resource_type}}/{{resource_id}}"
 
 BODIES: dict[tuple[str, str], list[Any]] = {
@@ -88,6 +91,9 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ("PATCH", SERVER): [{"title": "Taken"}],
     ("POST", f"{SERVER}/toggle"): [{"enabled": False}],
     ("PUT", f"{SERVER}/user-keys"): [{"values": {"MCP_API_KEY": "taken"}}],
+    ("PATCH", API): [{"description": "taken"}],
+    ("PUT", API): [{"description": "taken"}],
+    ("POST", f"{API}/toggle"): [{"enabled": False}],
     ("POST", f"{V1}/registry/tools/bulk"): [{"ids": ["{tool_id}"], "enabled": False}],
     ("POST", f"{V1}/registry/tools/bulk/accept"): [SEEN],
     ("POST", f"{V1}/registry/tools/bulk/reject"): [SEEN],
@@ -165,6 +171,9 @@ TABLE: dict[tuple[str, str], Divided] = {
         [
             *BODIES,
             *((method, SERVER) for method in ("GET", "DELETE")),
+            *((method, API) for method in ("GET", "DELETE")),
+            ("GET", f"{API}/tools"),
+            ("POST", f"{API}/refresh"),
             ("GET", f"{SERVER}/tools"),
             ("POST", f"{SERVER}/refresh"),
             ("GET", f"{SERVER}/user-keys"),
@@ -209,7 +218,8 @@ TABLE: dict[tuple[str, str], Divided] = {
     ),
     **dict.fromkeys(
         [
-            *(("GET", f"{V1}/{name}") for name in ("servers", "users", "groups", "audit")),
+            *(("GET", f"{V1}/{name}") for name in ("servers", "apis", "users", "groups")),
+            ("GET", f"{V1}/audit"),
             *(("GET", f"{V1}/{name}") for name in ("usage", "tokens/issued", "registry/tools")),
             ("GET", f"{V1}/sync/jobs"),
             ("GET", f"{V1}/access/policies"),
@@ -228,6 +238,8 @@ TABLE: dict[tuple[str, str], Divided] = {
         [
             ("POST", f"{V1}/servers"),
             ("POST", f"{V1}/servers/connection"),
+            ("POST", f"{V1}/apis"),
+            ("POST", f"{V1}/apis/preview"),
             ("POST", f"{V1}/users"),
             ("POST", f"{V1}/tokens/generate"),
             *((method, f"{V1}/tokens") for method in ("GET", "POST")),
@@ -257,6 +269,12 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         rest, admin, "/servers", {"serverName": tenant, "url": url, "scope": "shared_app"}
     )
     tools = (await rest.ask(admin, "GET", "/registry/tools")).json()["tools"]
+    api = await made(
+        rest,
+        admin,
+        "/apis",
+        {"name": f"{tenant}-api", "document": document(server=url), "scope": "shared_app"},
+    )
     approval = await requested(rest, user, server["id"], "echo", tenant_id=tenant)
     # Found void in the background as soon as its tool is in quarantine, unless it is new.
     later = rest.parts.clock.now() + timedelta(hours=1)
@@ -309,6 +327,7 @@ async def belongings(rest: Rest, tenant: str, url: str) -> Belongings:
         {
             **NOBODYS.ids,
             **dict.fromkeys(("server_id", "owner_id", "resource_id"), server["id"]),
+            "api_id": api["id"],
             "tool_id": tools[0]["id"],
             "job_id": job["job_id"],
             "policy_id": policy["id"],
@@ -339,6 +358,8 @@ class TwoTenants:
         """Call a route about somebody's belongings."""
         named = Belongings({**about.ids, "own": self.alpha.ids["server_id"]})
         method, path = route
+        if path.startswith(f"{V1}/apis"):
+            named = Belongings({**named.ids, "server_id": about.ids["api_id"]})
         address = named.fill(path).removeprefix(V1) + QUERIES.get(path, "")
         sent = {} if body is None else {"json": named.fill(body)}
         return await self.rest.ask(user, method, address, **sent)

@@ -68,6 +68,9 @@ def modules_by_collection() -> dict[str, set[str]]:
     for module, tree in module_trees():
         for name in filter(None, map(opened, ast.walk(tree))):
             found.setdefault(name, set()).add(module)
+        if "OwnerTables" in {one.name for one in ast.walk(tree) if isinstance(one, ast.alias)}:
+            for name in ("mcpservers", "raw_apis"):
+                found.setdefault(name, set()).add(module)
     return found
 
 
@@ -82,6 +85,13 @@ def root_of(expression: ast.expr, variables: dict[str, str]) -> str | None:
     return name
 
 
+def is_of_owners(expression: ast.expr) -> bool:
+    """Whether a chain begins with `table`, which is one of the two collections of owners."""
+    while isinstance(expression, ast.Call | ast.Attribute | ast.Await):
+        expression = expression.func if isinstance(expression, ast.Call) else expression.value
+    return isinstance(expression, ast.Name) and expression.id == "table"
+
+
 def written(tree: ast.Module) -> Iterator[str]:
     """Yield the collections on which a module calls a method or command that writes."""
     variables: dict[str, str] = {}
@@ -92,6 +102,8 @@ def written(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(value=held, attr=method)) if method in WRITES:
+                if is_of_owners(held):
+                    yield from ("mcpservers", "raw_apis")
                 if name := root_of(held, variables):
                     yield name
             case ast.Call(

@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 OPENAPI = "/api/v1/openapi.json"
 KNOWN = "e" * 24
+KNOWN_API = "d" * 24
 EXAMPLES = 4
 CHECKS = [
     not_a_server_error,
@@ -51,6 +52,16 @@ WITH_INPUT = (
     "get_server_version",
     "diff_server_version",
     "roll_back_server",
+    "list_apis",
+    "register_api",
+    "preview_api",
+    "get_api",
+    "update_api",
+    "put_api",
+    "delete_api",
+    "toggle_api",
+    "list_api_tools",
+    "refresh_api",
     "list_user_keys",
     "put_user_keys",
     "delete_user_keys",
@@ -240,7 +251,8 @@ async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) 
     for name in ("server_id", "resource_id", "owner_id"):
         if is_known and name in (case.path_parameters or {}):
             await _store_known(rest, user)
-            case.path_parameters[name] = KNOWN
+            is_api = case.path.startswith("/api/v1/apis")
+            case.path_parameters[name] = KNOWN_API if is_api else KNOWN
     if is_known and "token_id" in (case.path_parameters or {}):
         await _store_known_token(rest, user)
         case.path_parameters["token_id"] = KNOWN
@@ -258,6 +270,19 @@ async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) 
 
 async def _store_known(rest: Rest, user: UserContext) -> None:
     now = rest.parts.clock.now()
+    await rest.parts.database.collection("raw_apis").replace_one(
+        {"_id": ObjectId(KNOWN_API)},
+        {
+            "serverName": "known-api",
+            "author": ObjectId(user.user_id),
+            "config": {"url": "http://127.0.0.1:9", "type": "openapi"},
+            "scope": "private_user",
+            "status": "active",
+            "createdAt": now,
+            "updatedAt": now,
+        },
+        upsert=True,
+    )
     await rest.parts.database.collection("mcpservers").replace_one(
         {"_id": ObjectId(KNOWN)},
         {

@@ -8,6 +8,7 @@ import pytest
 
 from registry.auth.identity import UserContext
 from tests.approvals.requests import requested
+from tests.fakes.descriptions import document
 from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.rest import Rest
 
@@ -52,11 +53,11 @@ def looking(connections: Connections) -> Iterator[Connections]:
     connections.looking = False
 
 
-async def paths(rest: Rest, **values: str) -> list[str]:
+async def paths(rest: Rest, api_id: str, **values: str) -> list[str]:
     """Return the paths of all GET routes, with *values* in place of their parameters."""
     described = (await rest.client.get("/api/v1/openapi.json")).json()["paths"]
     return [
-        path.format(**values)
+        path.format(**{**values, **({"server_id": api_id} if "/apis/" in path else {})})
         for path, operations in described.items()
         if "get" in operations and path not in OF_OTHERS
     ]
@@ -102,7 +103,8 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "group_id": str(group_id),
         "name": "swagger-ui.css",
     }
-    swept = await paths(rest, **values)
+    api = await rest.ask(root, "POST", "/apis", json={"name": "pets", "document": document()})
+    swept = await paths(rest, api.json()["id"], **values)
     database = await rest.parts.database.client.address
 
     looking.looking = True

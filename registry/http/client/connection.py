@@ -56,6 +56,7 @@ READ_HEADERS: Mapping[bytes, str] = {
         "content-encoding",
         "content-length",
         "content-type",
+        "etag",
         "location",
         "mcp-session-id",
         "retry-after",

@@ -17,6 +17,9 @@ from registry.servers.apis.schemas import (
     ApiList,
     ApiPreview,
     ApiPreviewAnswer,
+    ApiRefresh,
+    ApiToggle,
+    ApiTools,
     ApiUpdate,
 )
 from registry.servers.apis.service import ApiService
@@ -35,7 +38,6 @@ from registry.servers.routes import (
     detail_answer,
     precondition_of,
 )
-from registry.servers.schemas import RefreshAnswer, ServerTools, ToggleAnswer
 from registry.servers.storage.inventory import seen
 from registry.servers.values import Discovered, ServerFilter, ServerStatus
 from registry.web.bodies import ServerId, StrictJsonRoute
@@ -172,7 +174,7 @@ router.add_api_route(
     "/{server_id}/toggle",
     servers.toggle_server,
     methods=["POST"],
-    response_model=ToggleAnswer,
+    response_model=ApiToggle,
     operation_id="toggle_api",
     responses=api_errors(404, 408, 409, 412, 415),
     description="Turn an API on or off.",
@@ -181,7 +183,7 @@ router.add_api_route(
     "/{server_id}/tools",
     servers.list_server_tools,
     methods=["GET"],
-    response_model=ServerTools,
+    response_model=ApiTools,
     operation_id="list_api_tools",
     responses=api_errors(404),
     description="List an API's tools in MCP's form, from the database.",
@@ -190,7 +192,7 @@ router.add_api_route(
     "/{server_id}/refresh",
     servers.refresh_server,
     methods=["POST"],
-    response_model=RefreshAnswer,
+    response_model=ApiRefresh,
     operation_id="refresh_api",
     responses=api_errors(404, 409, 412, 502),
     description="Read the description again and apply what changed.",

@@ -28,11 +28,14 @@ from registry.servers.schemas import (
     OnChangePolicy,
     Path,
     ReadOnly,
+    RefreshResult,
     ServerCreate,
     ServerName,
     ServerUpdate,
+    StoredTools,
     SyncInterval,
     Tags,
+    ToggleResult,
     ToolProblem,
     Url,
     _ConfigInput,
@@ -327,3 +330,21 @@ class ApiPreviewAnswer(_Answer):
     tools: list[NativeTool]
     num_tools: int
     tool_problems: list[ToolProblem] | None = None
+
+
+class ApiToggle(ToggleResult):
+    """The state of an API after a toggle."""
+
+    name: str
+
+
+class ApiTools(StoredTools):
+    """The stored tools of an API in MCP's form."""
+
+    name: str
+
+
+class ApiRefresh(RefreshResult):
+    """The outcome of reading the description again."""
+
+    name: str

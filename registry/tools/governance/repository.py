@@ -25,6 +25,7 @@ from packages.database.stored import (
     whole_of,
 )
 from packages.models import MCPServer
+from packages.models.apis import RawApi
 from packages.models.states import RegistrationState
 from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
@@ -132,6 +133,7 @@ class GovernedTools:
         self._versions = database.document(ToolVersion)
         self._states = database.document(SyncState)
         self._owners = database.document(MCPServer)
+        self._apis = database.document(RawApi)
 
     async def some(self, tool_ids: Sequence[str]) -> list[StoredTool]:
         """Return the existing ones of some tools, in that order. No access check."""
@@ -161,8 +163,11 @@ class GovernedTools:
         wanted = {"_id": {"$in": list(owner_ids)}}
         states = self._states.find(wanted, projection_model=_SyncTime, session=tx)
         read_at = {state.id: state.last_synced_at for state in await read_all(states)}
-        found = self._owners.find(wanted, projection_model=ToolServer, session=tx)
-        servers = {server.id: server for server in await read_all(found)}
+        found = [
+            *await read_all(self._owners.find(wanted, projection_model=ToolServer, session=tx)),
+            *await read_all(self._apis.find(wanted, projection_model=ToolServer, session=tx)),
+        ]
+        servers = {server.id: server for server in found}
         return [
             with_server(tool, servers[tool.owner_id], read_at.get(tool.owner_id))
             if tool.owner_id in servers
