@@ -252,7 +252,7 @@ def tool_entry(
     """
     wire = definition.encode()
     schema = None
-    found = rest_tool(wire)
+    found = rest_tool(wire, rules.projection)
     rest = digest = None
     if found is not None:
         wire, rest = found

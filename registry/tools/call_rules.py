@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from registry.openapi.projection import Projection, ProjectionError
 from registry.tools.metadata import (
     COST_TIER,
     DESTRUCTIVE,
@@ -26,11 +27,13 @@ APPROVALS_REQUIRED = "approvals_required"
 BILLING_TAGS = "billing_tags"
 PRICE_PER_CALL = "price_per_call"
 PRICE_PER_KIB = "price_per_kib"
+PROJECTION = "projection"
 
 MEMBERS = (
     *(DESTRUCTIVE, HUMAN_APPROVAL_REQUIRED, COST_TIER),
     *(VALIDATE, VALIDATE_OUTPUT, CONFIRM, APPROVALS_REQUIRED),
     *(BILLING_TAGS, PRICE_PER_CALL, PRICE_PER_KIB),
+    PROJECTION,
 )
 """The members of `tool_metadata` that call rules are made from."""
 
@@ -77,6 +80,7 @@ class CallRules:
         approvals: How many people must approve each call; 0 for none.
         price_per_call: Millionths of the currency unit, as is the next.
         price_per_kib: For each KiB of request and response.
+        projection: What is left of the answer of a REST API, in JMESPath; None for all.
         charge: What is charged for each call; None for no price, tier or tags.
     """
 
@@ -88,6 +92,7 @@ class CallRules:
     billing_tags: tuple[str, ...] = ()
     price_per_call: int = 0
     price_per_kib: int = 0
+    projection: str | None = None
     charge: Charge | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +142,7 @@ def call_rules(
         billing_tags=_tags(tags),
         price_per_call=_price(said.get(PRICE_PER_CALL)),
         price_per_kib=_price(said.get(PRICE_PER_KIB)),
+        projection=_projection(said.get(PROJECTION)),
     )
 
 
@@ -155,14 +161,17 @@ def problem_of(name: str, value: object) -> str | None:
         is_number = type(value) is int and 1 <= value <= MAX_APPROVALS
         return None if is_number else f"must be a whole number from 1 to {MAX_APPROVALS}, or null"
     if name in {PRICE_PER_CALL, PRICE_PER_KIB}:
-        problem = f"must be a number from 0 to {MAX_PRICE} with at most six decimals, or null"
-        return None if _is_price(value) else problem
-    if name == BILLING_TAGS and not _are_tags(value):
-        return (
+        said = f"must be a number from 0 to {MAX_PRICE} with at most six decimals, or null"
+        return None if _is_price(value) else said
+    problem: str | None = None
+    if name == PROJECTION:
+        problem = _problem_of_projection(value)
+    elif name == BILLING_TAGS and not _are_tags(value):
+        problem = (
             f"must be a list of at most {MAX_BILLING_TAGS} different tags of one line and at most "
             f"{MAX_BILLING_TAG_CHARACTERS} characters each, or null"
         )
-    return None
+    return problem
 
 
 def warnings_of(
@@ -197,6 +206,21 @@ CHOICES: Mapping[str, type[StrEnum]] = {
     VALIDATE_OUTPUT: OutputValidation,
     CONFIRM: Confirmation,
 }
+
+
+def _problem_of_projection(value: object) -> str | None:
+    if not isinstance(value, str):
+        return "must be a JMESPath expression, or null"
+    try:
+        Projection(value)
+    except ProjectionError as exc:
+        return str(exc)
+    return None
+
+
+def _projection(value: object) -> str | None:
+    # What is none is told of by each call: an answer must not be shown whole that should not be.
+    return None if value is None else str(value)
 
 
 def _are_tags(value: object) -> bool:

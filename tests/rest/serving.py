@@ -18,6 +18,7 @@ from registry.openapi.binding import (
     with_binding,
 )
 from registry.servers.values import Era, Transport
+from registry.tools.call_rules import NO_CALL_RULES, CallRules
 from tests.gateway.fakes import make_route
 
 Answers: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -99,10 +100,17 @@ SEND = MAKE.model_copy(update={"idempotency_key": None})
 REMOVE = ITEM.model_copy(update={"method": "DELETE"})
 
 
-def api_tool(name: str, binding: OperationBinding, **definition: Any) -> ToolEntry:
+def api_tool(
+    name: str,
+    binding: OperationBinding,
+    *,
+    rules: CallRules = NO_CALL_RULES,
+    **definition: Any,
+) -> ToolEntry:
     """Return the entry of a tool as it is stored."""
     whole = {"name": name, "inputSchema": {"type": "object"}, **definition}
-    return tool_entry(name, orjson.dumps(with_binding(whole, binding)).decode())
+    text = orjson.dumps(with_binding(whole, binding)).decode()
+    return tool_entry(name, text, rules=rules)
 
 
 def api_route(url: str, **changes: Any) -> Route:

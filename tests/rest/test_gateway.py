@@ -302,6 +302,42 @@ async def test_confirmation_is_asked_before_anything_is_sent(
     assert api.seen == []
 
 
+@ERAS
+@PATHS
+async def test_a_projection_leaves_its_part_and_announces_no_schema(
+    api: ScriptedApi, start_gateway: StartGateway, era: str, slug: str
+) -> None:
+    schema = {"type": "object", "required": ["items"]}
+    tool = api_tool(
+        "get_item", ITEM, rules=CallRules(projection="items[].id"), outputSchema=schema
+    )
+    gateway: Gateway = await start_gateway(api_route(api.url, tools=[tool]))
+
+    async def many(_: web.Request) -> web.Response:
+        return web.json_response({"items": [{"id": 1, "secret": "x"}, {"id": 2}]})
+
+    api.answers = many
+
+    result = await called(gateway, era, slug, id="7")
+
+    assert result["structuredContent"] == {"result": [1, 2]}
+    assert "secret" not in str(result)
+    assert b"outputSchema" not in tool.wire
+
+
+@ERAS
+async def test_a_projection_that_is_none_fails_and_sends_nothing(
+    api: ScriptedApi, start_gateway: StartGateway, era: str
+) -> None:
+    tool = api_tool("get_item", ITEM, rules=CallRules(projection="a["))
+    gateway: Gateway = await start_gateway(api_route(api.url, tools=[tool]))
+
+    result = await called(gateway, era, "demo", id="7")
+
+    assert said(result).startswith("The projection of this tool is no JMESPath")
+    assert api.seen == []
+
+
 @PATHS
 async def test_cancelling_a_call_ends_the_request_to_the_api(
     gateway: Gateway, api: ScriptedApi, slug: str

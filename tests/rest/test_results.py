@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from registry.upstream.rest.projection import Projection, ProjectionError
+from registry.openapi.projection import Projection, ProjectionError
 from registry.upstream.rest.results import (
     MAX_ERROR_BYTES,
     MAX_RESULT_BYTES,
@@ -238,6 +238,19 @@ def test_a_projection_that_does_not_fit_says_so() -> None:
 
     assert result["isError"] is True
     assert result["content"][0]["text"].startswith("The projection of this tool does not fit: ")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_cut"),
+    [("text/html", False), ("application/json", True), ("image/png", False)],
+)
+def test_what_cannot_be_projected_is_not_shown(content_type: str, is_cut: bool) -> None:  # noqa: FBT001 - a table
+    shape = Shape(projection=Projection("a"))
+
+    result = of(b"hidden", content_type, shape, is_cut=is_cut)
+
+    assert result["isError"] is True
+    assert "hidden" not in str(result)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,12 @@ def test_prices_are_exact_millionths_and_odd_ones_are_none() -> None:
         assert rules({"price_per_call": price}) == NO_CALL_RULES
 
 
+def test_a_projection_is_kept_even_if_it_cannot_be_used() -> None:
+    # Calls then fail, where an answer would else be shown whole.
+    assert rules({"projection": "items[].id"}).projection == "items[].id"
+    assert rules({"projection": 5}).projection == "5"
+
+
 def test_billing_tags_are_a_set_of_texts() -> None:
     assert rules({"billing_tags": ["b", "a", "b", 3, ""]}).billing_tags == ("a", "b")
 
@@ -112,6 +118,7 @@ def test_billing_tags_are_a_set_of_texts() -> None:
         ("price_per_call", 999_999.999_999),
         ("price_per_kib", 0.000_001),
         ("price_per_kib", 0),
+        ("projection", "items[].{id: id, name: name}"),
         ("anything_else", {"of": "theirs"}),
     ],
 )
@@ -135,6 +142,8 @@ A_PRICE = "must be a number from 0 to 1000000 with at most six decimals, or null
         ("price_per_kib", float("nan"), A_PRICE),
         ("price_per_kib", 1e-7, A_PRICE),
         ("price_per_call", 0.1234567, A_PRICE),
+        ("projection", 5, "must be a JMESPath expression, or null"),
+        ("projection", "[@,@][]|" * 5 + "@", "repeats its input too often"),
     ],
 )
 def test_a_member_of_another_form_is_a_problem(name: str, value: object, problem: str) -> None:

@@ -104,6 +104,7 @@ def _present_rules(tool: StoredTool) -> JsonObject:
             "billing_tags": list(rules.billing_tags),
             "price_per_call": rules.price_per_call / MILLION,
             "price_per_kib": rules.price_per_kib / MILLION,
+            "projection": rules.projection,
         },
         "warnings": [*warnings_of(rules, said, facets, tool.owner_call_rules)],
     }

@@ -349,6 +349,9 @@ class CallRulesAnswer(BaseModel):
     billing_tags: list[str]
     price_per_call: float
     price_per_kib: float
+    projection: str | None = Field(
+        description="What is left of the answer of a REST API, in JMESPath."
+    )
 
 
 class ToolDetail(ToolSummary):

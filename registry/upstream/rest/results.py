@@ -17,9 +17,9 @@ from typing import Any, Final
 import orjson
 
 from registry.core.json import MAX_VALUES, JsonValue, holds_more_values, parsing
+from registry.openapi.projection import Projection, ProjectionError
 from registry.upstream.masking import masked
 from registry.upstream.rest.bodies import is_json
-from registry.upstream.rest.projection import Projection, ProjectionError
 from registry.upstream.rest.styles import UnfitValueError, json_text
 
 MAX_RESULT_BYTES: Final = 1024 * 1024
@@ -31,6 +31,7 @@ MAX_ERROR_BYTES: Final = 16 * 1024
 MAX_RETRY_AFTER: Final = 64
 SUCCESS: Final = range(200, 300)
 NO_BODY: Final = "no body"
+UNPROJECTED: Final = "The projection of this tool needs JSON, and the API answered"
 BIG_NUMBER = re.compile(rb"[0-9]{19}")
 """Numbers that the fast parser would round."""
 
@@ -122,10 +123,15 @@ def result_of(
         return _empty(answer, shape)
     essence = answer.content_type.partition(";")[0].strip().lower()
     is_untyped = essence in UNTYPED and (shape.expects_json or not essence)
-    if is_untyped or is_json(essence):
-        found = _json_result(answer, shape)
-        if found is not None:
-            return found
+    found = _json_result(answer, shape) if is_untyped or is_json(essence) else None
+    return found or _other_result(answer, shape, essence)
+
+
+def _other_result(answer: RestAnswer, shape: Shape, essence: str) -> dict[str, Any]:
+    if shape.projection is not None:
+        # Shown whole, it would show what the projection is to leave out.
+        size = ", too long to be read" if answer.is_cut else ""
+        return failure_result(f"{UNPROJECTED} {essence or 'an unknown type'}{size}.")
     if is_json(essence):
         return _text_result(answer, shape, is_broken=True)
     is_text = essence.startswith("text/") or essence in TEXTUAL or essence.endswith("+xml")

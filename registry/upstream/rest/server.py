@@ -21,10 +21,10 @@ from registry.core.json import JsonObject, members
 from registry.http.client.connection import WholeResponseBody
 from registry.http.client.exchange import HeaderLines, UpstreamAnswer
 from registry.openapi.binding import OPERATION, OperationBinding, binding_of, without_binding
+from registry.openapi.projection import Projection, ProjectionError
 from registry.upstream.rest.bodies import is_json
 from registry.upstream.rest.caller import RedirectError, RestCaller
 from registry.upstream.rest.credentials import Credentials, credentials_of
-from registry.upstream.rest.projection import Projection, ProjectionError
 from registry.upstream.rest.requests import ArgumentError, Operation, origin_of
 from registry.upstream.rest.results import RestAnswer, Shape, failure_result, result_of
 
@@ -55,8 +55,10 @@ class RestTool:
     projection: str | None = None
 
 
-def rest_tool(definition: bytes) -> tuple[bytes, RestTool] | None:
+def rest_tool(definition: bytes, projection: str | None) -> tuple[bytes, RestTool] | None:
     """Return what clients see of a stored definition, and what calls need; None for other tools.
+
+    What a projection leaves is not what the output schema says, so that is not shown.
 
     Raises:
         ValueError: It is no JSON.
@@ -67,8 +69,11 @@ def rest_tool(definition: bytes) -> tuple[bytes, RestTool] | None:
     binding = binding_of(whole)
     if binding is None:
         return None
-    is_promised = isinstance(whole.get("outputSchema"), dict)
-    return orjson.dumps(without_binding(whole)), RestTool(binding, is_promised=is_promised)
+    shown = without_binding(whole)
+    if projection is not None:
+        shown = {name: value for name, value in shown.items() if name != "outputSchema"}
+    is_promised = isinstance(shown.get("outputSchema"), dict)
+    return orjson.dumps(shown), RestTool(binding, is_promised, projection)
 
 
 class UnusableToolError(Exception):

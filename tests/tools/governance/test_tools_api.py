@@ -641,6 +641,7 @@ async def test_what_people_say_of_a_tool_survives_every_sync(
         "billing_tags": [],
         "price_per_call": 0,
         "price_per_kib": 0,
+        "projection": None,
     }
     assert ["author's alone" in warning for warning in whole["warnings"]] == [True]
 
@@ -920,6 +921,7 @@ async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
         ("PATCH", "/{id}", {"tool_metadata": {"confirm": "sometimes"}}),
         ("PATCH", "/{id}", {"tool_metadata": {"billing_tags": "crm"}}),
         ("PATCH", "/{id}", {"tool_metadata": {"price_per_kib": -1}}),
+        ("PATCH", "/{id}", {"tool_metadata": {"projection": "a["}}),
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x\x00"}}),
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x" * 65}}),
         ("PATCH", "/{id}", {"display_name": "a\nb"}),
