@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
+import orjson
 from pydantic import JsonValue as JsonValue  # noqa: PLC0414 - re-exported
 
 E = TypeVar("E", bound=StrEnum)
 JsonObject: TypeAlias = dict[str, JsonValue]
+
+FIRST_ROUNDED = 2.0**63
+"""From here on the fast parser makes floats of whole numbers: beyond -2**63 and 2**64 - 1."""
 
 
 def canonical_json(value: JsonValue) -> str:
@@ -34,6 +38,29 @@ def load_text(text: str | bytes | bytearray) -> JsonObject:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("The text is not a JSON object.")  # noqa: TRY004 - its text is at fault
+    return value
+
+
+def load_exact(text: bytes | bytearray) -> JsonValue:
+    """Parse JSON with whole numbers of any size, at the cost of a fast parser where there is none.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    value: JsonValue = orjson.loads(text)
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case float(number) if abs(number) >= FIRST_ROUNDED:
+                exact: JsonValue = json.loads(text)
+                return exact
+            case list(items):
+                waiting += items
+            case dict(pairs):
+                waiting += pairs.values()
+            case _:
+                pass
     return value
 
 

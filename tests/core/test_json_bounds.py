@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.core.asgi import declares_more
-from registry.core.json import holds_more_values, repeats_members, without_strings
+from registry.core.json import (
+    holds_more_values,
+    load_exact,
+    repeats_members,
+    without_strings,
+)
 
 TEXTS = st.text(alphabet='ab\\":,[]{} é\n', max_size=8)
 VALUES = st.recursive(
@@ -78,3 +83,16 @@ def test_a_declared_length_is_a_plain_number_within_the_limit() -> None:
     refused = [length for length in lengths if declares_more(length, 10)]
 
     assert refused == ["11", "9" * 5000, "", "-1", "+1", "1 ", "²"]
+
+
+@given(
+    st.recursive(
+        st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+        max_leaves=20,
+    )
+)
+def test_numbers_of_any_size_are_parsed_exactly(value: Any) -> None:
+    found = load_exact(json.dumps(value).encode())
+
+    assert json.dumps(found) == json.dumps(value)

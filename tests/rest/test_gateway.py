@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from registry.core.clock import SystemClock
 from registry.openapi.binding import OPERATION
 from registry.tools.call_rules import CallRules
 from tests.gateway.conftest import Gateway, StartGateway, request, start_gateway
@@ -300,6 +301,45 @@ async def test_confirmation_is_asked_before_anything_is_sent(
 
     assert answer.json()["result"]["resultType"] == "input_required"
     assert api.seen == []
+
+
+async def test_an_api_whose_front_is_down_is_not_asked_for_a_while(
+    api: ScriptedApi, start_gateway: StartGateway
+) -> None:
+    async def down(_: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    api.answers = down
+    gateway: Gateway = await start_gateway(api_route(api.url), gateway_breaker_failures=2)
+
+    results = [await called(gateway, "modern", "demo", id="7") for _ in range(3)]
+
+    assert len(api.seen) == 2
+    assert "HTTP 503" in said(results[0])
+    assert "HTTP 503" not in said(results[2])
+
+
+@ERAS
+async def test_an_answer_that_drips_ends_with_the_call(
+    api: ScriptedApi, start_gateway: StartGateway, era: str
+) -> None:
+    clock = SystemClock()
+
+    async def drip(answered: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(answered)
+        while True:
+            await response.write(b" ")
+            await clock.sleep(0.05)
+
+    api.answers = drip
+    route = api_route(api.url, idle_timeout_seconds=0.3)
+    gateway: Gateway = await start_gateway(route, gateway_total_timeout_seconds=0.3)
+
+    result = await called(gateway, era, "demo", id="7")
+
+    assert "demo" in said(result)
+    assert gateway.notes.calls[0].outcome == "timeout"
 
 
 @ERAS

@@ -519,6 +519,47 @@ def test_the_answers_of_the_operation_are_asked_for() -> None:
     assert headers["Accept"] == "application/json, text/csv;q=0.9, */*;q=0.1"
 
 
+def test_an_object_cannot_set_what_the_address_of_the_api_sets() -> None:
+    parameter = ParameterBinding(
+        argument="f", name="f", location=Location.QUERY, style="form", explode=True
+    )
+    binding = OperationBinding(method="GET", path="/x", parameters=(parameter,))
+
+    with pytest.raises(ArgumentError, match="must not set the parameter 'version'"):
+        request_of(binding, {"f": {"version": "2"}}, f"{BASE}?version=1")
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        (Location.PATH, "makes an address that no server takes"),
+        (Location.QUERY, "makes an address that no server takes"),
+        (Location.HEADER, "is longer than a header can be"),
+        (Location.COOKIE, "makes an address that no server takes"),
+    ],
+)
+def test_long_values_are_refused_before_they_are_written(location: Location, reason: str) -> None:
+    parameter = ParameterBinding(argument="a", name="a", location=location, allow_reserved=True)
+    binding = OperationBinding(method="GET", path="/{a}", parameters=(parameter,))
+
+    with pytest.raises(ArgumentError) as raised:
+        request_of(binding, {"a": "é" * 100_000}, BASE)
+
+    assert raised.value.reason == reason
+
+
+def test_long_forms_are_refused_before_they_are_written() -> None:
+    body = BodyBinding(
+        content_type="application/x-www-form-urlencoded", properties={"a": "a", "b": "b"}
+    )
+    binding = OperationBinding(method="POST", path="/x", body=body)
+
+    with pytest.raises(ArgumentError) as raised:
+        request_of(binding, {"a": "x", "b": ["é" * 600_000]}, BASE)
+
+    assert raised.value.argument == "b"
+
+
 def test_an_address_that_no_server_takes_is_refused() -> None:
     with pytest.raises(ArgumentError, match="makes an address that no server takes"):
         request_of(FILE, {"name": "a" * 100_000}, BASE)

@@ -29,6 +29,9 @@ OCTETS: Final = "application/octet-stream"
 MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
 """Longest body. What a client may send bounds it already; a form can triple that."""
 
+MAX_FORM_CHARACTERS: Final = 512 * 1024
+"""Longest text of a form, encoded here a character at a time; more belongs into a file."""
+
 NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 MEDIA_TYPE = re.compile(
     rf'{NAME}/{NAME}(?:[ \t]*;[ \t]*{NAME}=(?:[:/]*{NAME}|"[^"\\\x00-\x1f\x7f]*"))*'
@@ -93,6 +96,7 @@ def content_of(body: BodyBinding, value: JsonValue) -> Content:
 
 def form_text(properties: JsonObject, body: BodyBinding | None = None) -> str:
     """Return the text of an `application/x-www-form-urlencoded` form."""
+    _check_length(properties)
     parts = {} if body is None else body.parts
     pairs = [
         pair
@@ -100,6 +104,25 @@ def form_text(properties: JsonObject, body: BodyBinding | None = None) -> str:
         for pair in _form_pairs(name, value, parts.get(name, PART))
     ]
     return "&".join(f"{name}={text}" for name, text in pairs)
+
+
+def _check_length(value: JsonValue) -> None:
+    """Refuse a form that would take long to encode, before it does."""
+    left = MAX_FORM_CHARACTERS
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                left -= len(text)
+            case list(items):
+                waiting += items
+            case dict(members):
+                left -= sum(map(len, members))
+                waiting += members.values()
+            case _:
+                left -= 1
+        if left < 0:
+            raise UnfitValueError(f"makes a form of more than {MAX_FORM_CHARACTERS} characters")
 
 
 def _form_pairs(name: str, value: JsonValue, part: PartBinding) -> Iterator[tuple[str, str]]:

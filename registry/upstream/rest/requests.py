@@ -15,6 +15,8 @@ from registry.core.json import JsonObject, JsonValue
 from registry.openapi.binding import BodyBinding, Location, OperationBinding, ParameterBinding
 from registry.upstream.rest.bodies import MEDIA_TYPE, content_of, is_json, query_string
 from registry.upstream.rest.styles import (
+    MAX_TARGET_CHARACTERS,
+    TOO_LONG,
     Encode,
     Pairs,
     UnfitValueError,
@@ -32,9 +34,6 @@ from registry.upstream.rest.styles import (
     reserved_query_text,
     text_of,
 )
-
-MAX_TARGET_CHARACTERS: Final = 64 * 1024
-"""Longest path with its query. Servers take 8 to 16 KiB, few take more."""
 
 EXPRESSION = re.compile(r"\{([^{}]+)\}")
 DOTS: Final = frozenset({"", ".", ".."})
@@ -198,7 +197,8 @@ class Operation:
             for parameter in binding.parameters
             if parameter.location is Location.QUERY
         )
-        self._query_names = frozenset(written.name for written in self._queries)
+        fixed = (pair.partition("=")[0] for pair in self._fixed_query.split("&"))
+        self._query_names = frozenset([*fixed, *(written.name for written in self._queries)])
         self._query_string = next(
             (
                 parameter
@@ -263,7 +263,7 @@ class Operation:
             target += "?" + "&".join(query)
         if len(target) > MAX_TARGET_CHARACTERS:
             longest = max(arguments, key=lambda name: len(repr(arguments[name])))
-            raise ArgumentError(longest, "makes an address that no server takes")
+            raise ArgumentError(longest, TOO_LONG)
         return target
 
     def _check_members(self, written: _Written, pairs: Pairs) -> None:

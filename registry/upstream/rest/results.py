@@ -7,8 +7,6 @@ read and act on. What is too long is cut, and says so.
 
 import base64
 import codecs
-import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from registry.core.json import MAX_VALUES, JsonValue, holds_more_values, parsing
+from registry.core.json import MAX_VALUES, holds_more_values, load_exact, parsing
 from registry.openapi.projection import Projection, ProjectionError
 from registry.upstream.masking import masked
 from registry.upstream.rest.bodies import is_json
@@ -32,9 +30,6 @@ MAX_RETRY_AFTER: Final = 64
 SUCCESS: Final = range(200, 300)
 NO_BODY: Final = "no body"
 UNPROJECTED: Final = "The projection of this tool needs JSON, and the API answered"
-BIG_NUMBER = re.compile(rb"[0-9]{19}")
-"""Numbers that the fast parser would round."""
-
 NOT_OF_TEXT: Final = frozenset({"idna", "punycode", "undefined", "unicode_escape"})
 """Encodings of Python that are none of texts, or slow for long ones."""
 
@@ -182,9 +177,7 @@ def _json_result(answer: RestAnswer, shape: Shape) -> dict[str, Any] | None:
     body = _utf_8(answer)
     try:
         with parsing(body):
-            value: JsonValue = orjson.loads(body)
-            if BIG_NUMBER.search(body):
-                value = json.loads(body)
+            value = load_exact(body)
     except (ValueError, RecursionError):
         return None
     if shape.projection is not None:

@@ -7,8 +7,6 @@ caller of operations. Policies, confirmations and limits are not known here; the
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import ClientTimeout
 
-from registry.core.json import JsonObject, members
+from registry.core.json import load_exact, members
 from registry.http.client.connection import WholeResponseBody
 from registry.http.client.exchange import HeaderLines, UpstreamAnswer
 from registry.openapi.binding import OPERATION, OperationBinding, binding_of, without_binding
@@ -31,7 +29,6 @@ from registry.upstream.rest.results import RestAnswer, Shape, failure_result, re
 OPERATION_MARK: Final = OPERATION.encode()
 """Contained in the text of every tool of an API."""
 
-BIG_NUMBER = re.compile(rb"[0-9]{19}")
 UNAUTHORIZED: Final = 401
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
@@ -168,7 +165,7 @@ class RestServer:
 
         Raises what that raises: calls fail as those of an MCP server do.
         """
-        message = _read(body)
+        message = members(load_exact(body))
         request_id = message.get("id")
         if request_id is None:
             return self._answer(202, b"")
@@ -219,12 +216,6 @@ class RestServer:
         if body:
             headers.update(JSON_HEADERS)
         return UpstreamAnswer(status, headers, WholeResponseBody(body), self._caller.max_bytes)
-
-
-def _read(body: bytes | bytearray) -> JsonObject:
-    """Return a message, whose form was checked when it came; big numbers stay what they are."""
-    found = json.loads(body) if BIG_NUMBER.search(body) else orjson.loads(body)
-    return members(found)
 
 
 def _pairs(headers: HeaderLines | Mapping[str, str]) -> Iterable[tuple[str, str]]:

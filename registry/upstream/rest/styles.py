@@ -24,6 +24,12 @@ Pairs: TypeAlias = list[tuple[str, str]]
 
 EXACT_FLOATS = 2.0**53
 
+MAX_TARGET_CHARACTERS: Final = 64 * 1024
+"""Longest path with its query. Servers take 8 to 16 KiB, few take more."""
+
+MAX_HEADER_CHARACTERS: Final = 16 * 1024
+"""Longest value of a header or cookie; the same is true of them."""
+
 PATH_RESERVED = ":[]@!$&'()*,;=+"
 """What `allowReserved` lets through in a path: no character that ends a segment or the path."""
 
@@ -40,6 +46,8 @@ DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:$|[/\\;])")
 NO_HEADER_TEXT = re.compile(r"[^\t\x20-\x7e]")
 NO_COOKIE_TEXT = re.compile(r"[^\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]")
 """Characters that are no `cookie-octet` (RFC 6265, 4.1.1)."""
+
+TOO_LONG: Final = "makes an address that no server takes"
 
 DELIMITERS: Final[Mapping[str, str]] = {"form": ",", "spaceDelimited": " ", "pipeDelimited": "|"}
 
@@ -93,8 +101,10 @@ def encoded(text: str, safe: str = "") -> str:
     """Return a text percent-encoded.
 
     Raises:
-        UnfitValueError: It is no Unicode text.
+        UnfitValueError: It is no Unicode text, or too long.
     """
+    if len(text) > MAX_TARGET_CHARACTERS:
+        raise UnfitValueError(TOO_LONG)
     if PLAIN.fullmatch(text):
         return text
     try:
@@ -114,6 +124,8 @@ def reserved_path_text(text: str) -> str:
 
 
 def _path_text(text: str, safe: str) -> str:
+    if len(text) > MAX_TARGET_CHARACTERS:
+        raise UnfitValueError(TOO_LONG)
     if "." in text and DOT_SEGMENT.search(text):
         raise UnfitValueError("must not hold the path segments '.' and '..'")
     if PLAIN.fullmatch(text):
@@ -133,6 +145,8 @@ def reserved_query_text(text: str) -> str:
 
     Except for those that would end the parameter.
     """
+    if len(text) > MAX_TARGET_CHARACTERS:
+        raise UnfitValueError(TOO_LONG)
     return encoded(TRIPLET.sub("%25", text), QUERY_RESERVED + "%")
 
 
@@ -142,6 +156,8 @@ def header_text(text: str) -> str:
     Raises:
         UnfitValueError: A header cannot carry it.
     """
+    if len(text) > MAX_HEADER_CHARACTERS:
+        raise UnfitValueError("is longer than a header can be")
     if NO_HEADER_TEXT.search(text):
         raise UnfitValueError("holds characters that no header can carry")
     return text
@@ -149,6 +165,8 @@ def header_text(text: str) -> str:
 
 def cookie_text(text: str) -> str:
     """Return a text for a cookie, which has no escapes; see `header_text`."""
+    if len(text) > MAX_HEADER_CHARACTERS:
+        raise UnfitValueError("is longer than a cookie can be")
     if NO_COOKIE_TEXT.search(text):
         raise UnfitValueError("holds characters that no cookie can carry")
     return text
