@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from registry.cli.access import access
+from registry.cli.apis import apis
 from registry.cli.approvals import approvals
 from registry.cli.audit import audit
 from registry.cli.budgets import budgets
@@ -75,6 +76,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
+app.add_typer(apis, name="apis")
 app.add_typer(policies, name="policies")
 app.add_typer(access, name="access")
 app.add_typer(limits, name="limits")

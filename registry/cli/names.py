@@ -36,8 +36,8 @@ def only_one(kind: str, reference: str, called: Mapping[str, T]) -> T:
 
 
 async def server_of(services: "CommandServices", reference: str) -> "ServerRecord":
-    """Return the server of that id, name or gateway path; end the command where there is none."""
-    found = await services.servers.find(reference, OPERATOR)
+    """Return the server or API of that id, name or path; end the command where there is none."""
+    found = await services.find_owner(reference, OPERATOR)
     if found is None:
         fail(f"there is no server {reference!r}", code=NOT_FOUND)
     return found
@@ -60,7 +60,7 @@ async def tool_of(services: "CommandServices", reference: str) -> "StoredTool":
         server, separator, name = reference.partition(SEPARATOR)
     if not server or not name:
         fail(f"{reference!r} names no tool; write SERVER/TOOL, or its id")
-    find = services.servers.find
+    find = services.find_owner
     owner = await find(server, OPERATOR) or await find(f"/mcp/{server}", OPERATOR)
     if owner is None:
         fail(f"there is no server {server!r}", code=NOT_FOUND)

@@ -24,7 +24,7 @@ from registry.cli.output import (
     validated,
 )
 from registry.cli.references import answering, pairs, resolve
-from registry.cli.running import FAILED, fail, run, services
+from registry.cli.running import FAILED, NOT_FOUND, fail, run, services
 from registry.cli.setup import export
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def servers_add(  # noqa: PLR0913 - options
         "scope": scope,
         "path": path,
         "headers": pairs(header, "--header") or None,
-        "apiKey": _api_key(key, key_type, key_header, is_users=user_key),
+        "apiKey": api_key_input(key, key_type, key_header, is_users=user_key),
         "requiresOAuth": oauth or None,
     }
 
@@ -218,7 +218,15 @@ def servers_import(
     run(work)
 
 
-def _api_key(
+async def mcp_server_of(built: "CommandServices", reference: str) -> "ServerRecord":
+    """Return the MCP server of a reference; end the command where there is none."""
+    found = await server_of(built, reference)
+    if found.is_api:
+        fail(f"{found.server_name} is a REST API; see `registry apis --help`", code=NOT_FOUND)
+    return found
+
+
+def api_key_input(
     key: str | None, kind: str, header: str | None, *, is_users: bool
 ) -> dict[str, str] | None:
     if is_users and key is not None:
@@ -244,7 +252,7 @@ def servers_show(server: Server, *, as_json: AsJson = False) -> None:
         from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
 
         async with services() as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             detail = present_detail(await built.servers.read(found.id, OPERATOR))
         functions = detail.pop("toolFunctions")
         show_fields({**detail, "toolFunctions": functions} if as_json else detail, as_json=as_json)
@@ -299,7 +307,7 @@ def servers_update(  # noqa: PLR0913 - options
         "scope": scope,
         "path": path,
         "headers": pairs(header, "--header") or None,
-        "apiKey": _api_key(key, key_type, key_header, is_users=user_key),
+        "apiKey": api_key_input(key, key_type, key_header, is_users=user_key),
         "onChange": on_change,
         "defaultEffect": default_effect,
         "syncMode": sync_mode,
@@ -313,7 +321,7 @@ def servers_update(  # noqa: PLR0913 - options
         if not request.model_fields_set:
             fail("say what to change")
         async with services(changes=True) as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             changed = await built.servers.update(found.id, request, OPERATOR)
         if as_json:
             show_json(present_detail(changed))
@@ -334,7 +342,7 @@ def servers_remove(
 
     async def work() -> None:
         async with services(changes=True) as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             require_agreed(f"Remove {found.server_name} with all its tools?", yes=yes)
             await built.servers.delete(found.id, OPERATOR)
         removed = {"id": found.id, "serverName": found.server_name}
@@ -360,7 +368,7 @@ def servers_toggle(
         from registry.servers.values import ServerStatus  # noqa: PLC0415
 
         async with services(changes=True) as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             is_off = found.effective_status is ServerStatus.INACTIVE
             wanted = is_off if enabled is None else enabled
             changed = await built.servers.toggle(found.id, OPERATOR, enabled=wanted)
@@ -387,7 +395,7 @@ def servers_refresh(
         from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
 
         async with services(changes=True) as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             refreshed = await built.servers.refresh(found.id, OPERATOR, accept=accept)
         problem = refreshed.failure or refreshed.unread
         if as_json:
@@ -441,7 +449,7 @@ def servers_share(
 
         is_change = bool(user or group or role or remove) or public is not None
         async with services(changes=is_change) as built:
-            found = await server_of(built, server)
+            found = await mcp_server_of(built, server)
             updated = []
             for kind, texts in principals:
                 for text in texts or []:

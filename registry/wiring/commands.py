@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from packages.database.client import Database
 from packages.models import check_schema_version
+from packages.models.states import SourceType
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -52,8 +53,11 @@ if TYPE_CHECKING:
     from registry.approvals.reading import ApprovalReader
     from registry.approvals.service import ApprovalService
     from registry.audit.service import AuditService
+    from registry.auth.identity import UserContext
     from registry.auth.repository import DirectoryRepository
+    from registry.servers.apis.service import ApiService
     from registry.servers.service import ServerService
+    from registry.servers.values import ServerRecord
     from registry.tokens.sessions import SessionService
     from registry.tokens.values import TokenRow
     from registry.tools.governance.service import ToolService
@@ -118,7 +122,24 @@ class CommandServices:
 
     @cached_property
     def servers(self) -> ServerService:
-        """Return the server service."""
+        """Return the service of MCP servers."""
+        return self._owners(SourceType.MCP)
+
+    @cached_property
+    def apis(self) -> ApiService:
+        """Return the service of REST APIs."""
+        from registry.servers.apis.service import ApiService  # noqa: PLC0415
+        from registry.servers.credentials import CredentialVault  # noqa: PLC0415
+
+        servers = self._owners(SourceType.OPENAPI)
+        return ApiService(servers, CredentialVault(self.storage.cipher))
+
+    async def find_owner(self, reference: str, user: UserContext) -> ServerRecord | None:
+        """Return the server or API of that id, name or gateway path if *user* may see it."""
+        found = await self.servers.find(reference, user)
+        return found or await self.apis.servers.find(reference, user)
+
+    def _owners(self, source_type: SourceType) -> ServerService:
         from registry.wiring.connections import build_connections  # noqa: PLC0415
         from registry.wiring.upstreams import build_upstreams  # noqa: PLC0415
 
@@ -128,7 +149,13 @@ class CommandServices:
         _, tracker = build_connections(settings, self.storage, clock=clock, metrics=metrics)
         read_and_store = upstreams.reporting_to(NoGateway(), tracker, self._removals)
         return build_servers(
-            settings, self.storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
+            settings,
+            self.storage,
+            upstreams.vault,
+            read_and_store,
+            clock=clock,
+            metrics=metrics,
+            source_type=source_type,
         )
 
     @cached_property
