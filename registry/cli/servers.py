@@ -229,6 +229,7 @@ async def mcp_server_of(built: "CommandServices", reference: str) -> "ServerReco
 def api_key_input(
     key: str | None, kind: str, header: str | None, *, is_users: bool
 ) -> dict[str, str] | None:
+    """Return `apiKey` of a body, from the options of a command; None if there is none."""
     if is_users and key is not None:
         fail("give either --key or --user-key")
     if key is None and not is_users:

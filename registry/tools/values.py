@@ -111,6 +111,7 @@ class StoredTool:
     sync_error: str | None = None
     id: str = ""
     source_type: str = "mcp"
+    external_id: str | None = None
     owner_id: str = ""
     owner_name: str | None = None
     owner_slug: str | None = None

@@ -33,6 +33,7 @@ def present_summary(tool: StoredTool) -> JsonObject:
         "owner_id": tool.owner_id,
         "owner_name": tool.owner_name,
         "name": tool.name,
+        "external_id": tool.external_id,
         "combined_name": None
         if tool.owner_slug is None
         else public_name(tool.owner_slug, tool.name),

@@ -305,6 +305,9 @@ class ToolSummary(BaseModel):
     owner_id: str
     owner_name: str | None = Field(description="Name of the server.")
     name: str = Field(description="At the server, and at `/mcp/<server>`.")
+    external_id: str | None = Field(
+        description="What the upstream calls it: of an operation, its id or method and path."
+    )
     combined_name: str | None = Field(description="What clients see at `/mcp`.")
     display_name: str | None
     title: str | None

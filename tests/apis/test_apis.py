@@ -1,0 +1,360 @@
+"""REST APIs through the whole registry: registered, served, called, changed, removed."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from registry.auth.identity import UserContext
+from tests.apis.conftest import Shop, registered
+from tests.fakes.descriptions import PETS, document
+from tests.fakes.plain_upstream import plain_upstream
+from tests.fakes.rest import Rest
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+
+def fresh() -> str:
+    """Return a name that no other test has."""
+    return f"pets-{uuid.uuid4().hex[:8]}"
+
+
+async def listed(rest: Rest, user: UserContext, slug: str) -> dict[str, Any]:
+    """Return the tools of a path as clients get them, by name."""
+    answer = await rest.client.post(
+        f"/mcp/{slug}",
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+        headers={
+            "Authorization": f"Bearer {rest.token(user)}",
+            "Accept": "application/json, text/event-stream",
+        },
+    )
+    return {tool["name"]: tool for tool in answer.json()["result"]["tools"]}
+
+
+@pytest.mark.requirement("R-013")
+@pytest.mark.requirement("R-030")
+async def test_an_api_is_registered_by_its_description_and_kept_apart_from_servers(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name, tags=["shop"])
+
+    read = (await rest.ask(root, "GET", f"/apis/{made['id']}")).json()
+    apis = (await rest.ask(root, "GET", f"/apis?query={name}")).json()["apis"]
+    stored = await rest.parts.database.collection("raw_apis").find_one({"serverName": name})
+
+    assert made["tools"] == "listPets, addPet, showPet, removePet"
+    assert (made["baseUrl"], made["url"]) == (shop.api.url, shop.description_url)
+    assert (made["status"], made["path"]) == ("active", f"/mcp/{name}")
+    assert made["openapi"]["operations"] == 4
+    assert read["id"] == made["id"]
+    assert [api["name"] for api in apis] == [name]
+    assert stored is not None
+    assert await rest.parts.database.collection("mcpservers").count_documents({}) == 0
+    assert (await rest.ask(root, "GET", f"/servers/{made['id']}")).status_code == 404
+    assert (await rest.ask(root, "GET", "/servers")).json()["servers"] == []
+
+
+@pytest.mark.requirement("R-012")
+@pytest.mark.requirement("R-060")
+@pytest.mark.requirement("R-062")
+@pytest.mark.requirement("R-171")
+async def test_its_operations_are_tools_of_the_one_table(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    await registered(rest, root, shop, name=name)
+    await rest.follow()
+
+    rows = (
+        await rest.ask(root, "GET", f"/registry/tools?source_type=openapi&query={name}")
+    ).json()
+    tools = await listed(rest, root, name)
+
+    assert {row["name"]: row["external_id"] for row in rows["tools"]} == {
+        "listPets": "listPets",
+        "addPet": "addPet",
+        "showPet": "showPet",
+        "removePet": "removePet",
+    }
+    assert all(row["source_type"] == "openapi" for row in rows["tools"])
+    assert tools["showPet"]["inputSchema"]["required"] == ["petId"]
+    assert tools["removePet"]["annotations"]["destructiveHint"] is True
+    assert tools["listPets"]["annotations"]["readOnlyHint"] is True
+    assert all(
+        "mcp-gateway-registry/operation" not in tool.get("_meta", {}) for tool in tools.values()
+    )
+
+
+@pytest.mark.requirement("R-234")
+async def test_calls_become_requests(rest: Rest, root: UserContext, shop: Shop) -> None:
+    name = fresh()
+    await registered(rest, root, shop, name=name)
+    await rest.follow()
+
+    shown = await rest.call_tool(root, name, "showPet", petId="a/b ?")
+    await rest.call_tool(root, name, "listPets", limit=3)
+    await rest.call_tool(root, name, "addPet", name="Rex")
+    refused = await rest.call_tool(root, name, "listPets", limit="many")
+
+    assert shop.called() == ["GET /pets/a%2Fb%20%3F", "GET /pets?limit=3", "POST /pets"]
+    assert shop.api.seen[-1].body == b'{"name":"Rex"}'
+    assert "/pets/a" in shown
+    assert "/limit violates" in refused
+
+
+@pytest.mark.requirement("R-235")
+@pytest.mark.parametrize(
+    ("api_key", "sent"),
+    [
+        ({"key": "s3cret"}, ("Authorization", "Bearer s3cret")),
+        (
+            {"key": "s3cret", "authorization_type": "custom", "custom_header": "X-Key"},
+            ("X-Key", "s3cret"),
+        ),
+        (
+            {
+                "key": "s3cret",
+                "authorization_type": "custom",
+                "custom_header": "sid",
+                "location": "cookie",
+            },
+            ("Cookie", "sid=s3cret"),
+        ),
+    ],
+)
+async def test_credentials_are_sent_with_calls_and_shown_to_nobody(
+    rest: Rest, root: UserContext, shop: Shop, api_key: dict[str, str], sent: tuple[str, str]
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name, apiKey=api_key)
+    await rest.follow()
+
+    await rest.call_tool(root, name, "listPets")
+
+    request = shop.api.seen[-1]
+    assert request.headers[sent[0]] == sent[1]
+    assert made["apiKey"]["key"] == "***"
+    assert "s3cret" not in str(made)
+    assert rest.token(root) not in str(dict(request.headers))
+
+
+async def test_a_key_is_sent_as_a_query_parameter(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    key = {
+        "key": "s3 cret",
+        "authorization_type": "custom",
+        "custom_header": "api_key",
+        "location": "query",
+    }
+    await registered(rest, root, shop, name=name, apiKey=key)
+    await rest.follow()
+
+    await rest.call_tool(root, name, "listPets", limit=2)
+
+    assert shop.called() == ["GET /pets?limit=2&api_key=s3%20cret"]
+
+
+async def test_only_selected_operations_become_tools(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    operations = {"include": [{"tag": "pets"}], "exclude": [{"method": "post"}]}
+    made = await registered(rest, root, shop, name=fresh(), operations=operations)
+    everything = await rest.ask(
+        root,
+        "PATCH",
+        f"/apis/{made['id']}",
+        json={"operations": {"include": [{"path": "/pets/*"}]}},
+    )
+
+    assert made["tools"] == "listPets"
+    assert everything.status_code == 200, everything.text
+    assert everything.json()["tools"] == "showPet, removePet"
+
+
+@pytest.mark.requirement("R-002")
+async def test_a_changed_description_is_held_until_it_is_accepted(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name, scope="shared_app")
+    shop.paths["/pets"]["get"]["parameters"].append(
+        {"name": "kind", "in": "query", "required": True, "schema": {"type": "string"}}
+    )
+    del shop.paths["/pets/{petId}"]["delete"]
+    shop.paths["/shops"] = {"get": {"operationId": "listShops", "responses": {}}}
+
+    refreshed = (await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")).json()
+    await rest.follow()
+    before = await listed(rest, root, name)
+    rows = (await rest.ask(root, "GET", f"/registry/tools?query={name}")).json()["tools"]
+    row = next(one for one in rows if one["name"] == "listPets")
+    held = (await rest.ask(root, "GET", f"/registry/tools/{row['id']}")).json()
+    accepted = await rest.ask(
+        root, "POST", f"/registry/tools/{row['id']}/accept", json={"hash": held["pending_hash"]}
+    )
+    await rest.follow()
+    after = await listed(rest, root, name)
+
+    assert refreshed["ok"] is True
+    assert sorted(refreshed["heldTools"]) == ["listPets", "listShops"]
+    assert "kind" not in before["listPets"]["inputSchema"]["properties"]
+    assert "removePet" not in before
+    assert "listShops" not in before
+    assert accepted.status_code == 200, accepted.text
+    assert after["listPets"]["inputSchema"]["required"] == ["kind"]
+
+
+async def test_what_people_changed_survives_a_new_reading(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name)
+    rows = (await rest.ask(root, "GET", f"/registry/tools?query={name}")).json()["tools"]
+    row = next(one for one in rows if one["name"] == "listPets")
+    change = {"description": "All the animals.", "tags": ["zoo"]}
+    changed = await rest.ask(root, "PATCH", f"/registry/tools/{row['id']}", json=change)
+    assert changed.status_code == 200, changed.text
+    shop.paths["/pets"]["get"]["summary"] = "List the pets"
+
+    await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")
+    await rest.follow()
+
+    tools = await listed(rest, root, name)
+    assert tools["listPets"]["description"] == "All the animals."
+
+
+async def test_a_description_that_names_another_server_is_not_followed(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name, apiKey={"key": "s3cret"})
+    shop.members["servers"] = [{"url": "http://elsewhere.example"}]
+
+    await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")
+    read = (await rest.ask(root, "GET", f"/apis/{made['id']}")).json()
+
+    assert read["baseUrl"] == shop.api.url
+    assert any("elsewhere.example" in one["reason"] for one in read["toolProblems"])
+
+
+async def test_servers_and_apis_share_names_and_paths(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name)
+    async with plain_upstream() as upstream:
+        same = await rest.ask(
+            root, "POST", "/servers", json={"serverName": name, "url": upstream.url}
+        )
+        path = await rest.ask(
+            root,
+            "POST",
+            "/servers",
+            json={"serverName": fresh(), "url": upstream.url, "path": f"/mcp/{name}"},
+        )
+
+    assert [same.status_code, path.status_code] == [409, 409]
+    removed = await rest.ask(root, "DELETE", f"/apis/{made['id']}")
+    assert removed.status_code == 204
+    assert (
+        await rest.parts.database.collection("raw_apis").count_documents({"serverName": name}) == 0
+    )
+    left = rest.parts.database.collection("mcp_tools")
+    assert await left.count_documents({"source_type": "openapi", "external_id": "x"}) == 0
+
+
+async def test_an_api_can_be_turned_off_and_on(rest: Rest, root: UserContext, shop: Shop) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name)
+    off = await rest.ask(root, "POST", f"/apis/{made['id']}/toggle", json={"enabled": False})
+    await rest.follow()
+    gone = await rest.call_tool(root, name, "listPets")
+    await rest.ask(root, "POST", f"/apis/{made['id']}/toggle", json={"enabled": True})
+    await rest.follow()
+    back = await rest.call_tool(root, name, "listPets")
+
+    assert off.json()["status"] == "inactive"
+    assert '"isError":false' in back
+    assert "/pets" in back
+    assert "/pets" not in gone
+
+
+async def test_a_given_description_is_read_again_from_where_it_is_kept(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    text = document(server=shop.api.url)
+    body = {"name": fresh(), "document": text}
+    made = (await rest.ask(root, "POST", "/apis", json=body)).json()
+    paths = {"/pets": {"get": PETS["/pets"]["get"]}}
+
+    again = await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")
+    changed = await rest.ask(
+        root,
+        "PATCH",
+        f"/apis/{made['id']}",
+        json={"document": document(paths, server=shop.api.url)},
+    )
+
+    assert made["numTools"] == 4
+    assert again.json()["ok"] is True
+    assert changed.json()["tools"] == "listPets"
+    assert "document" not in str(changed.json().get("operations"))
+
+
+async def test_a_preview_stores_nothing(rest: Rest, root: UserContext, shop: Shop) -> None:
+    before = await rest.parts.database.collection("raw_apis").count_documents({})
+    answer = await rest.ask(root, "POST", "/apis/preview", json={"url": shop.description_url})
+
+    assert answer.status_code == 200, answer.text
+    assert [tool["name"] for tool in answer.json()["tools"]] == [
+        "listPets",
+        "addPet",
+        "showPet",
+        "removePet",
+    ]
+    assert answer.json()["baseUrl"] == shop.api.url
+    assert await rest.parts.database.collection("raw_apis").count_documents({}) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({"name": "x"}, 422, "url"),
+        ({"name": "x", "url": "u", "document": "d"}, 422, "not both"),
+        ({"name": "x", "document": "{"}, 422, "document"),
+        ({"name": "x", "document": "[]"}, 422, "no object"),
+        ({"name": "x", "url": "file:///etc/passwd"}, 422, "http"),
+        ({"name": "x", "url": "http://169.254.169.254/openapi.json"}, 422, "169.254"),
+        ({"name": "mcp servers", "document": "{}"}, 422, "name"),
+        ({"name": "x", "document": "{}", "operations": {"include": [{}]}}, 422, "needs a tag"),
+        (
+            {"name": "x", "document": "{}", "apiKey": {"key": "k", "location": "query"}},
+            422,
+            "custom",
+        ),
+    ],
+)
+async def test_bad_input_is_refused_by_name(
+    rest: Rest, root: UserContext, body: dict[str, Any], status: int, word: str
+) -> None:
+    answer = await rest.ask(root, "POST", "/apis", json=body)
+
+    assert (answer.status_code, answer.json()["error"]) == (status, "validation_error"), (
+        answer.text
+    )
+    assert word in answer.text
+
+
+async def test_a_whole_answer_can_be_sent_back(rest: Rest, root: UserContext, shop: Shop) -> None:
+    made = await registered(rest, root, shop, name=fresh(), apiKey={"key": "s3cret"})
+    read = (await rest.ask(root, "GET", f"/apis/{made['id']}")).json()
+
+    same = await rest.ask(root, "PUT", f"/apis/{made['id']}", json=read)
+    renamed = await rest.ask(root, "PATCH", f"/apis/{made['id']}", json={"name": "other"})
+
+    assert same.status_code == 200, same.text
+    assert renamed.status_code == 422
