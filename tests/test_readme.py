@@ -148,6 +148,19 @@ async def test_a_server_registered_as_written_is_listed(local: Local) -> None:
     assert server["status"] == "error"
 
 
+async def test_an_api_registered_as_written_has_tools(local: Local) -> None:
+    (script,) = blocks("bash api")
+
+    printed = await asyncio.to_thread(
+        local.run, ["bash", "-ec", script.replace(DOCUMENTED, local.address)]
+    )
+
+    api = json.loads(printed)
+    assert (api["name"], api["path"], api["status"]) == ("own", "/mcp/own", "active")
+    assert "list_servers" in api["tools"].split(", ")
+    assert api["apiKey"]["key"] == "***"
+
+
 async def test_sharing_and_the_trail_work_as_written(local: Local) -> None:
     (script,) = blocks("bash share")
 

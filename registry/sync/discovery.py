@@ -18,7 +18,6 @@ from registry.servers.errors import (
 )
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
-from registry.sync.api_discovery import API_VERSION, reach_api, read_api
 from registry.tools.intake import take
 from registry.upstream.errors import (
     UnsafeAddressError,
@@ -44,7 +43,7 @@ class Eras:
     protocol_version: str
 
 
-API_ERAS = Eras(frozenset(Era), API_VERSION)
+API_ERAS = Eras(frozenset(Era), "2025-11-25")
 """The gateway itself speaks for an API."""
 
 
@@ -103,6 +102,8 @@ class DiscoveryService:
     ) -> Discovered:
         most = self._settings.server_max_definition_bytes
         if connection.api is not None:
+            from registry.sync.api_discovery import read_api  # noqa: PLC0415 - as below
+
             limits = self._limits(connection)
             found = await read_api(connection, connection.api, self._guard, limits, most)
             if progress is not None:
@@ -162,6 +163,8 @@ class DiscoveryService:
         return Eras(eras, spoken.protocol_version)
 
     async def _reach(self, connection: ConnectionSpec) -> None:
+        from registry.sync.api_discovery import reach_api  # noqa: PLC0415 - as above
+
         try:
             await reach_api(connection, self._guard, self._limits(connection))
         except UnsafeAddressError as exc:

@@ -87,6 +87,32 @@ async def test_its_operations_are_tools_of_the_one_table(
     )
 
 
+@pytest.mark.requirement("R-075")
+async def test_a_tool_says_by_which_method_it_is_called(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    await registered(rest, root, shop, name=name)
+    async with plain_upstream() as upstream:
+        server = await rest.register(root, fresh(), upstream.url)
+    await rest.follow()
+    methods = {}
+    for query in (name, server["serverName"]):
+        found = await rest.ask(root, "GET", f"/registry/tools?query={query}")
+        for row in found.json()["tools"]:
+            detail = (await rest.ask(root, "GET", f"/registry/tools/{row['id']}")).json()
+            methods[detail["name"]] = detail["method"]
+    await rest.call(root, "DELETE", f"/{server['id']}")
+
+    assert methods == {
+        "listPets": "get",
+        "addPet": "post",
+        "showPet": "get",
+        "removePet": "delete",
+        "echo": "call",
+    }
+
+
 @pytest.mark.requirement("R-234")
 async def test_calls_become_requests(rest: Rest, root: UserContext, shop: Shop) -> None:
     name = fresh()

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
+from registry.openapi.binding import binding_of
 from registry.tools.call_rules import MILLION, call_rules, warnings_of
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
@@ -81,9 +82,17 @@ def present_detail(tool: StoredTool) -> JsonObject:
         "output_schema": _parsed(tool.output_schema),
         "annotations": _parsed(tool.annotations),
         "definition": _parsed(tool.definition),
+        "method": _method(tool),
         "pending_definition": _parsed(tool.pending_definition),
         "offered_definition": _parsed(tool.seen_definition),
     }
+
+
+def _method(tool: StoredTool) -> str:
+    """Return how a tool is called: `call` for MCP, the method of HTTP for an operation."""
+    definition = _parsed(tool.definition)
+    binding = binding_of(definition) if isinstance(definition, dict) else None
+    return "call" if binding is None else binding.method.lower()
 
 
 def _present_rules(tool: StoredTool) -> JsonObject:

@@ -370,6 +370,7 @@ class ToolDetail(ToolSummary):
     output_schema: dict[str, Any] | None
     annotations: dict[str, Any] | None
     definition: dict[str, Any]
+    method: str = Field(description="`call` for MCP; the method of HTTP for operations.")
     pending_definition: dict[str, Any] | None
     offered_definition: dict[str, Any] | None = Field(
         description="What the server offers, where that was decided against; see `drift`."
