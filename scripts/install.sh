@@ -107,9 +107,11 @@ else
     echo "install: pip, $(describe "$venv/bin/python"), $pins into $venv"
     "$venv/bin/python" -c "import pip" 2>/dev/null || "$venv/bin/python" -m ensurepip --upgrade
     rm -f "$failed"
+    # The pins are complete, so pip has nothing to resolve. Left to it, an extra in a dependency
+    # ("coverage[toml]") makes it try the newest release, which has no hash here, and give up.
     {
         "$venv/bin/python" -m pip install --disable-pip-version-check --no-color \
-            --progress-bar off --require-hashes -r "$pins" || touch "$failed"
+            --progress-bar off --no-deps --require-hashes -r "$pins" || touch "$failed"
     } | counted
     if [ -e "$failed" ]; then
         rm -f "$failed"

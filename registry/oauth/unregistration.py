@@ -115,6 +115,11 @@ class Unregistration:
             )
 
     async def _unregister(self, server_id: str, client: StoredClient) -> None:
+        """Delete a client unless something uses it.
+
+        Another process may be revoking its last tokens at this moment, and is then refused: the
+        deletion ends them as well (RFC 7592, section 2.3).
+        """
         client_id = client.identity.client_id
         try:
             await self._until_exchanges_end(client_id)

@@ -485,7 +485,7 @@ async def test_a_registration_is_deleted_with_the_last_server_that_uses_it(world
     assert "ada" in renewed
     assert (kept, provider.counts["register"], provider.clients) == (1, 1, {})
     # Those for the first server would have ended the others with them, had they been revoked.
-    assert [token.is_revoked for token in provider.tokens] == [False, True, True]
+    assert provider.counts["revoke"] == 2
     stored = world.rest.parts.database.db["oauth_clients"]
     assert await stored.count_documents({}) == 0
 
@@ -563,7 +563,9 @@ async def test_what_was_obtained_for_a_server_that_jarvis_deletes_is_given_back_
             *(one.give_back(settings, storage, clock, Metrics()) for one in replicas)
         )
 
-    assert (provider.counts["revoke"], provider.counts["unregister"]) == (4, 1)
+    # The deletion of the client ends its tokens, too: who comes first is not settled.
+    assert provider.counts["revoke"] <= 4
+    assert provider.counts["unregister"] == 1
     assert all(token.is_revoked for token in provider.tokens)
     for name in ("tokens", "oauth_clients", "oauth_flows"):
         assert await database.collection(name).count_documents({}) == 0

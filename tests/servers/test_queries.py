@@ -14,6 +14,9 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 URL = "http://127.0.0.1:9/mcp"
 LISTS = 20
+MANY_LISTS = 200
+"""So many that what a starting process reads in the background does not count."""
+
 DROP_SECONDS = 10
 COMMANDS = "mongodb_command_duration_seconds_count"
 
@@ -77,14 +80,13 @@ async def test_a_list_takes_the_same_few_commands_however_long_it_is(
     async with running(settings) as rest:
         await rest.call(root, "GET")
         before = commands(rest, "find"), commands(rest, "aggregate")
-        answers = [await rest.call(root, "GET", "?per_page=100") for _ in range(LISTS)]
+        answers = [await rest.call(root, "GET", "?per_page=100") for _ in range(MANY_LISTS)]
         after = commands(rest, "find"), commands(rest, "aggregate")
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert {answer.json()["pagination"]["total"] for answer in answers} == {servers}
-    # The background follows the database meanwhile, with a handful of commands of its own.
-    assert round((after[0] - before[0]) / LISTS) == 1
-    assert round((after[1] - before[1]) / LISTS) == 0
+    assert round((after[0] - before[0]) / MANY_LISTS) == 1
+    assert round((after[1] - before[1]) / MANY_LISTS) == 0
 
 
 async def test_a_change_is_recorded_by_one_command(rest: Rest, alice: UserContext) -> None:

@@ -213,8 +213,21 @@ class ServerRepository:
 
         Invalid ids are ignored.
         """
-        ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
-        return await self._records({"_id": {"$in": ids}})
+        missing = {server_id for server_id in server_ids if ObjectId.is_valid(server_id)}
+        apis = {one for one in missing if self._tables.ordered(one)[0] is self._tables.apis}
+        records: list[ServerRecord] = []
+        # Each is looked for where it is as far as is known, and in the other if it is not there.
+        for table, wanted in (
+            (self._tables.apis, apis),
+            (self._tables.servers, missing),
+            (self._tables.apis, missing),
+        ):
+            if wanted:
+                ids = [ObjectId(one) for one in wanted]
+                found = await self._records_in(table, {"_id": {"$in": ids}})
+                records += found
+                missing -= {record.id for record in found}
+        return records
 
     async def with_state(self, server: ServerRecord) -> ServerRecord:
         """Return *server* with its sync state."""
@@ -613,13 +626,15 @@ class ServerRepository:
         await self._change({"_id": ObjectId(resource.id)}, operations, tx)
 
     async def _records(self, query: Doc) -> list[ServerRecord]:
-        found: list[ServerRecord] = []
-        for table in self._tables.all:
-            records = await read_all(table.documents.find(query, projection_model=table.record))
-            for record in records:
-                self._tables.note(table, record.id)
-            found += records
-        return found
+        return [
+            record for table in self._tables.all for record in await self._records_in(table, query)
+        ]
+
+    async def _records_in(self, table: OwnerTable, query: Doc) -> list[ServerRecord]:
+        records = await read_all(table.documents.find(query, projection_model=table.record))
+        for record in records:
+            self._tables.note(table, record.id)
+        return records
 
     async def _change(self, query: Doc, change: Doc, tx: Transaction | None = None) -> bool:
         """Change a server; return whether the query found one."""

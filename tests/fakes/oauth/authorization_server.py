@@ -151,6 +151,9 @@ class _Handlers:
             return Response(status_code=401)
         provider.counts["unregister"] += 1
         del provider.registrations[client_id], provider.clients[client_id]
+        # As section 2.3 recommends.
+        for issued in provider.tokens:
+            issued.is_revoked = issued.is_revoked or issued.client_id == client_id
         return Response(status_code=204, headers=NO_STORE)
 
     async def revoke(self, request: Request) -> Response:
