@@ -35,7 +35,11 @@ from registry.servers.errors import (
     ServerModifiedError,
     ServerNotFoundError,
 )
-from registry.servers.reconciliation.discovery_changes import DiscoveryResult, with_confirmation
+from registry.servers.reconciliation.discovery_changes import (
+    DiscoveryResult,
+    Recorded,
+    with_confirmation,
+)
 from registry.servers.reconciliation.read_and_store import ReadAndStore
 from registry.servers.reconciliation.registry_sync import Synced
 from registry.servers.reconciliation.store import Confirm, ServerRepositories
@@ -247,6 +251,36 @@ class ServerService:
         self._operations.labels("register", "success").inc()
         log.info("server_registered", server_id=server.id, status=server.status, **facts)
         return server
+
+    async def record(
+        self,
+        request: ServerCreate,
+        user: UserContext,
+        found: Discovered,
+        recorded: Recorded,
+    ) -> ServerRecord:
+        """Store a server with the tools that another program knew of it, turned off.
+
+        Nothing is contacted: the server is read when somebody turns it on.
+
+        Args:
+            request: The server.
+            user: Whose it is.
+            found: What that program knew.
+            recorded: What else.
+
+        Raises:
+            AdminRequiredError: A plain user asked for a shared scope.
+            ServerExistsError: The name or the path is taken.
+        """
+        await self._require_free(request, user)
+        config, _ = config_of(request, self._vault)
+        server_id = await self._upstreams.record(
+            request, config, found, recorded, user, paths=self._paths(request)
+        )
+        self._operations.labels("register", "success").inc()
+        log.info("server_recorded", server_id=server_id, user_id=user.user_id)
+        return await self.get(server_id, user)
 
     async def update(
         self,
@@ -480,13 +514,7 @@ class ServerService:
         *,
         strict: bool,
     ) -> ServerRecord:
-        if request.scope.is_shared:
-            validate_admin(user, f"Registering a server with the scope {request.scope.value}")
-        tenant_id = user.tenant_id
-        if await self._servers.name_is_taken(request.server_name, tenant_id):
-            raise ServerExistsError("serverName", request.server_name)
-        if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
-            raise PathTakenError(request.path)
+        await self._require_free(request, user)
         made, user_key = config_of(request, self._vault)
         server_id = await self._upstreams.register(
             request,
@@ -497,6 +525,15 @@ class ServerService:
             strict=strict,
         )
         return await self.get(server_id, user)
+
+    async def _require_free(self, request: ServerCreate, user: UserContext) -> None:
+        if request.scope.is_shared:
+            validate_admin(user, f"Registering a server with the scope {request.scope.value}")
+        tenant_id = user.tenant_id
+        if await self._servers.name_is_taken(request.server_name, tenant_id):
+            raise ServerExistsError("serverName", request.server_name)
+        if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
+            raise PathTakenError(request.path)
 
     def _paths(self, request: ServerCreate) -> list[str]:
         if request.path is not None:

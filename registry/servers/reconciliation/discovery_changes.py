@@ -76,6 +76,43 @@ class DiscoveryChanges:
     removed: tuple[str, ...] = ()
 
 
+NOT_CONTACTED = frozenset(
+    {
+        "lastConnected",
+        "config.initDuration",
+        "registry.protocol_version",
+        "registry.eras",
+        "registry.last_sync_started_at",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_status",
+        "registry.last_synced_at",
+        "registry.features_read",
+    }
+)
+"""What is known only of a server that was contacted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is recorded of a server that was described by another program, and not contacted.
+
+    Attributes:
+        notice: Stored as `errorMessage` until it is read.
+        package: The package of its container.
+    """
+
+    notice: str
+    package: str | None = None
+
+    def changes(self, outcome: DiscoveryChanges) -> DiscoveryChanges:
+        """Return the fields of a discovery without those that say that there was one."""
+        known = {k: v for k, v in outcome.set_fields.items() if k not in NOT_CONTACTED}
+        known["errorMessage"] = self.notice
+        if self.package is not None:
+            known["registry.package"] = self.package
+        return DiscoveryChanges(known)
+
+
 def needs_confirmation(server: ServerRecord, reading: DiscoveryResult) -> str | None:
     """Return why a removal of tools must be confirmed by a second discovery; None if it need not.
 

@@ -23,7 +23,7 @@ from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import DiscoveryFailedError, PathTakenError
 from registry.servers.ports import Progressing, ServerChanges
-from registry.servers.reconciliation.discovery_changes import DiscoveryResult
+from registry.servers.reconciliation.discovery_changes import DiscoveryResult, Recorded
 from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.store import Confirm, Finish, ServerStore, ServerWriteResult
 from registry.servers.values import Discovered, Era, ServerRecord, oauth_server
@@ -106,6 +106,34 @@ class ReadAndStore:
             await self._changes.server_changed(server.id)
             if reading.needs_oauth and grant_of(config) is not Grant.AUTHORIZATION_CODE:
                 await self._read_registered(server, user, strict=strict)
+            return server.id
+        raise PathTakenError(paths[0])
+
+    async def record(
+        self,
+        request: ServerCreate,
+        config: JsonObject,
+        found: Discovered,
+        recorded: Recorded,
+        user: UserContext,
+        *,
+        paths: Sequence[str],
+    ) -> str:
+        """Store a new server as another program described it; return its id. Nothing is contacted.
+
+        Raises:
+            ServerExistsError: The name is taken.
+            PathTakenError: All paths are taken.
+        """
+        reading = DiscoveryResult(found)
+        for path in paths:
+            try:
+                server = await self._store.insert(
+                    request, user, path, config, reading, None, recorded=recorded
+                )
+            except PathTakenError:
+                continue
+            await self._changes.server_changed(server.id)
             return server.id
         raise PathTakenError(paths[0])
 

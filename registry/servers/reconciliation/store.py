@@ -29,6 +29,7 @@ from registry.servers.changes import FieldChanges
 from registry.servers.reconciliation.audit_records import server_changes
 from registry.servers.reconciliation.discovery_changes import (
     DiscoveryResult,
+    Recorded,
     apply_to_new,
     changed_record,
     discovery_changes,
@@ -210,8 +211,19 @@ class ServerStore:
         config: JsonObject,
         reading: DiscoveryResult,
         user_key: str | None,
+        *,
+        recorded: Recorded | None = None,
     ) -> ServerRecord:
         """Store a new server with its tools and its author's ACL entry; return it.
+
+        Args:
+            request: The server.
+            user: Who registers it.
+            path: Its gateway path.
+            config: Its config, as stored.
+            reading: What its upstream reported, or what is recorded in its place.
+            user_key: The key of *user*, if users bring their own.
+            recorded: What else is recorded of a server that was not read; it is turned off.
 
         Raises:
             ServerExistsError: The name is taken.
@@ -255,6 +267,9 @@ class ServerStore:
             failures_until_error=self._failures_until_error,
             status=None,
         )
+        if recorded is not None:
+            fields["status"] = ServerStatus.INACTIVE.value
+            outcome = recorded.changes(outcome)
         apply_to_new(fields, outcome)
         source_type = source_type_of(config)
 
