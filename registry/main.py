@@ -27,6 +27,8 @@ from registry.connections.routes import reconnection_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
+from registry.gateway.openapi.calls import ToolEndpoints
+from registry.gateway.openapi.routes import tool_endpoints_router
 from registry.gateway.ports import Peers
 from registry.oauth.routes import pages as oauth_pages
 from registry.oauth.routes import router as oauth_router
@@ -37,6 +39,7 @@ from registry.servers.versions.routes import router as versions_router
 from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
+from registry.tools.governance.routes import CATALOG_PATH, catalog_router
 from registry.tools.governance.routes import router as tools_router
 from registry.usage.routes import router as usage_router
 from registry.users.routes import groups_router, users_router
@@ -80,6 +83,9 @@ class Application:
         elif not self._hosts.is_addressed(scope) and not _is_probe(path):
             await self._misdirected(scope, receive, send)
         elif path.startswith(GATEWAY_PREFIX) or path == GATEWAY_PATH:
+            if path == CATALOG_PATH:
+                await self._control(scope, receive, send)
+                return
             await self._gateway(scope, receive, send)
         else:
             await self._control(scope, receive, send)
@@ -163,6 +169,8 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.authorizations = parts.authorizations
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
+    app.state.tool_endpoints = ToolEndpoints(parts.gateway)
+    app.state.base_url = base_url
 
     def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
         header = challenge(error)
@@ -172,6 +180,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(welcome_router(registry.__version__, base_url))
     app.include_router(servers_router)
     app.include_router(apis_router)
+    app.include_router(tool_endpoints_router())
     app.include_router(user_keys_router)
     app.include_router(connections_router)
     app.include_router(reconnection_router)
@@ -179,6 +188,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(oauth_pages)
     app.include_router(versions_router)
     app.include_router(tools_router)
+    app.include_router(catalog_router)
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)
     for router in GOVERNANCE:

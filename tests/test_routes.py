@@ -50,6 +50,13 @@ ASKING = {
 }
 """Change nothing that is stored."""
 
+OPEN_BODIES = {
+    ("POST", "/api/v1/servers/{server_id}/tools/{name:path}"),
+    ("POST", "/api/v1/apis/{server_id}/tools/{name:path}"),
+    ("POST", "/api/v1/toolsets/{toolset_id}/tools/{name:path}"),
+}
+"""Take the arguments of a tool, which its own schema is about."""
+
 WRITING = {
     Scope.WRITE_SERVERS,
     Scope.WRITE_ACCESS,
@@ -126,7 +133,7 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
         if key[0] != "GET" and key not in OPEN and key not in ASKING
     }
 
-    assert len(changing) == 60
+    assert len(changing) == 63
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()
 
 
@@ -144,7 +151,7 @@ async def test_no_route_ignores_what_it_does_not_know(
         by_body = {
             key: await _told(rest, *key, "", {"unheard_of": 1})
             for key in routes
-            if key[0] != "GET"
+            if key[0] != "GET" and key not in OPEN_BODIES
         }
 
     unheard_of = {"field": "unheard_of", "message": "is not a known field"}

@@ -384,3 +384,31 @@ async def test_a_whole_answer_can_be_sent_back(rest: Rest, root: UserContext, sh
 
     assert same.status_code == 200, same.text
     assert renamed.status_code == 422
+
+
+@pytest.mark.requirement("R-154")
+async def test_the_catalogue_lists_operations_alone_without_asking_any_api(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    await registered(rest, root, shop, name=name)
+    async with plain_upstream() as upstream:
+        server = await rest.register(root, fresh(), upstream.url)
+    await rest.follow()
+    asked = len(shop.api.seen)
+    token = {"Authorization": f"Bearer {rest.token(root)}"}
+
+    found = (await rest.ask(root, "GET", f"/mcp/openapi/catalog?query={name}")).json()
+    whole = (await rest.client.get("/mcp/openapi/catalog?per_page=200", headers=token)).json()
+    stranger = await rest.client.get("/mcp/openapi/catalog")
+    await rest.call(root, "DELETE", f"/{server['id']}")
+
+    assert [tool["name"] for tool in found["tools"]] == [
+        "listPets",
+        "addPet",
+        "showPet",
+        "removePet",
+    ]
+    assert {tool["source_type"] for tool in whole["tools"]} == {"openapi"}
+    assert stranger.status_code == 401
+    assert len(shop.api.seen) == asked

@@ -18,6 +18,7 @@ from registry.tools.governance.presenter import (
 )
 from registry.tools.governance.schemas import (
     BulkAnswer,
+    CatalogQuery,
     DecisionsAnswer,
     HistoryQuery,
     ToolBulk,
@@ -50,6 +51,11 @@ errors = error_answers(
 router = APIRouter(prefix="/api/v1/registry/tools", tags=["tools"], route_class=StrictJsonRoute)
 
 
+catalog_router = APIRouter(tags=["tools"], route_class=StrictJsonRoute)
+CATALOG_PATH = "/mcp/openapi/catalog"
+"""Below the gateway's prefix, where clients of other gateways look for it."""
+
+
 def _detail(tool: StoredTool) -> Response:
     return JsonAnswer(present_detail(tool), headers={"ETag": f'"{tool.etag}"'})
 
@@ -63,6 +69,22 @@ async def list_tools(
     request: Request, user: Reader, asked: Annotated[ToolQuery, Query()]
 ) -> Response:
     """List tools: all of servers that the caller may change, of others those that are served."""
+    wanted = PageRequest(asked.page, asked.per_page)
+    page = await _service(request).page(user, asked.narrowed(), wanted)
+    return JsonAnswer(present_page("tools", page, present_summary))
+
+
+@catalog_router.get(
+    f"/api/v1{CATALOG_PATH}",
+    response_model=ToolList,
+    operation_id="list_openapi_tools",
+    responses=errors(),
+)
+@catalog_router.get(CATALOG_PATH, include_in_schema=False)
+async def list_openapi_tools(
+    request: Request, user: Reader, asked: Annotated[CatalogQuery, Query()]
+) -> Response:
+    """List the tools that are operations of REST APIs, as the registry knows them."""
     wanted = PageRequest(asked.page, asked.per_page)
     page = await _service(request).page(user, asked.narrowed(), wanted)
     return JsonAnswer(present_page("tools", page, present_summary))

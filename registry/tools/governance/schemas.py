@@ -101,6 +101,28 @@ class ToolQuery(BaseModel):
         return REVIEWS if self.review == "pending" else (self.review,)
 
 
+class CatalogQuery(BaseModel):
+    """Which tools of REST APIs to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner_id: ObjectIdText | None = Field(default=None, description="Id of the API.")
+    tag: list[Tag] = Field(
+        default_factory=list, max_length=MAX_TAGS, description="Only tools with all of them."
+    )
+    query: Annotated[Line | None, Field(max_length=200)] = Field(
+        default=None, description=search.DESCRIPTION
+    )
+    page: PageNumber = 1
+    per_page: LargePerPage = 50
+
+    def narrowed(self) -> ToolFilter:
+        """Return the filter."""
+        return ToolQuery(
+            source_type="openapi", **self.model_dump(exclude={"page", "per_page"})
+        ).narrowed()
+
+
 def _is_tier(value: object) -> bool:
     if value is None:
         return True

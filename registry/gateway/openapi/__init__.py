@@ -1,0 +1,1 @@
+"""Tools as HTTP endpoints that an OpenAPI document describes, for clients without MCP."""
