@@ -6,14 +6,16 @@ numpy is imported for type checkers alone: a process without search does not loa
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Vector: TypeAlias = "NDArray[np.float32]"
-"""One embedding, normalised to length 1."""
+    Vector: TypeAlias = NDArray[np.float32]
+    """One embedding, normalised to length 1."""
+else:
+    Vector = Any
 
 
 class Kind(StrEnum):
@@ -36,15 +38,42 @@ class DocumentKey(NamedTuple):
     id: str
 
 
+class CatalogLink(NamedTuple):
+    """The catalog entry that a registered server is linked to."""
+
+    id: str
+    name: str
+
+
+class Traits(NamedTuple):
+    """What documents are filtered by; many share one object.
+
+    Attributes:
+        status: Of the server, or of the catalog entry.
+        source_type: Of the server; empty for catalog entries.
+        read_only: Whether a tool changes nothing; None if unknown, and for other kinds.
+        catalog: Of the server, or the entry itself.
+    """
+
+    status: str = ""
+    source_type: str = ""
+    read_only: bool | None = None
+    catalog: CatalogLink | None = None
+
+
+NO_TRAITS = Traits()
+
+
 @dataclass(frozen=True, slots=True)
 class SearchDocument:
-    """The texts of a document that search finds it by.
+    """What search knows of a document.
 
     Attributes:
         name: As its owner calls it.
         context: What names its surroundings: for a tool, its server's linked catalog entry, or
             else the server itself; empty for others.
         server_id: Of a tool, its server; of a server, itself; of a catalog entry, None.
+        server_name: Of a tool, what its server is called here.
         tools: Of a server, the names of its tools.
     """
 
@@ -54,8 +83,21 @@ class SearchDocument:
     description: str | None = None
     context: str = ""
     server_id: str | None = None
+    server_name: str | None = None
     tags: tuple[str, ...] = ()
     tools: tuple[str, ...] = field(default=(), repr=False)
+    traits: Traits = NO_TRAITS
+
+    def is_worded_as(self, other: "SearchDocument") -> bool:
+        """Whether it is found by the same texts."""
+        return (
+            self.name == other.name
+            and self.title == other.title
+            and self.description == other.description
+            and self.context == other.context
+            and self.tags == other.tags
+            and self.tools == other.tools
+        )
 
 
 class QueryVectors(Protocol):
@@ -65,7 +107,7 @@ class QueryVectors(Protocol):
     def model(self) -> str | None:
         """Return the id of the model in use; None without one."""
 
-    async def embed_query(self, text: str) -> "Vector | None":
+    async def embed_query(self, text: str) -> Vector | None:
         """Return the vector of a query.
 
         None if there is no model, or it is busy or has failed: search is by words alone then.
@@ -78,7 +120,7 @@ class NoVectors:
 
     model: str | None = None
 
-    async def embed_query(self, text: str) -> "Vector | None":  # noqa: ARG002 - as of others
+    async def embed_query(self, text: str) -> Vector | None:  # noqa: ARG002 - as of others
         """Return None."""
         return None
 
@@ -99,7 +141,7 @@ class VectorIndex(Protocol):
         With a *seen* of 0, or one that is too long ago, everything is reported as changed.
         """
 
-    def put_vectors(self, vectors: "Mapping[DocumentKey, Vector]", *, model: str) -> None:
+    def put_vectors(self, vectors: Mapping[DocumentKey, Vector], *, model: str) -> None:
         """Use composed and normalised vectors from the next query on.
 
         Vectors of another *model* than those before replace them all: while only some documents
@@ -130,7 +172,7 @@ class Changed:
     gone: Collection[DocumentKey]
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Candidates:
     """What one caller may find: a mask over the index, applied before anything is ranked.
 
@@ -138,12 +180,13 @@ class Candidates:
 
     Attributes:
         tools: By the id of each server, the names, as the server has them, of the tools that the
-            caller's `tools/list` shows; None for all that the server serves.
+            caller's `tools/list` shows. Where they are the mapping that the gateway serves the
+            server's tools from, no name is looked at.
         servers: Ids of the servers that the caller may find.
         catalog: Ids of the catalog entries that the caller may find; None for all.
     """
 
-    tools: Mapping[str, Collection[str] | None] = field(default_factory=dict)
+    tools: Mapping[str, Collection[str]] = field(default_factory=dict)
     servers: Collection[str] = ()
     catalog: Collection[str] | None = ()
 
