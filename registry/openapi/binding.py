@@ -101,7 +101,8 @@ class OperationBinding(_Bound):
 
     Attributes:
         method: In capitals.
-        path: With `{name}` for path parameters, beginning with a slash.
+        path: With `{name}` for path parameters, beginning with a slash; behind `?` is what the
+            query holds in each call.
         base_url: Of the operation, where its description names another than the API's.
         security: Alternatives, each of them the names of the schemes that are needed together,
             with their scopes. Empty: none is needed.

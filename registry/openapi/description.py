@@ -6,6 +6,7 @@ itself.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard, cast
@@ -22,6 +23,10 @@ MAX_OPERATIONS = 10_000
 
 MAX_PROBLEMS = 1_000
 ROOT = Place("", "")
+URL_PATH = re.compile(r"[?#]")
+"""Ends the path of a URL. Some descriptions tell operations of one path apart by what follows: by
+parameters of the query that are always the same, or by a fragment, which is not sent."""
+
 STYLES: Mapping[Location, tuple[Style, ...]] = {
     Location.PATH: ("simple", "label", "matrix"),
     Location.QUERY: ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
@@ -114,6 +119,7 @@ class Operation:
 
     Attributes:
         method: In capitals.
+        path: As it is described; what is sent of it is `target`.
         answers: Content types of its successful answer.
         servers: URLs, if it has others than the API.
         security: Alternatives of schemes with their scopes.
@@ -137,6 +143,13 @@ class Operation:
     def external_id(self) -> str:
         """Return what the description calls it."""
         return self.operation_id or f"{self.method} {self.path}"
+
+    @property
+    def target(self) -> str:
+        """Return the path without a fragment; its query holds what is the same in each call."""
+        path, _, query = self.path.partition("#")[0].partition("?")
+        pairs = "&".join(pair for pair in query.split("&") if "{" not in pair)
+        return f"{path}?{pairs}" if pairs else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +344,7 @@ class _Reader:
         if not isinstance(value, dict):
             self._problem(place, "is no object")
             return None
-        if "#" in path or "?" in path or any(part in {".", ".."} for part in path.split("/")):
+        if any(part in {".", ".."} for part in URL_PATH.split(path)[0].split("/")):
             self._problem(place, "has a path that is not one of a URL")
             return None
         parameters = self._parameters(value, place, shared, shared_at)

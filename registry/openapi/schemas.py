@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, cast
@@ -14,6 +15,12 @@ from registry.openapi.references import Place, References, below
 
 MAX_DEPTH: Final = 24
 """Nesting of a schema between references; definitions of tools may be nested 64 levels."""
+
+MAX_ALL_OF: Final = 8
+"""Nesting of `allOf` in which `readOnly` and `writeOnly` are looked for."""
+
+ROOM_FOR_DEFINITIONS: Final = 0.8
+"""Part of the bytes of an input that, once written, is followed by no more definitions."""
 
 MAX_PATTERN_CHARACTERS: Final = 1_000
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -103,6 +110,8 @@ class SchemaWriter:
         has_json_schemas: Whether schemas are of JSON Schema 2020-12 already.
         most_definitions: How many definitions there may be; what they refer to beyond is not
             described.
+        most_bytes: About how long all schemas may be as JSON. Definitions beyond allow anything;
+            those that are nearest to the tool's own schemas are written first.
     """
 
     def __init__(
@@ -112,20 +121,45 @@ class SchemaWriter:
         is_input: bool,
         has_json_schemas: bool,
         most_definitions: int,
+        most_bytes: int,
     ) -> None:
         self._references = references
         self._left_out = "readOnly" if is_input else "writeOnly"
         self._is_input = is_input
         self._has_json_schemas = has_json_schemas
         self._most = most_definitions
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._names: dict[Place, str] = {}
-        self.definitions: JsonObject = {}
+        self._waiting: deque[tuple[str, JsonValue, Place]] = deque()
+        self._definitions: JsonObject = {}
         self.problems: list[tuple[Place, str]] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more was to be written than may be; then what was written is not all."""
+        return self._bytes > self._most_bytes
+
+    def definitions(self) -> JsonObject:
+        """Return what the written schemas refer to."""
+        room = self._most_bytes * ROOM_FOR_DEFINITIONS
+        while self._waiting:
+            name, schema, place = self._waiting.popleft()
+            if self._is_input and self._bytes > room:
+                continue
+            before = self._bytes
+            self._definitions[name] = self.write(schema, place)
+            if self._is_input and self.is_over:
+                self._definitions[name] = {}
+                self._bytes = before
+        return self._definitions
 
     def write(self, schema: JsonValue, place: Place, depth: int = 0) -> JsonValue:
         """Return a schema; one that cannot be written allows anything."""
         if isinstance(schema, bool):
             return schema
+        if self.is_over:
+            return {}
         if not isinstance(schema, dict):
             self.problems.append((place, "is no schema"))
             return {}
@@ -148,9 +182,10 @@ class SchemaWriter:
             if len(self._names) >= self._most:
                 return {}
             name = self._names[target] = self._name(target)
-            self.definitions[name] = {}
-            self.definitions[name] = self.write(found, target)
+            self._definitions[name] = {}
+            self._waiting.append((name, found, target))
         written: JsonObject = {"$ref": f"#/$defs/{name}"}
+        self._bytes += len(name) + 17
         beside = {key: value for key, value in schema.items() if key != "$ref"}
         if not self._has_json_schemas:
             # Beside a reference, nothing counts before 3.1; but descriptions help.
@@ -164,7 +199,7 @@ class SchemaWriter:
         last = place.pointer.rsplit("/", 1)[-1] or "schema"
         base = re.sub(r"[^A-Za-z0-9_.-]", "_", last)[:64] or "schema"
         name, number = base, 1
-        while name in self.definitions:
+        while name in self._definitions:
             number += 1
             name = f"{base}_{number}"
         return name
@@ -180,6 +215,7 @@ class SchemaWriter:
                 continue
             if fits(value):
                 written[name] = value
+                self._bytes += len(name) + _length(value)
             elif not (name.startswith("exclusive") and isinstance(value, bool)):
                 self.problems.append((below(place, name), "cannot be used, and is left out"))
         self._exclusive(schema, written)
@@ -242,6 +278,7 @@ class SchemaWriter:
             names = [key for key in value if name != "patternProperties" or _is_pattern(key)]
             if name == "properties":
                 names = self._without_left_out(names, schema, place)
+            self._bytes += sum(map(len, names)) + 6 * len(names) + len(name)
             written[name] = {
                 key: self.write(value[key], below(at, key), depth + 1) for key in names
             }
@@ -256,15 +293,19 @@ class SchemaWriter:
         properties = members(schema.get("properties"))
         return [name for name in names if not self._is_left_out(properties.get(name), place)]
 
-    def _is_left_out(self, schema: JsonValue, place: Place) -> bool:
-        if not isinstance(schema, dict):
+    def _is_left_out(self, schema: JsonValue, place: Place, depth: int = 0) -> bool:
+        if not isinstance(schema, dict) or depth > MAX_ALL_OF:
             return False
         if schema.get(self._left_out) is True:
             return True
-        if "$ref" not in schema:
-            return False
-        found = self._references.resolved(schema, place)
-        return found is not None and members(found.value).get(self._left_out) is True
+        if "$ref" in schema:
+            found = self._references.resolved(schema, place)
+            if found is not None and self._is_left_out(found.value, found.place, depth + 1):
+                return True
+        parts = schema.get("allOf")
+        return isinstance(parts, list) and any(
+            self._is_left_out(part, place, depth + 1) for part in parts
+        )
 
     def _nullable(self, written: JsonObject) -> JsonObject:
         types = written.get("type")
@@ -305,6 +346,15 @@ def is_object(schema: JsonObject) -> bool:
     """Whether values of a schema are objects, as far as the schema itself says."""
     stored = schema.get("type")
     return stored in ("object", ["object"]) or (stored is None and "properties" in schema)
+
+
+def _length(value: JsonValue) -> int:
+    """Return about how many characters a value has as JSON."""
+    if isinstance(value, str):
+        return len(value) + 6
+    if isinstance(value, list | dict):
+        return size_of(value) + 4
+    return 8
 
 
 def size_of(schema: JsonValue) -> int:

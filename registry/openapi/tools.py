@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final, cast
 
@@ -26,6 +26,7 @@ from registry.openapi.description import (
     FORM_TYPE,
     JSON_TYPE,
     MULTIPART_TYPE,
+    URL_PATH,
     Body,
     Description,
     Media,
@@ -201,7 +202,7 @@ class _Tool:
         answers = [media.content_type for media in operation.answers]
         binding = OperationBinding(
             method=operation.method,
-            path=operation.path,
+            path=operation.target,
             base_url=self._own_server(),
             parameters=tuple(parameters),
             body=body,
@@ -253,7 +254,7 @@ class _Tool:
             writer = self._writer(is_input=True, most=most)
             made = _Input(self._description, self._operation, writer)
             schema = made.schema()
-            if _fits(schema, MAX_INPUT_BYTES):
+            if not writer.is_over and _fits(schema, MAX_INPUT_BYTES):
                 self._note(writer.problems)
                 return schema, made.parameters, made.body, made.idempotency_key
         raise _UnusableError("has an input that is too large")
@@ -275,9 +276,11 @@ class _Tool:
             }
         else:
             schema = {**cast("JsonObject", written), "type": "object"}
-        if writer.definitions:
-            schema["$defs"] = writer.definitions
-        return (schema if _fits(schema, MAX_OUTPUT_BYTES) else None), is_wrapped
+        definitions = writer.definitions()
+        if definitions:
+            schema["$defs"] = definitions
+        fits = not writer.is_over and _fits(schema, MAX_OUTPUT_BYTES)
+        return (schema if fits else None), is_wrapped
 
     def _writer(self, *, is_input: bool, most: int) -> SchemaWriter:
         return SchemaWriter(
@@ -285,6 +288,7 @@ class _Tool:
             is_input=is_input,
             has_json_schemas=self._description.has_json_schemas,
             most_definitions=most,
+            most_bytes=MAX_INPUT_BYTES if is_input else MAX_OUTPUT_BYTES,
         )
 
     def _note(self, problems: Iterable[tuple[Place, str]]) -> None:
@@ -316,17 +320,22 @@ class _Input:
             schema["required"] = cast("JsonValue", self._required)
         if self.body is None or not self.body.is_open:
             schema["additionalProperties"] = False
-        if self._writer.definitions:
-            schema["$defs"] = self._writer.definitions
+        definitions = self._writer.definitions()
+        if definitions:
+            schema["$defs"] = definitions
         return schema
 
     def _listed(self) -> list[Parameter]:
         """Return the parameters that callers give, those of the path first."""
-        named = TEMPLATE.findall(self._operation.path)
+        path, *rest = URL_PATH.split(self._operation.path)
+        named, queried = TEMPLATE.findall(path), TEMPLATE.findall("?".join(rest))
         secret = self._of_credentials()
         found = [
             parameter
-            for parameter in self._operation.parameters
+            for parameter in (
+                _in_query(one) if one.name in queried and one.name not in named else one
+                for one in self._operation.parameters
+            )
             if (parameter.location, parameter.name) not in secret
             and not (
                 parameter.location is Location.HEADER and parameter.name.lower() in OWN_HEADERS
@@ -449,6 +458,8 @@ class _Input:
         properties = members(members(written).get("properties"))
         stored = members(written).get("required")
         required = stored if isinstance(stored, list) else []
+        # What must be there is asked for, even where nothing else is said of it.
+        properties |= {str(name): {} for name in required if name not in properties}
         bound: dict[str, str] = {}
         parts: dict[str, PartBinding] = {}
         for name, value in properties.items():
@@ -506,6 +517,13 @@ class _Input:
 STYLES_OF_FORMS: Final[tuple[Style, ...]] = (
     *("form", "spaceDelimited", "pipeDelimited", "deepObject"),
 )
+
+
+def _in_query(parameter: Parameter) -> Parameter:
+    """Return a parameter that the description calls one of the path, though it is behind `?`."""
+    if parameter.location is not Location.PATH:
+        return parameter
+    return replace(parameter, location=Location.QUERY, style="form", explode=True)
 
 
 def _undescribed(name: str) -> Parameter:

@@ -190,8 +190,10 @@ class Operation:
             for parameter in binding.parameters
             if parameter.location is Location.PATH
         }
-        self._path = _compiled_path(parts.path.rstrip("/"), binding.path, paths)
-        self._fixed_query = quote(parts.query, safe="/:?@!$&'()*+,;=[]%~")
+        path, _, query = binding.path.partition("?")
+        self._path = _compiled_path(parts.path.rstrip("/"), path, paths)
+        fixed_query = "&".join(text for text in (parts.query, query) if text)
+        self._fixed_query = quote(fixed_query, safe="/:?@!$&'()*+,;=[]%~")
         self._queries = tuple(
             _query(parameter)
             for parameter in binding.parameters

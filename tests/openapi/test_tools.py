@@ -1,0 +1,142 @@
+"""From descriptions to tools: what real descriptions hold that small examples do not."""
+
+import time
+from typing import Any
+
+import pytest
+
+from registry.core.json import JsonObject
+from registry.openapi.binding import OperationBinding, binding_of
+from registry.openapi.description import describe
+from registry.openapi.schemas import size_of
+from registry.openapi.tools import MAX_INPUT_BYTES, Converted, Selection, tools_of
+from registry.upstream.rest.requests import request_of
+
+API = "https://api.example.com"
+
+
+def converted(paths: JsonObject, **more: Any) -> Converted:
+    """Convert a description with these paths."""
+    document: JsonObject = {"openapi": "3.0.3", "info": {}, "paths": paths, **more}
+    return tools_of(describe(document, url=None, files={}), Selection())
+
+
+def only(paths: JsonObject, **more: Any) -> tuple[JsonObject, OperationBinding]:
+    """Return input schema and binding of the only tool of a description."""
+    (tool,) = converted(paths, **more).tools
+    schema, binding = tool.definition["inputSchema"], binding_of(tool.definition)
+    assert isinstance(schema, dict)
+    assert binding is not None
+    return schema, binding
+
+
+def body(schema: JsonObject, content_type: str = "application/json") -> JsonObject:
+    """Return the description of a required body."""
+    return {"required": True, "content": {content_type: {"schema": schema}}}
+
+
+ACTION = {"name": "Action", "in": "query", "required": True, "schema": {"enum": ["Start"]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "arguments", "target"),
+    [
+        ("/#Action=Start", [ACTION], {"Action": "Start"}, "/?Action=Start"),
+        ("/files/{id}#shared", [], {"id": "a"}, "/files/a"),
+        ("/run?mode=fast&x=1", [], {}, "/run?mode=fast&x=1"),
+        (
+            "/find?q={q}",
+            [{"name": "q", "in": "path", "schema": {"type": "string"}}],
+            {"q": "a&b"},
+            "/find?q=a%26b",
+        ),
+    ],
+)
+def test_paths_that_tell_operations_apart_by_what_follows_are_called(
+    path: str, parameters: list[JsonObject], arguments: JsonObject, target: str
+) -> None:
+    _, binding = only({path: {"get": {"parameters": [*parameters]}}})
+
+    assert request_of(binding, arguments, API).target == target
+
+
+def test_operations_of_one_path_are_different_tools() -> None:
+    found = converted({"/#Action=A": {"get": {}}, "/#Action=B": {"get": {}}})
+
+    assert [tool.external_id for tool in found.tools] == ["GET /#Action=A", "GET /#Action=B"]
+    assert len({tool.name for tool in found.tools}) == 2
+
+
+def test_what_a_body_needs_and_does_not_describe_is_an_argument() -> None:
+    form: JsonObject = {"type": "object", "properties": {"a": {}}, "required": ["a", "b"]}
+
+    schema, binding = only(
+        {"/x": {"post": {"requestBody": body(form, "application/x-www-form-urlencoded")}}}
+    )
+
+    assert schema["required"] == ["a", "b"]
+    assert request_of(binding, {"a": "1", "b": "2"}, API).content == b"a=1&b=2"
+
+
+def test_what_is_read_only_by_a_part_is_no_argument() -> None:
+    person: JsonObject = {"type": "object", "properties": {"name": {"type": "string"}}}
+    owner: JsonObject = {"allOf": [{"$ref": "#/components/schemas/P"}, {"readOnly": True}]}
+    kept: JsonObject = {"type": "string"}
+    described: JsonObject = {"type": "object", "properties": {"owner": owner, "title": kept}}
+
+    schema, _ = only(
+        {"/x": {"post": {"requestBody": body(described)}}}, components={"schemas": {"P": person}}
+    )
+
+    assert "owner" not in str(schema)
+    assert "title" in str(schema)
+
+
+def wide(depth: int, width: int) -> JsonObject:
+    """Return schemas that refer to each other, each with a long description."""
+    return {
+        f"S{level}_{index}": {
+            "type": "object",
+            "description": "x" * 1_000,
+            "properties": {
+                f"p{other}": {"$ref": f"#/components/schemas/S{level + 1}_{other}"}
+                for other in range(width)
+            }
+            if level < depth
+            else {"end": {"type": "string"}},
+        }
+        for level in range(depth + 1)
+        for index in range(width)
+    }
+
+
+def test_of_what_is_too_large_the_nearest_definitions_are_kept() -> None:
+    schemas = wide(3, 30)
+    whole: JsonObject = {"type": "array", "items": {"$ref": "#/components/schemas/S0_0"}}
+
+    schema, _ = only(
+        {"/x": {"post": {"requestBody": body(whole)}}}, components={"schemas": schemas}
+    )
+
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    assert definitions["S0_0"] != {}
+    assert definitions["S1_5"] != {}
+    assert {} in definitions.values()
+    assert MAX_INPUT_BYTES / 2 < size_of(schema) <= MAX_INPUT_BYTES
+
+
+def test_schemas_that_are_too_large_cost_little() -> None:
+    schemas = wide(20, 20)
+    answer: JsonObject = {
+        "200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0_0"}}}}
+    }
+    paths: JsonObject = {f"/x{number}": {"get": {"responses": answer}} for number in range(100)}
+    started = time.process_time()
+
+    found = converted(paths, components={"schemas": schemas})
+
+    assert len(found.tools) == 100
+    assert "outputSchema" not in found.tools[0].definition
+    # Written whole, each takes some 20 ms.
+    assert time.process_time() - started < 1
