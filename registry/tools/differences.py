@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from registry.core.definitions import LISTED_VIA
 from registry.core.json import JsonObject, members
+from registry.openapi.binding import OPERATION
 from registry.tools.metadata import SAFE_HINTS
 
 MAX_CHANGES = 200
@@ -72,6 +73,10 @@ LOOSER: Mapping[str, Callable[[float, float], bool]] = {
 }
 """Bounds, and whether the second value allows more."""
 
+SETS = frozenset({"enum", "type", "anyOf", "oneOf"})
+SAID: Mapping[Weight, str] = {Weight.NARROWING: "narrowed", Weight.WIDENING: "widened"}
+"""How a change of a set of allowed values is called."""
+
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 SCHEMAS = frozenset(
     {"items", "additionalItems", "contains", "not", "if", "then", "else", "propertyNames"}
@@ -98,6 +103,8 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange
     if before.get("outputSchema") != after.get("outputSchema"):
         summary = "output changed"
         yield _change(Weight.RISKY, "/outputSchema", summary, before, after, "outputSchema")
+    yield from _operation(before, after)
+    before, after = _without_operation(before), _without_operation(after)
     known = {"name", "description", "title", "annotations", "inputSchema", "outputSchema"}
     for name in sorted((before.keys() | after.keys()) - known):
         if before.get(name, _ABSENT) != after.get(name, _ABSENT):
@@ -106,6 +113,103 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange
             is_unread = name in UNREAD or _only_came_another_way(name, before, after)
             weight = Weight.COSMETIC if is_unread else Weight.RISKY
             yield _change(weight, _join("", name), summary, before, after, name)
+
+
+def _without_operation(definition: JsonObject) -> JsonObject:
+    """Return a definition without what the gateway makes requests of."""
+    meta = members(definition.get("_meta"))
+    if not isinstance(meta.get(OPERATION), dict):
+        return definition
+    kept = {name: value for name, value in meta.items() if name != OPERATION}
+    shown = {name: value for name, value in definition.items() if name != "_meta"}
+    return {**shown, "_meta": kept} if kept else shown
+
+
+def _operation(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange]:
+    """Compare how two definitions become requests, beyond what their schemas say of it."""
+    was = members(members(before.get("_meta")).get(OPERATION))
+    now = members(members(after.get("_meta")).get(OPERATION))
+    place = _join("/_meta", OPERATION)
+    for name in sorted(was.keys() | now.keys()):
+        first, second = was.get(name, _ABSENT), now.get(name, _ABSENT)
+        if first == second:
+            continue
+        if name == "parameters":
+            yield from _parameters(before, after, was.get(name), now.get(name), place)
+        elif name == "body" and _has_other_arguments_alone(before, after, first, second):
+            continue
+        else:
+            summary = f"{name} of the request changed"
+            yield _change(Weight.RISKY, _join(place, name), summary, was, now, name)
+
+
+def _parameters(
+    before: JsonObject, after: JsonObject, was: JsonValue, now: JsonValue, place: str
+) -> Iterator[DefinitionChange]:
+    first, second = _by_argument(was), _by_argument(now)
+    if first is None or second is None:
+        yield DefinitionChange(
+            Weight.RISKY, place, "parameters of the request changed", _shown(was), _shown(now)
+        )
+        return
+    for argument in sorted(first.keys() | second.keys()):
+        one, other = first.get(argument), second.get(argument)
+        if one == other or _is_told_by_schemas(before, after, argument, one, other):
+            continue
+        yield DefinitionChange(
+            Weight.RISKY,
+            _join(_join(place, "parameters"), argument),
+            f"argument {argument} is sent another way",
+            None if one is None else _shown(one),
+            None if other is None else _shown(other),
+        )
+
+
+def _by_argument(parameters: JsonValue) -> dict[str, JsonObject] | None:
+    """Return parameters by their arguments; None if they are no list of such, each of its own."""
+    listed = [] if parameters is None else parameters
+    if not isinstance(listed, list):
+        return None
+    found = {str(one.get("argument")): one for one in listed if isinstance(one, dict)}
+    return found if len(found) == len(listed) else None
+
+
+def _is_told_by_schemas(
+    before: JsonObject,
+    after: JsonObject,
+    argument: str,
+    one: JsonObject | None,
+    other: JsonObject | None,
+) -> bool:
+    """Whether the input schemas say the same: an argument came, went, or is required or not."""
+    first, second = members(before.get("inputSchema")), members(after.get("inputSchema"))
+    if one is None or other is None:
+        return (argument in members(first.get("properties"))) is (one is not None) and (
+            argument in members(second.get("properties"))
+        ) is (other is not None)
+    is_moved = {**one, "required": None} != {**other, "required": None}
+    return not is_moved and (
+        (argument in _names(first.get("required")))
+        is not (argument in _names(second.get("required")))
+    )
+
+
+def _has_other_arguments_alone(
+    before: JsonObject, after: JsonObject, first: object, second: object
+) -> bool:
+    """Whether two bodies differ in arguments that came or went, which the schemas show."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return False
+    if {**first, "properties": None} != {**second, "properties": None}:
+        return False
+    was, now = members(first.get("properties")), members(second.get("properties"))
+    known = [members(members(one.get("inputSchema")).get("properties")) for one in (before, after)]
+    return all(
+        (name in was) is (name in known[0]) and (name in now) is (name in known[1])
+        if name not in was or name not in now
+        else was[name] == now[name]
+        for name in was.keys() | now.keys()
+    )
 
 
 def _only_came_another_way(name: str, before: JsonObject, after: JsonObject) -> bool:
@@ -191,9 +295,9 @@ def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Defi
     first, second = _names(before.get("required")), _names(after.get("required"))
     place = _join(path, "required")
     for name in sorted(second - first):
-        yield DefinitionChange(
-            Weight.RISKY, place, f"argument {name} made required", None, _shown(name)
-        )
+        is_new = name not in members(before.get("properties"))
+        summary = f"required argument {name} added" if is_new else f"argument {name} made required"
+        yield DefinitionChange(Weight.RISKY, place, summary, None, _shown(name))
     for name in sorted(first - second):
         summary = f"argument {name} made optional"
         yield DefinitionChange(Weight.WIDENING, place, summary, _shown(name), None)
@@ -230,7 +334,10 @@ def _keyword(name: str, before: JsonValue, after: JsonValue) -> tuple[Weight, st
     if name in LOOSER:
         return _bound(name, before, after), summary
     weigh = WEIGHED.get(name)
-    return (Weight.RISKY if weigh is None else weigh(before, after)), summary
+    weight = Weight.RISKY if weigh is None else weigh(before, after)
+    if name in SETS and weight in SAID:
+        summary = f"{name} {SAID[weight]}"
+    return weight, summary
 
 
 def _constraint(before: JsonValue, after: JsonValue) -> Weight:

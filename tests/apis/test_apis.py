@@ -412,3 +412,66 @@ async def test_the_catalogue_lists_operations_alone_without_asking_any_api(
     assert {tool["source_type"] for tool in whole["tools"]} == {"openapi"}
     assert stranger.status_code == 401
     assert len(shop.api.seen) == asked
+
+
+async def test_a_held_change_says_what_it_would_break(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    kind = {"name": "kind", "in": "query", "schema": {"type": "string", "enum": ["cat", "dog"]}}
+    shop.paths["/pets"]["get"]["parameters"].append(kind)
+    made = await registered(rest, root, shop, name=name, scope="shared_app")
+    kind["schema"] = {"type": "string", "enum": ["cat"]}
+    shop.paths["/pets"]["get"]["parameters"].append(
+        {"name": "day", "in": "query", "required": True, "schema": {"type": "integer"}}
+    )
+
+    await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")
+    await rest.follow()
+    waiting = (
+        await rest.ask(root, "GET", f"/registry/tools?review=pending&owner_id={made['id']}")
+    ).json()["tools"]
+    history = (await rest.ask(root, "GET", f"/registry/tools/{waiting[0]['id']}/history")).json()
+
+    expected = [
+        ("risky", "argument day added"),
+        ("risky", "required argument day added"),
+        ("narrowing", "enum narrowed"),
+    ]
+    pending = waiting[0]["pending_change"]
+    assert [tool["name"] for tool in waiting] == ["listPets"]
+    assert pending["weight"] == "risky"
+    assert [(one["weight"], one["summary"]) for one in pending["changes"]] == expected
+    newest = history["versions"][0]
+    assert newest["state"] == "pending"
+    assert [(one["weight"], one["summary"]) for one in newest["changes"]] == expected
+
+
+@pytest.mark.requirement("R-002")
+async def test_tools_of_both_kinds_are_in_one_list_under_one_policy(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    made = await registered(rest, root, shop, name=fresh())
+    async with plain_upstream() as upstream:
+        server = await rest.register(root, fresh(), upstream.url)
+        await rest.follow()
+        before = await listed(rest, root, "")
+        policy = {
+            "name": fresh(),
+            "effect": "deny",
+            "target": {"tools": ["listPets", "echo"]},
+            "subjects": {"everyone": True},
+        }
+        stored = await rest.ask(root, "POST", "/access/policies", json=policy)
+        await rest.follow()
+        after = await listed(rest, root, "")
+        denied = await rest.call_tool(root, made["name"], "listPets")
+        await rest.ask(root, "DELETE", f"/access/policies/{stored.json()['id']}")
+        await rest.call(root, "DELETE", f"/{server['id']}")
+
+    of_server, of_api = f"{server['serverName']}__echo", f"{made['name']}__listPets"
+    assert stored.status_code == 201, stored.text
+    assert {of_server, of_api} <= before.keys()
+    assert {of_server, of_api}.isdisjoint(after)
+    assert f"{made['name']}__showPet" in after
+    assert "Unknown tool" in denied
