@@ -8,6 +8,7 @@ import pytest
 from typer.testing import Result
 
 from tests.fakes.command import free_port
+from tests.fakes.descriptions import document
 from tests.kit.command_line import run
 from tests.test_cli import collected as collected  # noqa: PLC0414 - a fixture
 from tests.test_cli import environment as environment  # noqa: PLC0414 - a fixture
@@ -207,3 +208,44 @@ def test_some_servers_are_exported_to_a_file(various: list[str], tmp_path: Path)
     content: dict[str, Any] = json.loads(file.read_text())
     assert (result.exit_code, result.stdout) == (0, "")
     assert [server["serverName"] for server in content["servers"]] == ["bearer", "users"]
+
+
+def test_apis_are_part_of_the_set_up(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K", "api-s3cret")
+    (tmp_path / "pets.json").write_text(document())
+    options = ["--key", "env:K", "--key-name", "api_key", "--key-in", "query"]
+    include = ["--include", "method:get", "--base-url", url]
+    done("apis", "add", "pets", str(tmp_path / "pets.json"), *include, *options)
+    exported = done("export")
+    file = tmp_path / "all.json"
+    file.write_text(exported)
+
+    unchanged = run("apply", str(file), "--json")
+    (entry,) = json.loads(exported)["apis"]
+    # What was decided about a tool that goes would be reported as missing.
+    del entry["tools"]
+    changed = {**entry, "operations": {"include": [{"id": "listPets"}]}, "title": "Other"}
+    file.write_text(json.dumps({**json.loads(exported), "apis": [changed]}))
+    narrowed = run("apply", str(file), "--json")
+    shown = json.loads(done("apis", "show", "pets", "--json"))
+    done("apis", "remove", "pets", "--yes")
+    file.write_text(exported)
+    missing = run("apply", str(file), "--json")
+    again = run("apply", str(file), "--json", "--set", "PETS_APIKEY_KEY=env:K")
+    made = json.loads(done("apis", "show", "pets", "--json"))
+
+    assert "api-s3cret" not in exported
+    assert entry["document"] == document()
+    assert entry["apiKey"]["key"] == "${env:PETS_APIKEY_KEY}"
+    assert [(one["api"], one["outcome"]) for one in json.loads(unchanged.stdout)] == [
+        ("pets", "unchanged")
+    ]
+    (report,) = json.loads(narrowed.stdout)
+    assert report["message"] == ""
+    assert (report["outcome"], len(report["changes"])) == ("updated", 2), report
+    assert (shown["tools"], shown["title"]) == ("listPets", "Other")
+    assert "apiKey.key (${env:PETS_APIKEY_KEY})" in json.loads(missing.stdout)[0]["message"]
+    assert json.loads(again.stdout)[0]["outcome"] == "created", again.stdout
+    assert (made["tools"], made["apiKey"]["location"]) == ("listPets, showPet", "query")

@@ -59,7 +59,7 @@ class Names:
             return [person.id for person in await built.directory.find_users(name)]
         if kind == "group":
             return [group.id for group in await built.users.find_groups(name, OPERATOR)]
-        server = await built.servers.find(name, OPERATOR)
+        server = await built.find_owner(name, OPERATOR)
         return [] if server is None else [server.id]
 
     async def name_of(self, kind: str, key: str) -> str:
@@ -71,7 +71,7 @@ class Names:
             if person is not None:
                 name = person.email or person.username or person.name or key
         elif kind == "server":
-            server = await self._built.servers.find(key, OPERATOR)
+            server = await self._built.find_owner(key, OPERATOR)
             name = key if server is None else server.server_name
         try:
             return name if await self.id_of(kind, name) == key else key

@@ -14,15 +14,20 @@ from registry.cli.names import acting_for, owner_of, server_of
 from registry.cli.output import AsJson, read_pages, show_json, text
 from registry.cli.references import referenced
 from registry.cli.running import FAILED, fail, run, services
+from registry.core.json import members
 
 if TYPE_CHECKING:
     from registry.cli.declared import Names
     from registry.servers.files.declared import Declared
+    from registry.servers.service import ServerService
     from registry.servers.values import ServerRecord
     from registry.wiring.commands import CommandServices
 
 FILE_VERSION = 2
-MEMBERS = {1: {"version", "servers"}, 2: {"version", "groups", "servers", "policies"}}
+MEMBERS = {
+    1: {"version", "servers"},
+    2: {"version", "groups", "servers", "apis", "policies"},
+}
 """What files hold, by their version; the first holds nothing of servers beside themselves."""
 
 
@@ -37,10 +42,10 @@ def export(
 ) -> None:
     """Print the set-up as a file that `registry apply` takes.
 
-    That is servers with who has access to them and what was decided about their tools, groups
-    where this program keeps them, and policies; of named servers, their policies alone. It holds
-    no secrets: each stands there as ${env:NAME}, after which the one who applies the file names a
-    variable. People are named, and not in it.
+    That is servers and REST APIs with who has access to them and what was decided about their
+    tools, groups where this program keeps them, and policies; of named servers, their policies
+    alone. It holds no secrets: each stands there as ${env:NAME}, after which the one who applies
+    the file names a variable. People are named, and not in it.
     """
 
     async def work() -> None:
@@ -58,17 +63,22 @@ def export(
             if names:
                 found = [await server_of(built, name) for name in names]
             else:
-                found, _ = await read_pages(
-                    lambda page: built.servers.list_page(OPERATOR, ServerFilter(), page), 0
-                )
+                found = []
+                for owners_of_tools in (built.servers, built.apis.servers):
+                    some, _ = await read_pages(
+                        partial(owners_of_tools.list_page, OPERATOR, ServerFilter()), 0
+                    )
+                    found += some
             known = await built.directory.known(
                 {("user", one.author) for one in found}, ALL_TENANTS
             )
             owners = {key[1]: person.email or person.username for key, person in known.items()}
             known_names = Names(built)
             entries: list[dict[str, Any]] = []
+            apis: list[dict[str, Any]] = []
             for one in found:
-                entry: dict[str, Any] = exported(one, owners.get(one.author))
+                document = await _document_of(built, one)
+                entry: dict[str, Any] = exported(one, owners.get(one.author), document)
                 sharing = await exported_sharing(built, known_names, one.id)
                 if sharing is None:
                     warning = f"{one.server_name}: sharing is left out: it has rights of no role"
@@ -77,15 +87,18 @@ def export(
                     entry["sharing"] = sharing
                 if tools := await exported_tools(built, one.id):
                     entry["tools"] = tools
-                entries.append(entry)
+                (apis if one.is_api else entries).append(entry)
             about = {one.id for one in found} if names else None
             policies = await exported_policies(built, known_names, about)
             groups = [] if names else await exported_groups(built, known_names)
         entries.sort(key=lambda entry: str(entry["serverName"]))
+        apis.sort(key=lambda entry: str(entry["name"]))
         content = {
             "version": FILE_VERSION,
             "groups": groups,
             "servers": entries,
+            # Earlier releases take no file that has the member.
+            **({"apis": apis} if apis else {}),
             "policies": policies,
         }
         written = json.dumps(content, indent=2, ensure_ascii=output is None)
@@ -96,7 +109,8 @@ def export(
             output.write_text(f"{written}\n", encoding="utf-8")
         except OSError as exc:
             fail(f"{output} cannot be written ({exc.strerror})")
-        typer.echo(f"{len(entries)} servers written to {output}", err=True)
+        more = f" and {len(apis)} APIs" if apis else ""
+        typer.echo(f"{len(entries)} servers{more} written to {output}", err=True)
 
     run(work)
 
@@ -151,6 +165,9 @@ def apply(
                 has_parts = content["version"] > 1
                 server = _ServerEntry(entry, has_parts=has_parts, owner=owner, seen=seen)
                 note(number, await _applied(built, known, server, resolve, dry_run=dry_run))
+            for number, entry in enumerate(content["apis"]):
+                server = _ServerEntry(entry, has_parts=True, owner=owner, seen=seen, is_api=True)
+                note(number, await _applied(built, known, server, resolve, dry_run=dry_run))
             for number, entry in enumerate(content["policies"]):
                 done = partial(apply_policy, built, known, entry, dry_run=dry_run)
                 note(number, await _attempted("policy", entry, done))
@@ -175,11 +192,11 @@ def _content(file: Path) -> dict[str, Any]:
     known = MEMBERS.get(version) if isinstance(version, int) else None
     if known is None or content.keys() - known:
         fail(
-            f"{file} must hold version 1 and servers, or version {FILE_VERSION}, servers, groups "
-            "and policies, and nothing else"
+            f"{file} must hold version 1 and servers, or version {FILE_VERSION}, servers, apis, "
+            "groups and policies, and nothing else"
         )
-    content = {"groups": [], "policies": [], **content}
-    for name in ("groups", "policies"):
+    content = {"groups": [], "apis": [], "policies": [], **content}
+    for name in ("groups", "apis", "policies"):
         if not isinstance(content[name], list):
             fail(f"{file}: {name} is no list")
     return content
@@ -187,7 +204,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _ServerEntry:
-    """One server in a file.
+    """One server or REST API in a file.
 
     Attributes:
         has_parts: Whether it may say who has access, and what is decided about tools.
@@ -199,6 +216,24 @@ class _ServerEntry:
     has_parts: bool
     owner: str | None
     seen: set[str]
+    is_api: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Return what reports call it."""
+        return "api" if self.is_api else "serverName"
+
+
+async def _document_of(built: "CommandServices", server: "ServerRecord") -> str | None:
+    """Return the description that an API was given; None if there is none, or it has a URL."""
+    if not server.is_api or "description_url" in members(server.config.get("openapi")):
+        return None
+    stored = await built.storage.repositories.servers.description(server.id)
+    return None if stored is None else stored.decode(errors="replace")
+
+
+def _service_of(built: "CommandServices", *, is_api: bool) -> "ServerService":
+    return built.apis.servers if is_api else built.servers
 
 
 async def _attempted(
@@ -230,7 +265,9 @@ async def _applied(
     dry_run: bool,
 ) -> dict[str, Any]:
     entry, seen = server.entry, server.seen
-    named = str(entry.get("serverName") or "") if isinstance(entry, dict) else ""
+    member = "name" if server.is_api else "serverName"
+    named = str(entry.get(member) or "") if isinstance(entry, dict) else ""
+    owners = _service_of(built, is_api=server.is_api)
 
     async def done() -> dict[str, Any]:
         from registry.cli.declared import PARTS  # noqa: PLC0415 - heavy imports
@@ -239,11 +276,12 @@ async def _applied(
         if not isinstance(entry, dict):
             raise ValueError("is no JSON object")  # noqa: TRY004 - reported like the others
         parts = {name: entry[name] for name in PARTS if name in entry and server.has_parts}
-        wanted = declared({k: v for k, v in entry.items() if k not in parts}, resolve)
+        own = {name: value for name, value in entry.items() if name not in parts}
+        wanted = declared(own, resolve, is_api=server.is_api)
         if named in seen:
             raise ValueError("is in the file twice")
         seen.add(named)
-        stored = await built.servers.find_by_name(named, OPERATOR)
+        stored = await owners.find_by_name(named, OPERATOR)
         if stored is None:
             report = await _registered(built, wanted, server.owner, dry_run=dry_run)
         else:
@@ -251,16 +289,17 @@ async def _applied(
         if dry_run and stored is None:
             report["changes"] = [f"{name}: as the file says" for name in parts]
             return report
-        return await _with_parts(built, known, named, parts, report, dry_run=dry_run)
+        stored = await owners.find_by_name(named, OPERATOR)
+        return await _with_parts(built, known, stored, parts, report, dry_run=dry_run)
 
-    report = await _attempted("serverName", entry, done)
-    return {**report, "serverName": named}
+    report = await _attempted(server.kind, entry, done)
+    return {**report, server.kind: named}
 
 
 async def _with_parts(
     built: "CommandServices",
     known: "Names",
-    name: str,
+    stored: "ServerRecord | None",
     parts: dict[str, Any],
     report: dict[str, Any],
     *,
@@ -269,7 +308,6 @@ async def _with_parts(
     """Bring sharing and tools of a server to what the file says; what fails costs itself."""
     from registry.cli.declared import apply_sharing, apply_tools  # noqa: PLC0415 - heavy imports
 
-    stored = await built.servers.find_by_name(name, OPERATOR)
     if stored is None or not parts:
         return report
     part_changes: list[str] = []
@@ -303,15 +341,20 @@ async def _with_parts(
 async def _registered(
     built: "CommandServices", wanted: "Declared", owner: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    from registry.servers.files.declared import require_values  # noqa: PLC0415 - heavy imports
+    from registry.servers.apis.schemas import ApiCreate  # noqa: PLC0415 - heavy imports
+    from registry.servers.files.declared import require_values  # noqa: PLC0415
     from registry.servers.values import ServerStatus  # noqa: PLC0415
 
     require_values(wanted.missing)
     user = acting_for(await _owner(built, wanted.owner or owner))
     if not dry_run:
-        server = await built.servers.register(wanted.body, user, strict=False)
+        if isinstance(wanted.body, ApiCreate):
+            server = await built.apis.register(wanted.body, user, strict=False)
+        else:
+            server = await built.servers.register(wanted.body, user, strict=False)
         if wanted.status is ServerStatus.INACTIVE:
-            server = await built.servers.toggle(server.id, OPERATOR, enabled=False)
+            owners = _service_of(built, is_api=server.is_api)
+            server = await owners.toggle(server.id, OPERATOR, enabled=False)
         return {"outcome": "created", "message": server.error_message or ""}
     return {"outcome": "created", "message": ""}
 
@@ -326,18 +369,24 @@ async def _owner(built: "CommandServices", reference: str | None) -> str:
 async def _changed(
     built: "CommandServices", wanted: "Declared", stored: "ServerRecord", *, dry_run: bool
 ) -> dict[str, Any]:
-    from registry.servers.files.declared import difference  # noqa: PLC0415 - heavy imports
+    from registry.servers.apis.schemas import ApiUpdate  # noqa: PLC0415 - heavy imports
+    from registry.servers.files.declared import difference  # noqa: PLC0415
     from registry.servers.schemas import ServerUpdate  # noqa: PLC0415
     from registry.servers.values import Precondition  # noqa: PLC0415
 
-    found = difference(wanted, stored, built.secret_of(stored.id))
+    document = await _document_of(built, stored)
+    found = difference(wanted, stored, built.secret_of(stored.id), document)
     if not found.lines:
         return {"outcome": "unchanged", "message": ""}
-    request = ServerUpdate.model_validate(found.update)
+    kind = ApiUpdate if stored.is_api else ServerUpdate
+    request = kind.model_validate(found.update)
     message = ""
     if not dry_run:
         seen = Precondition(updated_at=stored.updated_at)
-        server = await built.servers.update(stored.id, request, OPERATOR, precondition=seen)
+        if isinstance(request, ApiUpdate):
+            server = await built.apis.update(stored.id, request, OPERATOR, precondition=seen)
+        else:
+            server = await built.servers.update(stored.id, request, OPERATOR, precondition=seen)
         message = server.error_message or ""
     return {"outcome": "updated", "message": message, "changes": list(found.lines)}
 
@@ -346,7 +395,7 @@ def _print_report(report: dict[str, Any], *, dry_run: bool) -> None:
     outcome = report["outcome"]
     if dry_run and outcome in {"created", "updated"}:
         outcome = f"would be {outcome}"
-    kind = next(kind for kind in ("serverName", "group", "policy") if kind in report)
+    kind = next(kind for kind in ("serverName", "api", "group", "policy") if kind in report)
     name = report[kind] or f"entry {report['entry']}"
     if kind != "serverName":
         name = f"{kind} {name}"

@@ -1,8 +1,8 @@
 """Declarations: a stored server as a file, and the changes that a file asks for.
 
-Pure. A declaration is the body of `POST /api/v1/servers` plus `owner` and `status`. Secrets are
-references in it, `${env:NAME}` or `${file:PATH}`, never values. Members that it does not contain
-stay unchanged.
+Pure. A declaration is the body of `POST /api/v1/servers`, or of `POST /api/v1/apis` for a REST
+API, plus `owner` and `status`. Secrets are references in it, `${env:NAME}` or `${file:PATH}`,
+never values. Members that it does not contain stay unchanged.
 """
 
 import re
@@ -12,8 +12,9 @@ from typing import Any
 
 from registry.core.json import JsonObject, JsonValue, members
 from registry.core.logs import MASK
+from registry.servers.apis.schemas import ApiCreate
 from registry.servers.credentials import user_key_template, user_variables
-from registry.servers.presenter import present_detail
+from registry.servers.presenter import present_api_detail, present_detail
 from registry.servers.schemas import ServerCreate
 from registry.servers.values import ServerRecord, ServerStatus
 
@@ -27,6 +28,19 @@ MEMBERS = (
     *("syncMode", "syncIntervalSeconds"),
 )
 """The members of an export, in order."""
+
+OF_SERVERS_ALONE = frozenset({"serverName", "url", "type", "serverInstructions", "startup"})
+API_MEMBERS = (
+    *("name", "title", "description", "url", "document", "baseUrl", "operations"),
+    *(
+        name
+        for name in MEMBERS
+        if name not in OF_SERVERS_ALONE and name not in {"title", "description"}
+    ),
+)
+"""The members of the export of a REST API, in order."""
+
+NAMES = frozenset({"serverName", "name"})
 
 API_KEY, CLIENT_SECRET = "apiKey.key", "oauth.client_secret"
 
@@ -46,7 +60,7 @@ class Declared:
         missing: Unresolved references to secrets, by their places.
     """
 
-    body: ServerCreate
+    body: ServerCreate | ApiCreate
     given: frozenset[str]
     owner: str | None
     status: ServerStatus | None
@@ -66,11 +80,18 @@ class DeclarationDifference:
     lines: tuple[str, ...]
 
 
-def exported(server: ServerRecord, owner: str | None) -> JsonObject:
-    """Return a stored server as a declaration, which is safe to keep in a repository."""
-    shown = present_detail(server)
+def exported(server: ServerRecord, owner: str | None, document: str | None = None) -> JsonObject:
+    """Return a stored server as a declaration, which is safe to keep in a repository.
+
+    Args:
+        server: The server or REST API.
+        owner: Whose it is, as a file names people.
+        document: The description that an API was given instead of a URL.
+    """
+    shown = _shown(server, document)
+    wanted = API_MEMBERS if server.is_api else MEMBERS
     entry: JsonObject = {
-        name: shown[name] for name in MEMBERS if shown.get(name) not in (None, [], {}, "")
+        name: shown[name] for name in wanted if shown.get(name) not in (None, [], {}, "")
     }
     api_key = members(entry.get("apiKey"))
     if api_key.get("source") == "user":
@@ -85,6 +106,13 @@ def exported(server: ServerRecord, owner: str | None) -> JsonObject:
     if server.status is ServerStatus.INACTIVE:
         entry["status"] = ServerStatus.INACTIVE.value
     return {name: _referenced(server.server_name, name, value) for name, value in entry.items()}
+
+
+def _shown(server: ServerRecord, document: str | None) -> JsonObject:
+    if not server.is_api:
+        return present_detail(server)
+    shown = present_api_detail(server)
+    return shown if "url" in shown else {**shown, "document": document}
 
 
 def _leave_out(entry: JsonObject, member: str, made: JsonObject) -> None:
@@ -109,8 +137,8 @@ def _referenced(server: str, place: str, value: JsonValue) -> JsonValue:
     return value
 
 
-def declared(content: Mapping[str, Any], resolve: Resolve) -> Declared:
-    """Parse an entry of a file.
+def declared(content: Mapping[str, Any], resolve: Resolve, *, is_api: bool = False) -> Declared:
+    """Parse an entry of a file: of a server, or of a REST API.
 
     Raises:
         ValueError: It is invalid; pydantic's ValidationError is one.
@@ -122,10 +150,9 @@ def declared(content: Mapping[str, Any], resolve: Resolve) -> Declared:
         raise ValueError("owner: must be the id, name or address of a user")
     if status not in (None, ServerStatus.ACTIVE.value, ServerStatus.INACTIVE.value):
         raise ValueError("status: must be active or inactive")
-    body = ServerCreate.model_validate(resolved)
-    given = frozenset(
-        ServerCreate.model_fields[name].alias or name for name in body.model_fields_set
-    )
+    kind = ApiCreate if is_api else ServerCreate
+    body = kind.model_validate(resolved)
+    given = frozenset(kind.model_fields[name].alias or name for name in body.model_fields_set)
     return Declared(body, given, owner, None if status is None else ServerStatus(status), missing)
 
 
@@ -150,7 +177,10 @@ def _resolved(place: str, value: Any, resolve: Resolve, missing: dict[str, str])
 
 
 def difference(
-    wanted: Declared, stored: ServerRecord, secret_of: Callable[[str, str], str | None]
+    wanted: Declared,
+    stored: ServerRecord,
+    secret_of: Callable[[str, str], str | None],
+    document: str | None = None,
 ) -> DeclarationDifference:
     """Return the changes that *wanted* makes to a stored server.
 
@@ -158,19 +188,22 @@ def difference(
         wanted: The declaration.
         stored: The server.
         secret_of: Returns the stored secret at a place; None if it cannot be read.
+        document: The description that an API was given instead of a URL.
 
     Raises:
         ValueError: A reference has no value, and no secret is stored.
     """
-    shown = _comparable(present_detail(stored))
+    shown = _comparable(_shown(stored, document))
     full = wanted.body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if isinstance(wanted.body, ApiCreate):
+        _simplify(full, shown)
     secrets = _stored_secrets(stored.config)
     require_values(
         {place: named for place, named in wanted.missing.items() if place not in secrets}
     )
     update: JsonObject = {}
     lines: list[str] = []
-    for name in sorted(wanted.given & full.keys() - {"serverName"}):
+    for name in sorted(wanted.given & full.keys() - NAMES):
         after, before = full[name], shown.get(name)
         changed = _mask_unchanged(name, after, secrets, secret_of)
         masked = _masked(name, after, before)
@@ -187,6 +220,17 @@ def difference(
             update["status"] = wanted.status.value
             lines.append(f"status: {stored.effective_status.value} -> {wanted.status.value}")
     return DeclarationDifference(update, tuple(lines))
+
+
+def _simplify(full: JsonObject, shown: JsonObject) -> None:
+    """Leave out of an API's wanted members what answers do not say either."""
+    if "operations" in full:
+        rules = members(full["operations"])
+        full["operations"] = {name: one for name, one in rules.items() if one}
+        shown.setdefault("operations", {})
+    api_key, stored = members(full.get("apiKey")), members(shown.get("apiKey"))
+    if "location" not in stored and api_key.get("location") == "header":
+        full["apiKey"] = {name: one for name, one in api_key.items() if name != "location"}
 
 
 def require_values(missing: Mapping[str, str]) -> None:
