@@ -256,6 +256,32 @@ class Metrics:
         )
         self.registry.register(self.token_verifications)
 
+        self._add_embedding()
+
+    def _add_embedding(self) -> None:
+        self.embedding_texts = Counter(
+            "search_embedding_texts",
+            "Texts that the embedding model made vectors of.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.embedding_failures = Counter(
+            "search_embedding_failures",
+            "Failures of the embedding model; search goes on by words.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.embedding_model_up = Gauge(
+            "search_embedding_model_up",
+            "Processes that reach the embedding model.",
+            registry=self.registry,
+        )
+        self.embeddings_pending = Gauge(
+            "search_embeddings_pending",
+            "Texts whose vectors are not there yet, of what this process has indexed.",
+            registry=self.registry,
+        )
+
     def _add_governance(self) -> None:
         self.limit_leases = Counts(
             "mcp_limit_leases", "Leases of quota of limits, by whether they came.", ("outcome",)

@@ -22,6 +22,7 @@ PROVIDED_BY = packages_distributions()
 OPTIONAL = {
     "registry/telemetry.py": "otel",
     "registry/gateway/edge/spans.py": "otel",
+    "registry/search/": "search",
     "packages/models/generator/": "schemas",
     "scripts/": "dev",
     "scripts/build_models.py": "build",
