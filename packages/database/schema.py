@@ -37,6 +37,7 @@ from packages.models.tools import (
 )
 from packages.models.toolsets import ToolsetDocument
 from packages.models.usage import UsageLog, UsageTotal
+from packages.models.vectors import Embedding
 
 OWN_DOCUMENTS = (
     RawApi,
@@ -63,6 +64,7 @@ OWN_DOCUMENTS = (
     ApprovalDocument,
     LimitDocument,
     LimitQuota,
+    Embedding,
     ToolsetDocument,
     QuarantineDocument,
 )
