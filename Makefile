@@ -43,6 +43,10 @@ test-quick: $(INSTALLED) $(MODELS) ## Run the tests that open no socket, in a mi
 test-conformance: $(INSTALLED) $(MODELS) ## Run the official conformance suite and write its page
 	CONFORMANCE_PAGE=write $(BIN)/pytest tests/conformance
 
+.PHONY: real-descriptions
+real-descriptions: $(INSTALLED) $(MODELS) ## Call all tools of real OpenAPI descriptions and write the table
+	$(BIN)/python -m tests.rest.real.report
+
 .PHONY: check
 check: format-check lint types imports test ## Run everything that must pass before a commit lands
 
@@ -90,7 +94,7 @@ constraints: ## Pin the packages anew after a change of pyproject.toml (needs uv
 clean: ## Remove what was built, installed and cached; .registry/ stays
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .schemathesis .coverage .coverage.* \
-		tests/crossapp/releases/*/node_modules tests/npm/node_modules tests/browser/node_modules \
+		tests/crossapp/releases/*/node_modules tests/npm/node_modules tests/browser/node_modules tests/rest/real/node_modules \
 		tests/clients/fastmcp/.venv tests/clients/python_v1/.venv
 	find $(GENERATED) -mindepth 1 ! -name README.md -delete
 	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +

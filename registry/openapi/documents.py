@@ -96,6 +96,7 @@ def _yaml(text: bytes) -> object:
     if len(text) > MAX_YAML_BYTES:
         raise DescriptionError("", f"is YAML of more than {MAX_YAML_BYTES // 2**20} MiB; use JSON")
     try:
+        _check_nesting(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, restricted further
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark
@@ -103,6 +104,21 @@ def _yaml(text: bytes) -> object:
         raise DescriptionError("", f"is neither JSON nor YAML{where}: {exc.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError):
         raise DescriptionError("", "is neither JSON nor YAML") from None
+
+
+def _check_nesting(text: bytes) -> None:
+    """Refuse YAML that is nested deep before values are made of it.
+
+    The C library makes them by recursion without a bound, which ends the process.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _is_too_deep(value: JsonValue) -> bool:

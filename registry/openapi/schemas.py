@@ -19,6 +19,11 @@ MAX_DEPTH: Final = 24
 MAX_ALL_OF: Final = 8
 """Nesting of `allOf` in which `readOnly` and `writeOnly` are looked for."""
 
+OUTLINED: Final = ("enum", "const", "minLength", "maxLength", "minItems", "pattern", "format")
+MAX_OUTLINED: Final = 400
+MAX_OUTLINE_DEPTH: Final = 6
+"""Nesting of what an outline tells of required members."""
+
 ROOM_FOR_DEFINITIONS: Final = 0.8
 """Part of the bytes of an input that, once written, is followed by no more definitions."""
 
@@ -110,8 +115,9 @@ class SchemaWriter:
         has_json_schemas: Whether schemas are of JSON Schema 2020-12 already.
         most_definitions: How many definitions there may be; what they refer to beyond is not
             described.
-        most_bytes: About how long all schemas may be as JSON. Definitions beyond allow anything;
-            those that are nearest to the tool's own schemas are written first.
+        most_bytes: About how long all schemas may be as JSON. Of definitions beyond only
+            type and required members are told; those that are nearest to the tool's own schemas
+            are written first.
     """
 
     def __init__(
@@ -146,12 +152,16 @@ class SchemaWriter:
         while self._waiting:
             name, schema, place = self._waiting.popleft()
             if self._is_input and self._bytes > room:
+                self._definitions[name] = self._outline(schema, place)
                 continue
-            before = self._bytes
-            self._definitions[name] = self.write(schema, place)
+            before, named = self._bytes, len(self._waiting)
+            written = self.write(schema, place)
             if self._is_input and self.is_over:
-                self._definitions[name] = {}
                 self._bytes = before
+                self._forget(named)
+                self._definitions[name] = self._outline(schema, place)
+            else:
+                self._definitions[name] = written
         return self._definitions
 
     def write(self, schema: JsonValue, place: Place, depth: int = 0) -> JsonValue:
@@ -180,7 +190,7 @@ class SchemaWriter:
         name = self._names.get(target)
         if name is None:
             if len(self._names) >= self._most:
-                return {}
+                return self._outline(found, target, MAX_OUTLINE_DEPTH)
             name = self._names[target] = self._name(target)
             self._definitions[name] = {}
             self._waiting.append((name, found, target))
@@ -194,6 +204,58 @@ class SchemaWriter:
             more = self._written(beside, place, depth)
             written |= {key: value for key, value in more.items() if key != "$ref"}
         return written
+
+    def _forget(self, named: int) -> None:
+        """Take back the definitions that only a schema refers to which is left out."""
+        while len(self._waiting) > named:
+            name, _, place = self._waiting.pop()
+            del self._definitions[name], self._names[place]
+
+    def _outline(self, schema: JsonValue, place: Place, depth: int = 0) -> JsonObject:
+        """Return what there is room to say of a schema: its type, and what it requires."""
+        found = self._references.resolved(schema, place)
+        if found is None or not isinstance(found.value, dict):
+            return {}
+        schema, place = found.value, found.place
+        outline: JsonObject = {}
+        types = self._types(schema, place)
+        if types:
+            outline["type"] = types[0] if len(types) == 1 else cast("JsonValue", types)
+        for name in OUTLINED:
+            if (
+                name in schema
+                and PLAIN[name](schema[name])
+                and _length(schema[name]) < MAX_OUTLINED
+            ):
+                outline[name] = schema[name]
+                self._bytes += len(name) + _length(schema[name])
+        self._require(schema, outline, place)
+        self._bytes += size_of(outline.get("required")) + 24
+        properties, required = members(schema.get("properties")), outline.get("required")
+        if isinstance(required, list) and depth < MAX_OUTLINE_DEPTH and not self.is_over:
+            at = below(place, "properties")
+            needed = {
+                name: self._outline(properties[name], below(at, name), depth + 1)
+                for name in map(str, required)
+                if name in properties
+            }
+            if needed:
+                self._bytes += sum(len(name) + 6 for name in needed)
+                outline["properties"] = cast("JsonValue", needed)
+        may_go_on = depth < MAX_OUTLINE_DEPTH and not self.is_over
+        parts = schema.get("allOf")
+        if not types and isinstance(parts, list) and may_go_on:
+            told = [
+                self._outline(part, below(place, "allOf", index), depth + 1)
+                for index, part in enumerate(parts)
+            ]
+            outline["allOf"] = cast("JsonValue", [one for one in told if one] or [{}])
+        if "array" in types and isinstance(schema.get("items"), dict):
+            outline["items"] = self._outline(schema["items"], below(place, "items"), depth + 1)
+        return self._nullable(outline) if self._is_nullable(schema) else outline
+
+    def _is_nullable(self, schema: JsonObject) -> bool:
+        return schema.get("nullable") is True and not self._has_json_schemas
 
     def _name(self, place: Place) -> str:
         last = place.pointer.rsplit("/", 1)[-1] or "schema"
@@ -223,7 +285,8 @@ class SchemaWriter:
             written["examples"] = [schema["example"]]
         self._applied(schema, written, place, depth)
         self._require(schema, written, place)
-        if schema.get("nullable") is True and not self._has_json_schemas:
+        self._discriminate(schema, written, place)
+        if self._is_nullable(schema):
             return self._nullable(written)
         return written
 
@@ -236,6 +299,44 @@ class SchemaWriter:
         dependent = members(schema.get("dependentRequired"))
         if dependent and all(_is_names(names) for names in dependent.values()):
             written["dependentRequired"] = dependent
+
+    def _discriminate(self, schema: JsonObject, written: JsonObject, place: Place) -> None:
+        """Say which values of a discriminator stand for which alternative, if they are mapped."""
+        discriminator = members(schema.get("discriminator"))
+        name = discriminator.get("propertyName")
+        mapping = members(discriminator.get("mapping"))
+        if not isinstance(name, str) or not mapping:
+            return
+        places = {
+            value: self._references.target(str(target), place.file)
+            or self._references.target(f"#/components/schemas/{target}", place.file)
+            for value, target in mapping.items()
+        }
+        for kind in ("oneOf", "anyOf"):
+            described, alternatives = schema.get(kind), written.get(kind)
+            if not isinstance(described, list) or not isinstance(alternatives, list):
+                continue
+            for one, alternative in zip(described, alternatives, strict=True):
+                reference = members(one).get("$ref")
+                if not isinstance(reference, str) or not isinstance(alternative, dict):
+                    continue
+                target = self._references.target(reference, place.file)
+                values = [value for value, found in places.items() if found == target]
+                if target is not None and self._may_be(target, name, values):
+                    # The name of a schema stands for it, too.
+                    values.append(target.pointer.rsplit("/", 1)[-1])
+                    named: JsonValue = [*dict.fromkeys(values)]
+                    alternative["properties"] = {name: {"enum": named}}
+                    alternative["required"] = [name]
+
+    def _may_be(self, target: Place, name: str, values: list[str]) -> bool:
+        """Whether an alternative itself allows the values that stand for it."""
+        found = self._references.at(target)
+        own = members(members(members(found).get("properties")).get(name))
+        known = own.get("enum", [own["const"]] if "const" in own else None)
+        return bool(values) and (
+            not isinstance(known, list) or any(one in known for one in values)
+        )
 
     def _types(self, schema: JsonObject, place: Place) -> list[str]:
         stored = schema.get("type")

@@ -426,6 +426,7 @@ class _Input:
             for name in (
                 *("allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "propertyNames"),
                 *("minProperties", "maxProperties", "unevaluatedProperties", "dependentSchemas"),
+                "discriminator",
             )
         ):
             return False
@@ -437,9 +438,13 @@ class _Input:
     def _raw_body(self, body: Body, media: Media, schema: JsonObject) -> BodyBinding:
         argument = self._free("body", "body")
         is_text = _bare(media.content_type).startswith("text/") or "xml" in media.content_type
-        is_file = not is_text or is_binary(schema)
+        # An API that describes base64 wants that, not what it stands for.
+        is_base64 = schema.get("format") == "byte" or schema.get("contentEncoding") == "base64"
+        is_file = not is_base64 and (not is_text or is_binary(schema))
         told = body.description or f"The body, as {media.content_type}."
         kind: JsonObject = dict(FILE_SCHEMA) if is_file else {"type": "string"}
+        if is_base64:
+            kind["contentEncoding"] = "base64"
         self._properties[argument] = {**kind, "description": told}
         if body.required:
             self._required.append(argument)
@@ -474,7 +479,8 @@ class _Input:
                 self._file_schema(SchemaAt(described, at), value) if is_file else value
             )
             bound[argument] = name
-            if name in required and body.required:
+            # Descriptions forget to require forms that have members which they do require.
+            if name in required and (body.required or is_form):
                 self._required.append(argument)
         return BodyBinding(
             content_type=media.content_type,
