@@ -50,6 +50,8 @@ class TokenFamily(Document):
         tenant_id: The tenant that the user was of when it began; absent without one.
         toolset: Name and id of the toolset that its tokens are limited to, as `name#id` (the
             name alone in those of earlier releases); absent without one.
+        tools: Which tools clients find with its tokens: `all` or `search`; absent if they do not
+            say.
     """
 
     id: NonEmptyText  # type: ignore[assignment]  # a text that we generate: the tokens contain it
@@ -69,6 +71,7 @@ class TokenFamily(Document):
     expires_at: datetime
     tenant_id: str | None = None
     toolset: str | None = None
+    tools: str | None = None
 
     class Settings:
         """Where it is stored."""

@@ -210,6 +210,7 @@ class BearerAuthenticator:
                 custom_scopes=token.custom_scopes,
                 is_service_account=True,
                 toolset=token.toolset,
+                tools=token.tools,
             )
         if entry.is_disabled:
             raise UnauthorizedError("The bearer token's user is disabled.")
@@ -231,6 +232,7 @@ class BearerAuthenticator:
             custom_scopes=frozenset() if is_demoted else token.custom_scopes,
             tenant_id=entry.tenant_id,
             toolset=token.toolset,
+            tools=token.tools,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

@@ -63,6 +63,10 @@ SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
 """Pattern of a scope's name (RFC 6749, 3.3), with our own maximum length."""
 
 
+TOOLS = frozenset({"all", "search"})
+"""What tokens may say of the tools that clients find at the gateway."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenants:
     """Filter by tenant: the data of one tenant, or of all.
@@ -98,6 +102,8 @@ class UserContext:
         is_of_all_tenants: Whether the caller is the registry itself, or its operator.
         toolset: The toolset that the token is limited to at the gateway, see `toolset_claim`; None
             for none.
+        tools: What the token says that clients find at the gateway: `all` tools, or tool `search`;
+            None if it does not say.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -115,6 +121,7 @@ class UserContext:
     tenant_id: str | None = None
     is_of_all_tenants: bool = False
     toolset: str | None = None
+    tools: str | None = None
 
     @property
     def held_scopes(self) -> frozenset[str]:

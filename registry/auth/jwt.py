@@ -16,7 +16,7 @@ from jose import jwk, jwt
 from jose.exceptions import ExpiredSignatureError, JOSEError
 
 from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import Role, Scope
+from registry.auth.identity import TOOLS, Role, Scope
 from registry.auth.keys import SigningKeys
 from registry.core.clock import Clock
 
@@ -54,6 +54,7 @@ class VerifiedToken:
         is_service_account: Whether the account may exist in the token alone; any other user must
             be stored.
         toolset: The toolset that the token is limited to at the gateway, see `toolset_claim`.
+        tools: Which tools clients find at the gateway: `all`, `search`, or None.
     """
 
     user_id: str
@@ -68,6 +69,7 @@ class VerifiedToken:
     custom_scopes: frozenset[str] = frozenset()
     is_service_account: bool = False
     toolset: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,13 @@ class TokenIssuer:
         ancestors: tuple[str, ...] = (),
         is_service_account: bool = False,
         toolset: str | None = None,
+        tools: str | None = None,
     ) -> str:
         """Return a signed RS256 access token (RFC 9068's claims, plus user_id, username, role).
 
         `sid` and `anc`, if present, name its token family and that family's ancestors;
         `service_account` means that its user need not be stored; `toolset` names the toolset that
-        it is limited to.
+        it is limited to, and `tools` says which tools clients find: `all` or `search`.
         """
         claims: dict[str, object] = {
             "aud": self._audience,
@@ -131,6 +134,8 @@ class TokenIssuer:
             claims["service_account"] = True
         if toolset is not None:
             claims["toolset"] = toolset
+        if tools is not None:
+            claims["tools"] = tools
         return self._signed(user_id, claims, lifetime)
 
     def issue_refresh(
@@ -247,6 +252,7 @@ class TokenVerifier:
             ancestors=_ancestors(claims.get("anc")),
             is_service_account=claims.get("service_account") is True,
             toolset=_toolset(claims.get("toolset")),
+            tools=_tools(claims.get("tools")),
         )
 
     def _shared(self, token: str, secret: str) -> VerifiedToken:
@@ -329,6 +335,11 @@ def _issued_at(claims: dict[str, object]) -> float | None:
 def _toolset(claim: object) -> str | None:
     # A claim that cannot be read names no toolset that exists, so that it never widens.
     return claim if claim is None or isinstance(claim, str) else ""
+
+
+def _tools(claim: object) -> str | None:
+    # It gives no right and takes none, so one that cannot be read says nothing.
+    return claim if isinstance(claim, str) and claim in TOOLS else None
 
 
 def _ancestors(claim: object) -> tuple[str, ...]:

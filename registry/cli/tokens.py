@@ -10,6 +10,7 @@ from registry.auth.identity import (
     OPERATOR,
     RESERVED_SCOPES,
     SCOPE_NAME,
+    TOOLS,
     Role,
     Scope,
     default_scopes,
@@ -62,6 +63,12 @@ def token_create(
         str | None,
         typer.Option(help="Name of a toolset: at the gateway, the token has no other tools."),
     ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            help="Which tools clients find at /mcp: all, or search for find_tool and call_tool."
+        ),
+    ] = None,
 ) -> None:
     """Issue a bearer token that cannot be renewed, record that, and print it.
 
@@ -73,6 +80,8 @@ def token_create(
     async def work() -> None:
         from registry.tokens.values import TokenOrder  # noqa: PLC0415 - heavy imports
 
+        if tools is not None and tools not in TOOLS:
+            fail(f"--tools: {tools!r} is none of all, search")
         custom = frozenset(custom_scope or ())
         for name in sorted(custom):
             if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope) | RESERVED_SCOPES:
@@ -86,6 +95,7 @@ def token_create(
                 lifetime=timedelta(hours=hours),
                 description=description,
                 toolset=toolset,
+                tools=tools,
             )
             issued = await built.sessions.issue(order, OPERATOR)
         if not issued.is_known_user:

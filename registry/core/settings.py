@@ -250,6 +250,17 @@ class Settings(BaseSettings):
         description="Whether a request without effects is sent once more when the upstream closes "
         "the connection without an answer.",
     )
+    gateway_tools: Literal["all", "search"] = Field(
+        default="all",
+        description="Which tools clients find at /mcp and at toolsets' paths where neither "
+        "`?tools=` nor their token says: `all`, or `search` for find_tool and call_tool in their "
+        "place.",
+    )
+    gateway_always_visible_tools: CommaSeparated = Field(
+        default=(),
+        description="Names of tools, as /mcp lists them, that are listed beside find_tool and "
+        "call_tool, separated by commas; `list_tools` adds a tool that returns the whole list.",
+    )
     gateway_session_hours: float = Field(
         default=24.0, gt=0, description="How long a sealed session id stays valid."
     )
@@ -483,6 +494,7 @@ class Settings(BaseSettings):
         "allowed_hosts",
         "allowed_origins",
         "creds_keys_readable",
+        "gateway_always_visible_tools",
         "upstream_allowed_networks",
         mode="before",
     )

@@ -44,6 +44,7 @@ from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.edge.session_states import SessionStates
 from registry.gateway.edge.spent_states import SpentStates
 from registry.gateway.edge.stream_guard import StreamGuard
+from registry.gateway.edge.tool_search import ToolSearch, ToolsMode
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.notifications.completions import AuthorizationCompletions
 from registry.gateway.notifications.feeds import Feeds
@@ -62,6 +63,7 @@ from registry.gateway.view.approval_notices import ApprovalNotices
 from registry.gateway.view.toolsets import Toolsets
 from registry.http.client.exchange import UpstreamHttp
 from registry.oauth.ports import AccessTokens, AuthorizationLinks
+from registry.search.ports import ToolFinder
 from registry.upstream.loops import Instance
 from registry.upstream.rest.caller import RestCaller
 from registry.upstream.rest.server import RestServer
@@ -118,6 +120,7 @@ class GatewayBuilder:
         approvals: Requests for approval; None refuses calls that need one.
         toolsets: All toolsets; None for none.
         budgets: Refuse calls that would cost too much; None for none.
+        finder: Ranks tools for a description; None where search is off.
     """
 
     settings: Settings
@@ -146,6 +149,7 @@ class GatewayBuilder:
     toolsets: Toolsets | None = None
     latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
     budgets: Budgets | None = None
+    finder: ToolFinder | None = None
 
     @cached_property
     def wire(self) -> UpstreamHttp:
@@ -399,6 +403,7 @@ class GatewayBuilder:
             governance=self.governance,
             recorder=self.recorder,
             latency_watcher=self.latency_watcher,
+            tool_search=self.tool_search,
         )
 
     @cached_property
@@ -430,6 +435,16 @@ class GatewayBuilder:
             questions=self.questions,
             quarantines=self.quarantines,
             limits=self.limits,
+            tool_search=self.tool_search,
+        )
+
+    @cached_property
+    def tool_search(self) -> ToolSearch:
+        """Two tools in place of all."""
+        return ToolSearch(
+            self.finder,
+            ToolsMode(self.settings.gateway_tools),
+            self.settings.gateway_always_visible_tools,
         )
 
     @cached_property

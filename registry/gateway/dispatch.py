@@ -33,6 +33,7 @@ from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
 from registry.gateway.edge.reply import Reply
 from registry.gateway.edge.request_states import RequestStates
 from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.edge.tool_search import ToolSearch, inner_call, is_wrapped
 from registry.gateway.errors import (
     AuthorizationRequired,
     CallOutcome,
@@ -94,6 +95,7 @@ class Dispatcher:
         quarantines: What is refused whatever else holds; may end calls under way.
         states: What repeated requests of the stateless era bring back.
         questions: Takes clients' answers to questions of the gateway itself.
+        tool_search: Lists two tools in place of all, where that is asked for.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -113,7 +115,9 @@ class Dispatcher:
         quarantines: QuarantineTable,
         states: RequestStates,
         questions: ClientQuestions,
+        tool_search: ToolSearch,
     ) -> None:
+        self._tool_search = tool_search
         self._admission = admission
         self._announced_lists = announced_lists
         self._passthrough = passthrough
@@ -236,6 +240,10 @@ class Dispatcher:
         if envelope.method not in METHODS:
             await self._unknown_method(exchange, envelope, user)
             return
+        is_searched = self._tool_search.is_on(exchange, user)
+        if is_searched and is_wrapped(envelope):
+            # Before anything is decided: from here on it is a call like any other.
+            envelope = inner_call(exchange, envelope)
         if exchange.is_modern:
             if "requestState" in envelope.params:
                 envelope = self._states.resumed(exchange, envelope, user)
@@ -243,17 +251,29 @@ class Dispatcher:
         elif envelope.method in ABOUT_CALLS and await self.take(exchange, envelope, user):
             await exchange.answer_empty(202, [(b"content-length", b"0")])
             return
+        await self._answer(exchange, envelope, user, is_searched=is_searched)
+
+    async def _answer(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        *,
+        is_searched: bool,
+    ) -> None:
         route = self.admit(exchange, envelope, user)
         if envelope.method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
             route = self.admit(exchange, envelope, user)
         narrowed = self.narrowed(exchange, user, route, envelope)
         if narrowed is not None:
-            await self._aggregate.post(exchange, envelope, user, narrowed)
+            offered = self._tool_search.offering(narrowed) if is_searched else narrowed
+            await self._aggregate.post(exchange, envelope, user, offered)
             return
         if envelope.method == "tools/call" and (route is None or not route.tools):
             route = await self._read_first(exchange, envelope, user, route)
         if route is None:
-            offering = CombinedOffering(self._admission.view(user))
+            whole = CombinedOffering(self._admission.view(user))
+            offering = self._tool_search.offering(whole) if is_searched else whole
             await self._aggregate.post(exchange, envelope, user, offering)
             return
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
@@ -430,6 +450,7 @@ class Dispatcher:
             Refusal: The answer is an error.
             ClientGone: The client disconnected.
         """
+        self._tool_search.is_on(exchange, user)
         serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
         narrowed = self.narrowed(exchange, user, route, None)
         if narrowed is not None:

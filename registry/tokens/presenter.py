@@ -102,6 +102,7 @@ def present_family(listed: ListedFamily) -> JsonObject:
         "scope": " ".join(family.scopes),
         "description": family.description,
         "toolset": None if family.toolset is None else claimed_toolset(family.toolset)[0],
+        "tools": family.tools,
         "generated_with": family.ancestors[-1] if family.ancestors else None,
         "created_at": timestamp(family.created_at),
         "renewed_at": None if family.exchanged_at is None else timestamp(family.exchanged_at),

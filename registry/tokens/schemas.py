@@ -197,6 +197,11 @@ class TokenGenerate(_Body):
         description="Name of the toolset that the token is limited to at the gateway, whatever "
         "the path.",
     )
+    tools: Literal["all", "search"] | None = Field(
+        default=None,
+        description="Which tools clients find with it at /mcp and at toolsets' paths: all, or "
+        "`search` for find_tool and call_tool in their place.",
+    )
 
 
 class TokenIssue(_Body):
@@ -220,6 +225,11 @@ class TokenIssue(_Body):
         default=None,
         description="Name of the toolset that the token is limited to at the gateway, whatever "
         "the path.",
+    )
+    tools: Literal["all", "search"] | None = Field(
+        default=None,
+        description="Which tools clients find with it at /mcp and at toolsets' paths: all, or "
+        "`search` for find_tool and call_tool in their place.",
     )
 
 
@@ -335,6 +345,7 @@ class IssuedSummary(BaseModel):
     scope: str
     description: str | None
     toolset: str | None = Field(description="The toolset that they are limited to.")
+    tools: str | None = Field(description="Which tools clients find with them: all or search.")
     generated_with: str | None = Field(
         description="`sid` or `jti` of the token that they were generated with."
     )

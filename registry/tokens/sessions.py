@@ -187,6 +187,7 @@ class SessionService:
                 access_tokens=(_new_access_token(request.expires_in_hours, end, now),),
                 tenant_id=user.tenant_id,
                 toolset=await self._bound(_toolset(request.toolset, user), user.tenant_id),
+                tools=request.tools or user.tools,
             )
             pair = self._sign_pair(family, now)
             await self._insert(family, user)
@@ -236,6 +237,7 @@ class SessionService:
                 access_tokens=(IssuedAccessToken(id=uuid.uuid4().hex, expires_at=end),),
                 tenant_id=tenant_id,
                 toolset=await self._bound(order.toolset, tenant_id),
+                tools=order.tools,
             )
             await self._insert(family, actor)
             token = self._sign_access_token(family, now)
@@ -270,6 +272,7 @@ class SessionService:
             description=request.description,
             ancestors=_ancestors(actor),
             toolset=_toolset(request.toolset, actor),
+            tools=request.tools or actor.tools,
         )
         return order, await self.issue(order, actor)
 
@@ -545,6 +548,7 @@ class SessionService:
             ancestors=family.ancestors,
             is_service_account=not family.is_known_user,
             toolset=family.toolset,
+            tools=family.tools,
         )
 
     async def _record(

@@ -272,6 +272,7 @@ class IssuedFamily(Projection):
         str | None,
         PlainValidator(lambda stored: None if stored is None else text_of(stored) or ""),
     ] = None
+    tools: StoredText = None
 
     @property
     def access_token(self) -> IssuedAccessToken:
@@ -321,6 +322,7 @@ class TokenOrder:
         scopes: Custom ones included.
         ancestors: The token of the actor, preceded by that token's own ancestors.
         toolset: Name of the toolset that it is limited to at the gateway.
+        tools: Which tools clients find at the gateway: `all`, `search`, or None.
     """
 
     user_id: str
@@ -331,6 +333,7 @@ class TokenOrder:
     description: str | None = None
     ancestors: tuple[str, ...] = ()
     toolset: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

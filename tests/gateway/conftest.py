@@ -33,6 +33,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.http.server.connection import protocol_within
 from registry.processes.serving import connection_limits
+from registry.search.ports import ToolFinder
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session
@@ -173,6 +174,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
         approvals: Approvals | None = None,
         quarantines: QuarantineTable | None = None,
         budgets: Budgets | None = None,
+        finder: ToolFinder | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -214,6 +216,7 @@ def starter(stack: AsyncExitStack) -> StartGateway:
             quarantines=quarantines or QuarantineTable(FakeQuarantines(), clock),
             clock=clock,
             budgets=budgets,
+            finder=finder,
         )
         endpoint = builder.build()
         protocol = protocol_within(connection_limits(settings))

@@ -52,6 +52,7 @@ from registry.gateway.edge.session_states import (
     MAX_URI_CHARACTERS,
     SessionStates,
 )
+from registry.gateway.edge.tool_search import ToolSearch, outer_call
 from registry.gateway.errors import (
     INVALID_PARAMS,
     AuthorizationRequired,
@@ -87,6 +88,7 @@ from registry.gateway.view.offering import (
     nothing_of,
     with_public_links,
 )
+from registry.gateway.view.tool_search import SearchOffering, is_meta_tool, whole_of
 from registry.servers.values import Era
 from registry.upstream.messages import notification_text
 
@@ -116,6 +118,7 @@ class AggregateServer:
         governance: Checks calls of tools.
         recorder: Notified when a request goes upstream.
         latency_watcher: Sets the latency thresholds of waits.
+        tool_search: Answers the tools that find others.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -135,7 +138,9 @@ class AggregateServer:
         governance: CallGovernance,
         recorder: Recorder,
         latency_watcher: LatencyWatcher,
+        tool_search: ToolSearch,
     ) -> None:
+        self._tool_search = tool_search
         self._bridge = bridge
         self._latency_watcher = latency_watcher
         self._connector = connector
@@ -167,7 +172,8 @@ class AggregateServer:
             ClientGone: The client disconnected.
         """
         if exchange.is_modern:
-            check_modern(envelope, exchange.headers)
+            if not exchange.is_wrapped:
+                check_modern(envelope, exchange.headers)
             caller = _modern_caller(user, envelope.params)
         else:
             caller = self._legacy_caller(exchange, envelope, user, offering)
@@ -179,6 +185,8 @@ class AggregateServer:
             await self._answer(ClientRequest(exchange, envelope, caller, offering))
         except Elsewhere as elsewhere:
             raw = self._governance.handed_on(exchange, envelope)
+            if exchange.is_wrapped:
+                raw = outer_call(raw)
             if not await self._forwarded(exchange, elsewhere.worker, raw):
                 raise StateUnknown from None
         except AuthorizationRequired as required:
@@ -310,6 +318,8 @@ class AggregateServer:
         envelope, offering = request.envelope, request.offering
         method = envelope.method
         match method:
+            case "tools/call" if is_meta_tool(offering, envelope.params.get("name")):
+                await self._find(request)
             case "tools/call":
                 called = await self._tool(request)
                 if called is not None:
@@ -372,7 +382,10 @@ class AggregateServer:
                 await self._result(request.exchange, _discovery(request.offering))
             case "subscriptions/listen":
                 await self._notification_streams.listen(
-                    request.exchange, request.caller, request.offering, request.envelope
+                    request.exchange,
+                    request.caller,
+                    whole_of(request.offering),
+                    request.envelope,
                 )
             case "ping" | "initialize" | "logging/setLevel":
                 raise MethodUnknown
@@ -429,6 +442,16 @@ class AggregateServer:
             answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
         await exchange.answer(200, answer)
 
+    async def _find(self, request: ClientRequest) -> None:
+        """Answer a tool that finds others; what it finds is all that it says of them."""
+        exchange, envelope, offering = request.exchange, request.envelope, request.offering
+        assert isinstance(offering, SearchOffering)  # noqa: S101 - only it has such tools
+        result = await self._tool_search.result(
+            exchange, envelope, offering, envelope.params["name"]
+        )
+        request_id = orjson.dumps(exchange.request_id)
+        await exchange.answer(200, b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (request_id, result))
+
     async def _tool(self, request: ClientRequest) -> tuple[ClientRequest, CatalogueEntry] | None:
         """Return a call that may be made, and its tool; None if it has been answered."""
         exchange, envelope, offering = request.exchange, request.envelope, request.offering
@@ -438,6 +461,8 @@ class AggregateServer:
             self._note_hidden(request, name)
             blocked = offering.blocked(name)
             raise self._admission.unknown_tool(exchange, name, blocked)
+        if isinstance(offering, SearchOffering):
+            exchange.target = offering.public_name(name)
         if not exchange.is_modern and "task" in envelope.params:
             # The client could never fetch the task: tasks/get is not supported here.
             raise InvalidParams(NO_TASKS)
@@ -458,7 +483,8 @@ class AggregateServer:
             raise
         if is_answered:
             return None
-        if exchange.is_modern and mirrored is not None:
+        # Who calls it by `call_tool` cannot send headers for it.
+        if exchange.is_modern and mirrored is not None and not exchange.is_wrapped:
             check_param_headers(mirrored, arguments, exchange.headers)
         return request, owned
 
@@ -501,6 +527,8 @@ class AggregateServer:
         is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
         # Headers that mirror preset arguments are not the client's to send.
         is_read_here = is_read_here or (owned.preset is not None and owned.preset.is_mirrored)
+        if exchange.is_wrapped and owned.tool is not None:
+            is_read_here = is_read_here or owned.tool.param_header_schema is not None
         if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
             self._admission.note_use(exchange, caller.user, owned.route)
             exchange.served_by(owned.route)

@@ -90,6 +90,7 @@ class GatewayRequest:
         states: What the gateway sealed for the request that this one repeats, by kind.
         responses: The client's responses to what the gateway asked with it.
         may_repeat: Whether the called tool claims that a second call changes nothing.
+        is_wrapped: Whether the client sent the call as one of `call_tool`.
     """
 
     __slots__ = (
@@ -105,6 +106,7 @@ class GatewayRequest:
         "http_method",
         "is_modern",
         "is_relayed",
+        "is_wrapped",
         "label",
         "list_mark",
         "may_repeat",
@@ -152,6 +154,7 @@ class GatewayRequest:
         self.is_modern = False
         self.reports_errors_in_body = False
         self.is_relayed = False
+        self.is_wrapped = False
         self.opens_urls = False
         self.fills_forms = False
         self.client_name: str | None = None

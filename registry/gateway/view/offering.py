@@ -89,6 +89,11 @@ class CombinedOffering:
         self._view = view
 
     @property
+    def view(self) -> CatalogueView:
+        """Return the caller's view of the catalogue."""
+        return self._view
+
+    @property
     def capabilities(self) -> Mapping[str, Any]:
         """Return the combined capabilities of the servers."""
         return self._view.capabilities

@@ -4,7 +4,7 @@ A toolset is resolved against a caller's view of the catalogue, so it can never 
 view does not. The result is kept with the view, and callers with equal views share it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -283,6 +283,9 @@ class Toolsets:
 class ToolsetOffering:
     """What a caller finds where toolsets narrow the path: tools, and nothing else.
 
+    Attributes:
+        searched: Keeps what tool search makes of it.
+
     Args:
         served: The tools by name, in that order.
         routes: The servers that have them, by id.
@@ -309,6 +312,7 @@ class ToolsetOffering:
         self.scope_id = scope_id
         self.title = title
         self.instructions = instructions
+        self.searched: object = None
         self.pages: ToolPages = build_pages([(one.name, one.wire) for one in served.values()])
         self._entries = {
             name: CatalogueEntry(
@@ -326,6 +330,14 @@ class ToolsetOffering:
     def tool(self, name: str) -> CatalogueEntry | None:
         """Return the route of the server that has the tool."""
         return self._entries.get(name)
+
+    def wires(self) -> Iterator[tuple[str, bytes]]:
+        """Return the tools' names and the texts of their objects."""
+        return zip(self.pages.names, self.pages.wires, strict=True)
+
+    def wire(self, name: str) -> bytes:
+        """Return the text of the object of a tool that is there."""
+        return self.pages.wires[self.pages.names.index(name)]
 
     def blocked(self, name: str) -> BlockedTool | None:
         """Return the tool of that name that policies refuse to the caller, if there is one."""
