@@ -3,27 +3,34 @@
 Read from the database, like everything that is explained.
 """
 
+import math
 from collections.abc import Sequence
 
 from registry.access.budgets.repository import BudgetRepository
 from registry.access.limits.decisions import LimitIndex
+from registry.access.limits.ports import LimitUse
 from registry.access.limits.repository import LimitRepository
-from registry.access.limits.values import Limit, LimitedTool
+from registry.access.limits.values import Limit, LimitedTool, words_of
 from registry.access.policies.values import Policy, Reason, ToolFacts
 from registry.access.quarantine.repository import QuarantineRepository
 from registry.access.quarantine.table import QuarantineTable
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
+from registry.core.text import timestamp
 from registry.tools.call_rules import CallRules
 from registry.tools.metadata import COST_TIER
 from registry.usage.repository import UsageRepository
-from registry.usage.totals import month_of
+from registry.usage.totals import month_after, month_of
 
 MAX_SAID = 5
 
 
 class CallConditions:
-    """Reads what calls depend on besides policies. Implements `policies.ports.Conditions`."""
+    """Reads what calls depend on besides policies. Implements `policies.ports.Conditions`.
+
+    Args:
+        use: Knows what is left of limits; None where nobody asks.
+    """
 
     def __init__(
         self,
@@ -32,7 +39,9 @@ class CallConditions:
         budgets: BudgetRepository,
         usage: UsageRepository,
         clock: Clock,
+        use: LimitUse | None = None,
     ) -> None:
+        self._use = use
         self._quarantines = quarantines
         self._limits = limits
         self._budgets = budgets
@@ -76,7 +85,15 @@ class CallConditions:
             spent = budget.spent(spending, month)
             if spent >= budget.amount or spent + rules.price_per_call > budget.amount:
                 why = "is spent" if spent >= budget.amount else "has less left than one costs"
-                return Reason("budget", False, f"A budget for such calls {why}, this month.")
+                again_at = month_after(month)
+                wait = again_at - self._clock.now()
+                return Reason(
+                    "budget",
+                    False,
+                    f"A budget for such calls {why}, this month; it starts again at "
+                    f"{timestamp(again_at)}.",
+                    max(1, int(wait.total_seconds() * 1000)),
+                )
         return Reason("budget", True, "No budget for such calls is spent.")
 
     async def _of_limits(self, user: UserContext, server_id: str, tool: ToolFacts) -> Reason:
@@ -95,7 +112,18 @@ class CallConditions:
         is_closed = any(
             limit.in_flight == 0 or any(rate.count == 0 for rate in limit.rates) for limit in found
         )
-        return Reason("limit", not is_closed, f"At most {said}{more}.")
+        if is_closed or self._use is None:
+            return Reason("limit", not is_closed, f"At most {said}{more}.")
+        spent = await self._use.spent(user, limited, found)
+        if spent is None:
+            return Reason("limit", True, f"At most {said}{more}; not used up now.")
+        wait = spent.wait_seconds or 0
+        return Reason(
+            "limit",
+            False,
+            f"Over the limit of {spent.what}: the next call gets through in {wait:.1f} s.",
+            math.ceil(wait * 1000),
+        )
 
     async def _table(self) -> QuarantineTable:
         table = QuarantineTable(self._quarantines, self._clock)
@@ -104,8 +132,7 @@ class CallConditions:
 
 
 def _said(limit: Limit) -> str:
-    parts = [f"{rate.count} calls a {rate.period.value}" for rate in limit.rates]
+    parts = [words_of(limit, rate) for rate in limit.rates]
     if limit.in_flight is not None:
-        parts.append(f"{limit.in_flight} calls at a time")
-    per = " and ".join(one.value.replace("_", " ") for one in limit.per)
-    return " and ".join(parts) + (f" for each {per}" if per else "")
+        parts.append(words_of(limit, None))
+    return " and ".join(parts)

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from packages.database.encryption import DecryptionError
+from registry.access.policies.ports import WaitingCall
 from registry.approvals.errors import ApprovalNotFoundError
 from registry.approvals.repository import ApprovalRepository
-from registry.approvals.values import Approval, ApprovalFilter
+from registry.approvals.values import LIVE, Approval, ApprovalFilter
 from registry.auth.identity import Scope, UserContext
 from registry.auth.ports import SeenServers
 from registry.core.cursor import CursorPage, newest_page
@@ -17,6 +19,9 @@ from registry.tools.governance.repository import GovernedTools
 from registry.tools.repository import ToolRepository
 from registry.tools.shown_arguments import masked
 from registry.tools.values import StoredTool
+
+MAX_EXPLAINED = 100
+"""Of how many requests of a user and a tool, the newest, an explanation knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +152,21 @@ def may_see(servers: SeenServers, user: UserContext, approval: Approval) -> bool
 def replace_state(approval: Approval, now: datetime) -> Approval:
     """Return a request in the state that it has at a time."""
     return approval.model_copy(update={"state": approval.state_at(now)})
+
+
+class WaitingRequests:
+    """The requests that wait. Implements `access.policies.ports.WaitingCalls`."""
+
+    def __init__(self, approvals: ApprovalRepository) -> None:
+        self._approvals = approvals
+
+    async def waiting(self, user_id: str, server_id: str, tool: str) -> Sequence[WaitingCall]:
+        """Return those of a user and a tool, newest first. No access check."""
+        wanted = ApprovalFilter(requester_id=user_id, server_ids=(server_id,), tool=tool)
+        now = await self._approvals.now()
+        found = await self._approvals.page(wanted, None, MAX_EXPLAINED)
+        return [
+            WaitingCall(one.id, one.state.value, one.approvals, one.needed, one.expires_at)
+            for one in found
+            if one.state_at(now) in LIVE
+        ]

@@ -8,11 +8,13 @@ from typing import Any, TypeAlias
 
 from packages.models import check_schema_version
 from packages.models.states import SourceType
+from registry.access.policies.ports import CallState
 from registry.access.ports import TOOLSET_TYPE
 from registry.access.quarantine.repository import QuarantineRepository
 from registry.access.quarantine.table import QuarantineTable
 from registry.access.repository import AclRepository
 from registry.access.toolsets.repository import ToolsetRepository
+from registry.approvals.reading import WaitingRequests
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
 from registry.connections.reconnection import Reconnection
@@ -185,8 +187,12 @@ async def components(  # noqa: PLR0915 - one statement for each part
                 idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             )
         )
-        explained_toolsets = ExplainedToolsets(
-            toolsets, snapshot.view, admin_uses_private=settings.admin_uses_private
+        explained = CallState(
+            ExplainedToolsets(
+                toolsets, snapshot.view, admin_uses_private=settings.admin_uses_private
+            ),
+            limits,
+            WaitingRequests(approvals.repository),
         )
         recorder, usage = await build_recorder(
             stack,
@@ -318,7 +324,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(
-                settings, storage, known.directory, snapshot, clock, explained_toolsets
+                settings, storage, known.directory, snapshot, clock, explained
             ),
             quarantines=quarantines,
             quarantine=build_quarantine(settings, storage, known.directory, snapshot, clock),

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from registry.access.budgets.service import BudgetService
     from registry.access.conditions import CallConditions
+    from registry.access.limits.ports import LimitUse
     from registry.access.limits.service import LimitService
     from registry.access.policies.authority import RuleAuthority
-    from registry.access.policies.ports import PolicyChanges, ToolsetSteps
+    from registry.access.policies.ports import CallState, PolicyChanges
     from registry.access.policies.service import PolicyService
     from registry.access.ports import ResourceChanges, TableChanges
     from registry.access.quarantine.service import QuarantineService
@@ -115,7 +116,9 @@ def build_permissions(
     )
 
 
-def _call_conditions(storage: Storage, clock: Clock) -> CallConditions:
+def _call_conditions(
+    storage: Storage, clock: Clock, use: LimitUse | None = None
+) -> CallConditions:
     from registry.access.budgets.repository import BudgetRepository  # noqa: PLC0415
     from registry.access.conditions import CallConditions  # noqa: PLC0415
     from registry.access.quarantine.repository import QuarantineRepository  # noqa: PLC0415
@@ -128,6 +131,7 @@ def _call_conditions(storage: Storage, clock: Clock) -> CallConditions:
         BudgetRepository(database),
         UsageRepository(database),
         clock,
+        use,
     )
 
 
@@ -137,7 +141,7 @@ def build_policies(
     directory: DirectoryRepository,
     changes: PolicyChanges,
     clock: Clock,
-    toolsets: ToolsetSteps | None = None,
+    state: CallState | None = None,
 ) -> PolicyService:
     """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
@@ -152,7 +156,7 @@ def build_policies(
             repositories.tools,
             repositories.acl,
             directory,
-            _call_conditions(storage, clock),
+            _call_conditions(storage, clock, None if state is None else state.limits),
         ),
         storage.audit,
         changes,
@@ -160,7 +164,7 @@ def build_policies(
         admin_sees_private=settings.admin_sees_private,
         admin_uses_private=settings.admin_uses_private,
         enforces_approvals=settings.approvals == "required",
-        toolsets=toolsets,
+        state=state,
     )
 
 

@@ -108,6 +108,12 @@ class _Plenty:
     async def give_back(self, _key: QuotaKey, _period: Period, _slot: int, _count: int) -> None:
         """Do nothing."""
 
+    async def wait_ms(self, _key: QuotaKey, _rate: int, _period: Period) -> int | None:
+        return None
+
+    async def held_by_others(self, _key: QuotaKey, _worker: str) -> int:
+        return 0
+
     async def hold(self, _key: QuotaKey, _worker: str, _most: int, _wanted: int) -> int:
         return MANY
 

@@ -264,3 +264,23 @@ async def test_what_changed_meanwhile_makes_a_request_void(
 
     assert (shown["state"], changed in shown["reason"]) == ("void", True)
     assert "tools/call" not in upstream.methods
+
+
+async def test_an_explanation_names_the_calls_that_wait_of_its_caller_alone(bank: Bank) -> None:
+    found = (await bank.rest.ask(ROOT, "GET", "/registry/tools")).json()["tools"]
+    tool = next(one for one in found if one["owner_id"] == bank.server_id)
+    stated = {"tool_metadata": {"human_approval_required": True}}
+    await bank.rest.ask(ROOT, "PATCH", f"/registry/tools/{tool['id']}", json=stated)
+    waiting = await requested(bank.rest, EVE, bank.server_id, "echo", {"text": "waits"})
+    denied = await requested(bank.rest, EVE, bank.server_id, "echo", {"text": "denied"})
+    await bank.step(BEN, denied, "deny")
+
+    asked = {"server_id": bank.server_id, "tool": "echo"}
+    of_eve = await bank.rest.ask(EVE, "POST", "/access/explain", json=asked)
+    of_ben = await bank.rest.ask(BEN, "POST", "/access/explain", json=asked)
+
+    assert of_eve.json()["allowed"] is True
+    said = of_eve.json()["reasons"][-1]["message"]
+    assert f" wait now: {waiting.id} (pending, 0 of 1 approved, expires 20" in said
+    assert denied.id not in said
+    assert "wait now" not in of_ben.json()["reasons"][-1]["message"]

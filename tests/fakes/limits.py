@@ -73,6 +73,22 @@ class FakeQuotas:
         holders[worker] = (held, now + HOLD_SECONDS)
         return held
 
+    async def wait_ms(self, key: QuotaKey, rate: int, period: Period) -> int | None:
+        """Return how long a call of a rate has to wait."""
+        await self._ask()
+        now_ms = int(self._clock.monotonic() * 1000)
+        grant = lease(self._slots.get(key.document_id, {}), rate, period, now_ms, 1)
+        return None if grant.count else grant.wait_ms
+
+    async def held_by_others(self, key: QuotaKey, worker: str) -> int:
+        """Return the permits of other processes."""
+        await self._ask()
+        now = self._clock.monotonic()
+        holders = self._holders.get(key.document_id, {})
+        return sum(
+            count for name, (count, until) in holders.items() if name != worker and until > now
+        )
+
     async def _ask(self) -> None:
         self.requests += 1
         if self.hangs:

@@ -16,6 +16,7 @@ from registry.access.limits.table import LimitTable
 from registry.access.limits.values import (
     Dimension,
     Limit,
+    LimitedTool,
     OnDatabaseLoss,
     Period,
     Rate,
@@ -78,6 +79,11 @@ class Process:
         for exchange in self.under_way:
             self.limits.release(exchange)
         self.under_way.clear()
+
+    async def spent(self, *limits: Limit, user: UserContext = ALICE) -> float | None:
+        """Return how long a call would have to wait; None if not at all."""
+        found = await self.limits.spent(user, LimitedTool(ROUTE.server_id, "echo"), limits)
+        return None if found is None else found.wait_seconds
 
     async def calls(self, count: int, **of: Any) -> int:
         """Make calls one after the other; return how many were let through."""
@@ -522,3 +528,34 @@ async def test_clients_are_told_how_long_to_wait(stack: Any, start_gateway: Star
         assert answer.headers["ratelimit"].startswith('"minute";r=0;t=')
     assert "error" not in others.json()
     assert gateway.count("tools/call", "limited") == 2
+
+
+async def test_it_is_known_what_other_processes_used_of_a_limit_and_nothing_is_counted(
+    start: Start, clock: FakeClock
+) -> None:
+    few = limit(Rate(2, Period.MINUTE), per=USER)
+    first, second = await start(few, processes=2)
+    before = await second.spent(few)
+    await first.calls(2)
+
+    waits = [await process.spent(few) for process in (first, second)]
+    of_bob = await second.spent(few, user=BOB)
+    await clock.sleep(waits[1] or 0)
+    afterwards = [await second.spent(few) for _ in range(3)]
+
+    assert (before, of_bob, afterwards) == (None, None, [None, None, None])
+    assert waits[0] == waits[1] is not None
+    assert 57 <= (waits[0] or 0) <= 66
+    assert await second.call()
+
+
+async def test_it_is_known_how_many_calls_are_under_way_in_all_processes(start: Start) -> None:
+    two = limit(in_flight=2)
+    first, second = await start(two, processes=2)
+    before = await second.spent(two)
+    await first.calls(2)
+    none_left = [await process.spent(two) for process in (first, second)]
+    first.end()
+    left_again = await first.spent(two)
+
+    assert (before, none_left, left_again) == (None, [1.0, 1.0], None)

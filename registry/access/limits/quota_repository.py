@@ -121,6 +121,20 @@ class QuotaRepository:
             await self._pause(attempt)
         raise QuotaContendedError
 
+    async def wait_ms(self, key: QuotaKey, rate: int, period: Period) -> int | None:
+        """Return how long it takes until a call may be leased; None if one may be now."""
+        row = await self._row(key)
+        now_ms = await self._now_ms()
+        grant = lease(after_jumps(_slots(row), period, self._jumps), rate, period, now_ms, 1)
+        return None if grant.count else grant.wait_ms
+
+    async def held_by_others(self, key: QuotaKey, worker: str) -> int:
+        """Return how many permits other processes than *worker* hold."""
+        row = await self._row(key)
+        others = _live_holders(row, await self._now_ms(), self._jumps)
+        others.pop(worker, None)
+        return sum(one["count"] for one in others.values())
+
     async def _row(self, key: QuotaKey) -> Doc:
         return await self._rows.find_one({"_id": key.document_id}) or {}
 

@@ -134,6 +134,28 @@ class LimitedTool:
     cost_tier: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SpentLimit:
+    """A limit that has no room for a call at the moment.
+
+    Attributes:
+        what: Of what there is none left.
+        wait_seconds: After how long a call gets through if nobody else makes one; None for never.
+    """
+
+    what: str
+    wait_seconds: float | None
+
+
+def words_of(limit: Limit, rate: Rate | None) -> str:
+    """Return what a rate of a limit allows, or without one how many calls may be under way."""
+    per = " and ".join(one.value.replace("_", " ") for one in limit.per)
+    each = f" for each {per}" if per else ""
+    if rate is None:
+        return f"{limit.in_flight or 0} calls at a time{each}"
+    return f"{rate.count} calls a {rate.period.value}{each}"
+
+
 def key_of(limit: Limit, user: UserContext, tool: LimitedTool) -> str:
     """Return what a call is counted under, in a limit that applies to it."""
     parts = []

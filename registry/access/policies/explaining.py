@@ -3,15 +3,16 @@
 Makes no decisions: the steps are the gateway's, in its order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from packages.models.states import Effect
 from registry.access.policies.decisions import ToolRule, decide, deciding, ways
-from registry.access.policies.ports import PolicyServer
+from registry.access.policies.ports import PolicyServer, WaitingCall
 from registry.access.policies.values import Policy, PolicyDecision, Reason
 from registry.access.policy import VIEW_BIT, AccessDecision
 from registry.auth.identity import Scope, UserContext
+from registry.core.text import timestamp
 from registry.tools.call_rules import CallRules
 from registry.tools.exposure import is_served
 from registry.tools.lifecycle import State
@@ -50,7 +51,7 @@ class Explanation:
     warnings: tuple[str, ...]
 
 
-def explain(
+def explain(  # noqa: PLR0913 - the steps, by keyword
     user: UserContext,
     owner: PolicyServer,
     access: AccessDecision,
@@ -59,6 +60,7 @@ def explain(
     *,
     rules: CallRules,
     further: tuple[Reason, ...],
+    waiting: Sequence[WaitingCall] = (),
     reveals_states: bool,
     reveals_names: bool,
 ) -> Explanation:
@@ -72,6 +74,7 @@ def explain(
         rule: The policies for the tool.
         rules: What is demanded of each of its calls.
         further: What quarantines say, before all else; toolsets, limits and budgets, after it.
+        waiting: Calls of the tool by *user* that wait for approval, newest first.
         reveals_states: Whether the reader may know of tools that are not served.
         reveals_names: Whether the reader may know which policies there are.
     """
@@ -88,7 +91,7 @@ def explain(
     if rules.is_confirmed:
         reasons = (*reasons, CONFIRMATION_NEEDED)
     if rules.approvals:
-        reasons = (*reasons, _of_approvals(rules.approvals))
+        reasons = (*reasons, _of_approvals(rules.approvals, waiting))
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is confidential, and so are the policies for it.
@@ -117,13 +120,18 @@ CLOSED_BY_ALLOW = (
 )
 
 
-def _of_approvals(needed: int) -> Reason:
+def _of_approvals(needed: int, waiting: Sequence[WaitingCall]) -> Reason:
     who = "A person" if needed == 1 else f"{needed} people"
-    return Reason(
-        "approval",
-        True,
-        f"{who} must approve each call (human_approval_required): it waits for them.",
-    )
+    message = f"{who} must approve each call (human_approval_required): it waits for them."
+    if waiting:
+        said = "; ".join(
+            f"{one.id} ({one.state}, {one.approvals} of {one.needed} approved, "
+            f"expires {timestamp(one.expires_at)})"
+            for one in waiting[:MAX_NAMED]
+        )
+        more = f"; and {len(waiting) - MAX_NAMED} more" if len(waiting) > MAX_NAMED else ""
+        message += f" Of theirs wait now: {said}{more}."
+    return Reason("approval", True, message)
 
 
 def _warnings(rule: ToolRule) -> tuple[str, ...]:

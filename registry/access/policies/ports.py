@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from packages.database.client import Transaction
 from packages.models.states import Effect
+from registry.access.limits.ports import LimitUse
 from registry.access.policies.values import NarrowedPath, Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
@@ -114,6 +116,39 @@ class ToolsetSteps(Protocol):
             tool: The tool's name on the server.
             name: The name by which it is called; None for any.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCall:
+    """A call that waits for people, or for its execution after they approved it.
+
+    Attributes:
+        id: Of its request for approval.
+        state: `pending`, `approved` or `executing`.
+        approvals: How many people have approved it, of those *needed*.
+    """
+
+    id: str
+    state: str
+    approvals: int
+    needed: int
+    expires_at: datetime
+
+
+class WaitingCalls(Protocol):
+    """Knows the calls that wait for approval. Implemented by `registry.approvals.reading`."""
+
+    async def waiting(self, user_id: str, server_id: str, tool: str) -> Sequence[WaitingCall]:
+        """Return those of a user and a tool, newest first. No access check."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallState:
+    """What explanations say of this moment: of a serving process, not of a command."""
+
+    toolsets: ToolsetSteps
+    limits: LimitUse
+    approvals: WaitingCalls
 
 
 class Conditions(Protocol):

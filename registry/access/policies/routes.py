@@ -146,7 +146,12 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
             "server_id": explained.server_id,
             "tool": explained.tool,
             "reasons": [
-                {"step": reason.step, "passed": reason.passed, "message": reason.message}
+                {
+                    "step": reason.step,
+                    "passed": reason.passed,
+                    "message": reason.message,
+                    "retry_after_ms": reason.retry_after_ms,
+                }
                 for reason in explanation.reasons
             ],
             "policies": [

@@ -357,11 +357,14 @@ class ReasonAnswer(BaseModel):
     """One step on the way to a tool."""
 
     step: str = Field(
-        description="`quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit`, "
-        "`confirmation` or `approval`."
+        description="`quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `toolset`, "
+        "`limit`, `budget`, `confirmation` or `approval`."
     )
     passed: bool
     message: str
+    retry_after_ms: int | None = Field(
+        description="Of a limit or budget that is used up: after how long it no longer is."
+    )
 
 
 class ExplainAnswer(BaseModel):

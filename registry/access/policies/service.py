@@ -33,11 +33,12 @@ from registry.access.policies.errors import (
 )
 from registry.access.policies.explaining import Explanation, explain
 from registry.access.policies.ports import (
+    CallState,
     Conditions,
     PolicyChanges,
     PolicyServer,
     PolicyServers,
-    ToolsetSteps,
+    WaitingCall,
 )
 from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
@@ -194,10 +195,10 @@ class PolicyService:
         admin_sees_private: bool,
         admin_uses_private: bool,
         enforces_approvals: bool,
-        toolsets: ToolsetSteps | None = None,
+        state: CallState | None = None,
         max_compared: int = MAX_COMPARED,
     ) -> None:
-        self._toolsets = toolsets
+        self._state = state
         self._max_compared = max_compared
         self._database = database
         self._policies = store.policies
@@ -367,8 +368,8 @@ class PolicyService:
         if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
             raise InsufficientScopeError((Scope.WRITE_ACCESS,))
         meant = None
-        if self._toolsets is not None and asked.is_combined:
-            meant = self._toolsets.meant(user, asked.narrowed_path(), asked.tool)
+        if self._state is not None and asked.is_combined:
+            meant = self._state.toolsets.meant(user, asked.narrowed_path(), asked.tool)
         if meant is None:
             owner = await self._owner(asked, user)
         else:
@@ -387,10 +388,12 @@ class PolicyService:
         else:
             state, facts = await self._tool(owner, meant[1])
         toolset = None
-        if self._toolsets is not None:
+        waiting: Sequence[WaitingCall] = ()
+        if self._state is not None:
             path = asked.narrowed_path(owner.id)
             name = None if asked.owner_id is not None else asked.tool
-            toolset = self._toolsets.step(caller, path, owner.id, facts.name, name)
+            waiting = await self._state.approvals.waiting(caller.user_id, owner.id, facts.name)
+            toolset = self._state.toolsets.step(caller, path, owner.id, facts.name, name)
         toolset_steps = () if toolset is None else (toolset,)
         rule = await self._rule(owner, facts)
         rules = await self._call_rules(owner, facts)
@@ -403,6 +406,7 @@ class PolicyService:
             rule,
             rules=rules,
             further=(quarantine, *toolset_steps, *conditions),
+            waiting=waiting,
             reveals_states=bool(rights & Permission.EDIT),
             reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )

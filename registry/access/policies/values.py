@@ -217,10 +217,12 @@ class Reason:
     """One step of the decision.
 
     Attributes:
-        step: `quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `limit`,
-            `confirmation` or `approval`.
+        step: `quarantine`, `server`, `tool`, `access`, `scope`, `policy`, `toolset`, `limit`,
+            `budget`, `confirmation` or `approval`.
+        retry_after_ms: Where it refuses for a while: after how long it refuses no longer.
     """
 
     step: str
     passed: bool
     message: str
+    retry_after_ms: int | None = None

@@ -23,7 +23,9 @@ from registry.access.limits.values import (
     OnDatabaseLoss,
     QuotaKey,
     Rate,
+    SpentLimit,
     key_of,
+    words_of,
 )
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
@@ -253,6 +255,39 @@ class CallLimits:
             return None
         return self._waited(exchange, buckets, limits.tool)
 
+    async def spent(
+        self, user: UserContext, tool: LimitedTool, limits: Sequence[Limit]
+    ) -> SpentLimit | None:
+        """Return the one of these limits that keeps a call waiting longest; None if none does.
+
+        Nothing is counted. What other processes have leased and not used counts as used.
+
+        Raises:
+            DatabaseUnavailable: It cannot be read.
+        """
+        longest: SpentLimit | None = None
+        for limit in limits:
+            for at, _, rate in _counted_in(limit, user, tool):
+                what = words_of(limit, rate)
+                if not (limit.in_flight if rate is None else rate.count):
+                    return SpentLimit(what, None)
+                wait = await self._wait_seconds(at, limit, rate)
+                if wait is not None and (longest is None or wait > (longest.wait_seconds or 0)):
+                    longest = SpentLimit(what, wait)
+        return longest
+
+    async def _wait_seconds(self, at: _Address, limit: Limit, rate: Rate | None) -> float | None:
+        """Return how long a call has to wait; None if it has not."""
+        bucket, key = self._buckets.get(at), QuotaKey(*at)
+        if bucket is not None and bucket.has_room(self._monotonic()):
+            return None
+        if rate is not None:
+            wait_ms = await self._quotas.wait_ms(key, rate.count, rate.period)
+            return None if wait_ms is None else max(wait_ms / 1000, SHORTEST_WAIT_SECONDS)
+        used = await self._quotas.held_by_others(key, self._worker)
+        used += 0 if bucket is None else bucket.used
+        return FLIGHT_WAIT_SECONDS if used >= (limit.in_flight or 0) else None
+
     def release(self, exchange: GatewayRequest) -> None:
         """Give the permits of a call that has ended back."""
         permits, exchange.permits = exchange.permits, ()
@@ -334,10 +369,7 @@ class CallLimits:
         for limit in limits.applying(user):
             if limit.problem is not None:
                 raise LimitsAway
-            key = key_of(limit, user, limits.tool)
-            found += [((limit.id, rate.period.value, key), limit, rate) for rate in limit.rates]
-            if limit.in_flight is not None:
-                found.append(((limit.id, FLIGHT, key), limit, None))
+            found += _counted_in(limit, user, limits.tool)
         if len(self._counted) >= MAX_COUNTED:
             self._counted.clear()
         # Holds both, so that no other objects get their ids.
@@ -508,16 +540,25 @@ class CallLimits:
             bucket.room_at = bucket.refused_until = self._monotonic() + FLIGHT_WAIT_SECONDS
 
 
+def _counted_in(
+    limit: Limit, user: UserContext, tool: LimitedTool
+) -> list[tuple[_Address, Limit, Rate | None]]:
+    """Return where calls of a tool by a caller are counted for a limit."""
+    key = key_of(limit, user, tool)
+    found: list[tuple[_Address, Limit, Rate | None]] = [
+        ((limit.id, rate.period.value, key), limit, rate) for rate in limit.rates
+    ]
+    if limit.in_flight is not None:
+        found.append(((limit.id, FLIGHT, key), limit, None))
+    return found
+
+
 def _exceeded(bucket: _Bucket, now: float) -> LimitExceeded:
     # Of nothing there is no more later on.
     wait = max(bucket.room_at - now, SHORTEST_WAIT_SECONDS) if bucket.most else None
-    rate = bucket.rate
-    per = " and ".join(one.value.replace("_", " ") for one in bucket.limit.per)
-    each = f" for each {per}" if per else ""
+    rate, what = bucket.rate, words_of(bucket.limit, bucket.rate)
     if rate is None:
-        what = f"{bucket.most} calls at a time{each}"
         return LimitExceeded(what, wait, None)
-    what = f"{rate.count} calls a {rate.period.value}{each}"
     return LimitExceeded(what, wait, (rate.period.value, rate.count, rate.period.seconds))
 
 

@@ -33,6 +33,14 @@ async def call(rest: Rest, user: UserContext, path: str) -> dict[str, Any]:
     return body
 
 
+async def explained(rest: Rest, **about: Any) -> dict[str, Any]:
+    """Return what an explanation says of limits: to Alice, or to an administrator about others."""
+    asker = ROOT if about else ALICE
+    answer = await rest.ask(asker, "POST", "/access/explain", json={"tool": "sums__echo", **about})
+    said: dict[str, Any] = next(one for one in answer.json()["reasons"] if one["step"] == "limit")
+    return said
+
+
 def is_limited(answer: dict[str, Any]) -> bool:
     return bool(answer.get("error", {}).get("data", {}).get("error") == "rate_limited")
 
@@ -50,17 +58,22 @@ async def test_a_limit_is_made_kept_changed_and_removed(
     assert limit["subjects"]["everyone"] is True
     assert limit["rates"] == [{"count": 2, "per": "minute"}]
 
-    passed = [is_limited(await call(rest, ALICE, path)) for path in ("sums", "", "sums", "")]
-    assert passed == [False, False, True, True]
-    assert not is_limited(await call(rest, ROOT, "sums"))
-
-    explained = await rest.ask(ALICE, "POST", "/access/explain", json={"tool": "sums__echo"})
-    said = {one["step"]: one for one in explained.json()["reasons"]}
-    assert said["limit"] == {
+    assert await explained(rest) == {
         "step": "limit",
         "passed": True,
-        "message": "At most 2 calls a minute for each user.",
+        "message": "At most 2 calls a minute for each user; not used up now.",
+        "retry_after_ms": None,
     }
+    answers = [await call(rest, ALICE, path) for path in ("sums", "", "sums", "")]
+    assert [*map(is_limited, answers)] == [False, False, True, True]
+    assert not is_limited(await call(rest, ROOT, "sums"))
+
+    used_up = await explained(rest)
+    assert used_up["passed"] is False
+    assert used_up["message"].startswith("Over the limit of 2 calls a minute for each user: ")
+    told_ms = answers[-1]["error"]["data"]["retry_after_ms"]
+    assert 0 < used_up["retry_after_ms"] <= told_ms + 50
+    assert (await explained(rest, roles=["user"]))["passed"] is True
 
     path = f"/limits/{limit['id']}"
     raised = {"rates": [{"count": 3, "per": "minute"}]}

@@ -595,6 +595,9 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         False,
         True,
     )
+    refusing = next(one for one in dear["reasons"] if one["step"] == "budget")
+    assert "it starts again at " in refusing["message"]
+    assert 0 < refusing["retry_after_ms"] <= 31 * 86_400_000
 
 
 LONG = "a.name-of-a-server-that-is-longer-than-a-prefix-may-be"
