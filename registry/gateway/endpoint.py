@@ -23,6 +23,7 @@ from registry.gateway.errors import MethodNotAllowed, OriginNotAllowed
 from registry.gateway.protocol.cors import preflight, readable_by
 from registry.gateway.protocol.envelope import (
     METHODS,
+    check_meta,
     load_object,
     peek_object,
     read_envelope,
@@ -113,6 +114,7 @@ class GatewayEndpoint:
         query = exchange.scope.get("query_string")
         stream = stream_name(query) if query else None
         self._dispatcher.understood(exchange, envelope, is_for_stream=stream is not None)
+        check_meta(envelope.params)
         if stream is None or envelope.method not in METHODS:
             await self._dispatcher.post(exchange, envelope, user)
             return

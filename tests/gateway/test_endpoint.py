@@ -453,6 +453,28 @@ async def test_malformed_messages_get_a_json_rpc_error(
     assert answer.json()["error"]["code"] == code
 
 
+@pytest.mark.parametrize("meta", ["x", 7, True, [], [{}], None])
+@pytest.mark.parametrize("slug", ["demo", "", "toolsets/agent"])
+async def test_a_meta_that_is_no_object_is_refused_in_both_eras_and_nothing_is_sent(
+    gateway: Gateway, upstream: ScriptedUpstream, slug: str, meta: object
+) -> None:
+    call = request("tools/call", {"name": "echo", "arguments": {}, "_meta": meta})
+    old = await gateway.post(call, slug=slug)
+    new = await gateway.post(
+        call,
+        slug=slug,
+        mcp_protocol_version="2026-07-28",
+        mcp_method="tools/call",
+        mcp_name="echo",
+    )
+
+    refusals = [answer.json() for answer in (old, new)]
+    assert [(one["id"], one["error"]["code"]) for one in refusals] == [(1, -32602), (1, -32602)]
+    assert [answer.status_code for answer in (old, new)] == [200, 400]
+    assert all("params._meta must be an object" in one["error"]["message"] for one in refusals)
+    assert upstream.requests == []
+
+
 async def test_a_body_over_the_limit_is_refused_by_its_declared_length(
     start_gateway: StartGateway,
 ) -> None:

@@ -158,6 +158,18 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
     return Envelope(method, params, has_id, body, raw, is_canonical)
 
 
+def check_meta(params: Mapping[str, Any]) -> None:
+    """Check that the reserved members of *params* are in an object, or that there are none.
+
+    Each part that reads one of them may so rely on it, and a server never reads it differently.
+
+    Raises:
+        InvalidParams: `_meta` is no object.
+    """
+    if "_meta" in params and type(params["_meta"]) is not dict:
+        raise InvalidParams("The member params._meta must be an object.")
+
+
 def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
     """Whether orjson serializes *body* to *raw* again.
 
