@@ -191,7 +191,6 @@ async def components(  # noqa: PLR0915 - one statement for each part
             ExplainedToolsets(
                 toolsets, snapshot.view, admin_uses_private=settings.admin_uses_private
             ),
-            limits,
             WaitingRequests(approvals.repository),
         )
         recorder, usage = await build_recorder(
@@ -324,7 +323,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(
-                settings, storage, known.directory, snapshot, clock, explained
+                settings, storage, known.directory, snapshot, clock, explained, limits
             ),
             quarantines=quarantines,
             quarantine=build_quarantine(settings, storage, known.directory, snapshot, clock),

@@ -142,6 +142,7 @@ def build_policies(
     changes: PolicyChanges,
     clock: Clock,
     state: CallState | None = None,
+    use: LimitUse | None = None,
 ) -> PolicyService:
     """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
@@ -156,7 +157,7 @@ def build_policies(
             repositories.tools,
             repositories.acl,
             directory,
-            _call_conditions(storage, clock, None if state is None else state.limits),
+            _call_conditions(storage, clock, use),
         ),
         storage.audit,
         changes,

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from packages.database.client import Transaction
 from packages.models.states import Effect
-from registry.access.limits.ports import LimitUse
 from registry.access.policies.values import NarrowedPath, Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
@@ -147,7 +146,6 @@ class CallState:
     """What explanations say of this moment: of a serving process, not of a command."""
 
     toolsets: ToolsetSteps
-    limits: LimitUse
     approvals: WaitingCalls
 
 
