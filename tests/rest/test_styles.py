@@ -196,6 +196,8 @@ def test_a_whole_query_string_is_written_as_its_content_type(
          "holds ' ' in an item, which separates items here"),
         (["a|b"], "query", "pipeDelimited", False,
          "holds '|' in an item, which separates items here"),
+        (["a.b"], "path", "label", True, "holds '.' in an item, which separates items here"),
+        ([1.5], "path", "label", True, "holds '.' in an item, which separates items here"),
         ("a\0b", "path", "simple", False, "holds control characters, which no path may"),
         ("a\r\nb", "path", "simple", False, "holds control characters, which no path may"),
         (float("inf"), "query", "form", True, "is no number of JSON"),

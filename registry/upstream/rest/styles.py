@@ -204,6 +204,9 @@ def expanded(  # noqa: PLR0911 - one for each form
     separator = prefix if explode and prefix else ","
     if is_undefined(value):
         return f";{name}" if style == "matrix" else prefix
+    if style == "label" and explode and isinstance(value, list | dict):
+        # No escape tells a point in an item from one that separates items.
+        encode = item_text(encode, prefix)
     match value:
         case list():
             texts = [encode(text_of(item)) for item in value if item is not None]
