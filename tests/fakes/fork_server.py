@@ -23,6 +23,8 @@ FILES = 4
 
 def load() -> None:
     """Import what commands import, each when it needs it."""
+    # Otherwise the linear algebra of numpy starts a thread for each processor.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # noqa: TID251 - read by a library, not by us
     import registry
 
     for module in pkgutil.walk_packages(registry.__path__, "registry."):
