@@ -223,7 +223,7 @@ async def unless_closed(running: Fleet, http: httpx.AsyncClient) -> httpx.Respon
     """Call over an open connection; None if it was closed: workers do so when all was answered."""
     try:
         return await running.call(http, 0)
-    except httpx.TransportError:
+    except (httpx.NetworkError, httpx.RemoteProtocolError):
         return None
 
 
