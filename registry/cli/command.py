@@ -14,6 +14,7 @@ from registry.cli.clients import client_config
 from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
 from registry.cli.limits import limits
+from registry.cli.migrate import migrate
 from registry.cli.policies import policies
 from registry.cli.quarantine import quarantine
 from registry.cli.schemas import schemas
@@ -69,6 +70,7 @@ app.command()(connections)
 app.command()(disconnect)
 app.command()(export)
 app.command()(apply)
+app.command()(migrate)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
 app.add_typer(sync, name="sync")

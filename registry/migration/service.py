@@ -43,6 +43,17 @@ class CatalogEntries(Protocol):
         """Store a catalog entry with its tools, or compare it with the one that is there."""
 
 
+class NoCatalog:
+    """Leaves rows that came from a registry: there is no catalog. Implements `CatalogEntries`."""
+
+    async def take(self, server: OldServer, *, dry_run: bool) -> Report:  # noqa: ARG002 - as of others
+        """Report that it is left."""
+        message = "came from a registry, and there is no catalog to keep it"
+        return Report(
+            f"{SERVERS} {server.id}", Kind.CATALOG, Outcome.SKIPPED, server.name, message
+        )
+
+
 class Migration:
     """Migrates a dump.
 

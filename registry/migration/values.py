@@ -47,6 +47,7 @@ class Outcome(StrEnum):
     WOULD_IMPORT = "would_import"
     EXISTS = "exists"
     DIFFERS = "differs"
+    SKIPPED = "skipped"
     FAILED = "failed"
 
     @property
@@ -75,6 +76,18 @@ class Report:
     tools: int = 0
     digest: str = ""
 
+    def members(self) -> dict[str, object]:
+        """Return it as JSON members."""
+        return {
+            "row": self.row,
+            "kind": None if self.kind is None else self.kind.value,
+            "outcome": self.outcome.value,
+            "name": self.name,
+            "message": self.message,
+            "tools": self.tools,
+            "digest": self.digest,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class OldServer:
@@ -85,8 +98,8 @@ class OldServer:
             container.
         url: Where its workload answered, which for a container is the address of a proxy.
         tools: Those that can be stored.
+        tool_rows: How many rows of tools it has.
         problems: Why others cannot.
-        lost: Ids of the rows of those.
     """
 
     id: str

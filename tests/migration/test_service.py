@@ -61,7 +61,6 @@ async def documents(database: Database) -> dict[str, int]:
     return {name: await database.db[name].count_documents({}) for name in names}
 
 
-@pytest.mark.requirement("R-205")
 async def test_workloads_become_servers_that_are_off_with_all_that_was_known(
     servers: ServerService, discovery: FakeDiscovery, alice: UserContext
 ) -> None:
@@ -90,7 +89,6 @@ async def test_workloads_become_servers_that_are_off_with_all_that_was_known(
     assert (github.last_connected, discovery.asked) == (None, [])
 
 
-@pytest.mark.requirement("R-205")
 async def test_a_second_migration_writes_nothing(
     servers: ServerService, database: Database, alice: UserContext
 ) -> None:
@@ -105,7 +103,6 @@ async def test_a_second_migration_writes_nothing(
     assert await documents(database) == before
 
 
-@pytest.mark.requirement("R-205")
 async def test_a_dry_run_writes_nothing_and_says_what_would_be(
     servers: ServerService, database: Database, alice: UserContext
 ) -> None:
@@ -120,7 +117,6 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(
     assert await documents(database) == before
 
 
-@pytest.mark.requirement("R-205")
 async def test_what_was_changed_since_is_told_and_left_alone(
     servers: ServerService, alice: UserContext
 ) -> None:
@@ -159,7 +155,6 @@ async def test_a_container_without_an_address_fails_alone(
     assert outcomes(reports) == [("github", Outcome.FAILED), ("Our-Docs", Outcome.IMPORTED)]
 
 
-@pytest.mark.requirement("R-205")
 async def test_a_migration_that_was_killed_goes_on_where_it_was(
     servers: ServerService, database: Database, alice: UserContext
 ) -> None:
