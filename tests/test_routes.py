@@ -62,6 +62,7 @@ WRITING = {
     Scope.WRITE_ACCESS,
     Scope.WRITE_TOKENS,
     Scope.WRITE_TOOLS,
+    Scope.WRITE_CATALOG,
     # Decide about calls, and withdraw one's own.
     Scope.APPROVE_TOOLS,
     Scope.INVOKE_TOOLS,

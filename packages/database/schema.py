@@ -18,6 +18,13 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.budgets import BudgetDocument
+from packages.models.catalog import (
+    CatalogJob,
+    CatalogServer,
+    CatalogSource,
+    CatalogTool,
+    CatalogVersion,
+)
 from packages.models.features import ServerFeature
 from packages.models.limits import LimitDocument, LimitQuota
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
@@ -67,6 +74,11 @@ OWN_DOCUMENTS = (
     Embedding,
     ToolsetDocument,
     QuarantineDocument,
+    CatalogServer,
+    CatalogTool,
+    CatalogVersion,
+    CatalogSource,
+    CatalogJob,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS

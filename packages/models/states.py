@@ -173,3 +173,18 @@ class QuarantineKind(StrEnum):
     USER = "user"
     TOKEN = "token"  # noqa: S105 - the name of a kind
     CLIENT = "client"
+
+
+class CatalogKind(StrEnum):
+    """How a server of the catalog is reached: at a URL, or by starting a package."""
+
+    REMOTE = "remote"
+    CONTAINER = "container"
+
+
+class CatalogStatus(StrEnum):
+    """State of a version of a server of the catalog, as in the official registry."""
+
+    ACTIVE = "active"
+    DEPRECATED = "deprecated"
+    DELETED = "deleted"

@@ -63,6 +63,7 @@ class EntityType(StrEnum):
     APPROVAL = "approval"
     TOOLSET = "toolset"
     BUDGET = "budget"
+    CATALOG_SERVER = "catalog_server"
 
 
 NAMED_FOR_SERVERS = frozenset(
@@ -79,6 +80,7 @@ NO_SERVERS = frozenset(
         EntityType.USER,
         EntityType.GROUP,
         EntityType.BUDGET,
+        EntityType.CATALOG_SERVER,
     }
 )
 """Types whose records name no server. Those about stored tokens do."""

@@ -29,6 +29,8 @@ class Scope(StrEnum):
     WRITE_TOOLS = "write:tools"
     READ_TOKENS = "read:tokens"
     WRITE_TOKENS = "write:tokens"
+    READ_CATALOG = "read:catalog"
+    WRITE_CATALOG = "write:catalog"
     READ_AUDIT = "read:audit"
     WRITE_ACCESS = "write:access"
     INVOKE_TOOLS = "invoke:tools"
@@ -45,6 +47,7 @@ USER_SCOPES = frozenset(
         Scope.WRITE_TOOLS,
         Scope.READ_TOKENS,
         Scope.WRITE_TOKENS,
+        Scope.READ_CATALOG,
         Scope.INVOKE_TOOLS,
         Scope.WRITE_ACCESS,
     }
@@ -53,11 +56,6 @@ USER_SCOPES = frozenset(
 
 GRANTED_SCOPES = frozenset({Scope.CONFIRM_TOOLS, Scope.APPROVE_TOOLS})
 """Scopes that plain users do not have by default, and that their tokens may be given."""
-
-RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog"})
-"""Reserved names of scopes that guard nothing yet: no token is issued with them, and custom scopes
-cannot use them. Earlier releases issued them: such tokens stay valid, and policies that name these
-scopes still apply. Source: docs/decisions/0022-issued-tokens-on-record.md."""
 
 SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
 """Pattern of a scope's name (RFC 6749, 3.3), with our own maximum length."""

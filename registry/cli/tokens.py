@@ -8,7 +8,6 @@ import typer
 
 from registry.auth.identity import (
     OPERATOR,
-    RESERVED_SCOPES,
     SCOPE_NAME,
     TOOLS,
     Role,
@@ -84,7 +83,7 @@ def token_create(
             fail(f"--tools: {tools!r} is none of all, search")
         custom = frozenset(custom_scope or ())
         for name in sorted(custom):
-            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope) | RESERVED_SCOPES:
+            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope):
                 fail(f"--custom-scope {name!r} is no scope of your own (RFC 6749, 3.3)")
         async with services(changes=True) as built:
             order = TokenOrder(

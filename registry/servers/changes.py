@@ -60,9 +60,15 @@ OWN = {
 REQUIRED = ("url", "type", "scope", "status", "tags", "path", "auto_expose", "sync_mode")
 """Members that null cannot remove."""
 
+MATCHED = ("config.url", "registry.package")
+"""What a registered server is matched to the catalog by."""
+
 CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "requires_oauth"})
 """Members that determine the connection; after a change of them, the tools are read again."""
 
+
+NOT_CONNECTED = "stdio"
+"""The stored `type` of a server that is a package and has no URL: it is a program elsewhere."""
 
 MOVING = frozenset(
     {
@@ -88,6 +94,7 @@ class FieldChanges:
         drops_tokens: Whether the tokens that users obtained must not go to the new authorization
             server.
         restores: The version of the connection that a rollback restores; None otherwise.
+        rematches: Whether the link to the catalog is made again, whatever changed.
     """
 
     changes: dict[str, object] = field(default_factory=dict)
@@ -97,13 +104,27 @@ class FieldChanges:
     drops_user_keys: bool = False
     drops_tokens: bool = False
     restores: int | None = None
+    rematches: bool = False
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.changes or self.removed or self.user_key is not None or self.rematches)
+
+    @property
+    def moves_identity(self) -> bool:
+        """Whether the server may be an instance of another server of the catalog."""
+        return self.rematches or any(
+            name in self.changes or name in self.removed for name in MATCHED
+        )
 
 
 def config_of(
     request: ServerCreate | ConnectionTest, vault: CredentialVault
 ) -> tuple[JsonObject, str | None]:
     """Return the `config` to store, and the caller's own key when the server wants one."""
-    require_no_secret(request.url, "url")
+    if request.url is not None:
+        require_no_secret(request.url, "url")
     given = _given(request)
     _require_title(given.get("title"))
     config: JsonObject = {
@@ -111,7 +132,7 @@ def config_of(
         for name, stored in PLAIN_CONFIG.items()
         if given.get(name) is not None
     }
-    config["type"] = request.type.value
+    config["type"] = request.type.value if request.url is not None else NOT_CONNECTED
     config["requiresOAuth"] = request.requires_oauth is True
     if request.custom_user_vars:
         config["customUserVars"] = _variables(request.custom_user_vars)
@@ -155,7 +176,7 @@ def update_of(
     config = current.config
     if given.get("title") != config.get("title"):
         _require_title(given.get("title"))
-    _put_call_rules(request, given, changes, removed)
+    _put_objects(request, given, changes, removed)
     _put_connection(request, given, config, vault, changes, removed)
     return FieldChanges(
         changes={
@@ -198,12 +219,15 @@ def _with_stored_url(request: ServerUpdate, config: JsonObject) -> ServerUpdate:
     return request
 
 
-def _put_call_rules(
+def _put_objects(
     request: ServerUpdate, given: Collection[str], changes: dict[str, object], removed: list[str]
 ) -> None:
     if "call_rules" in given:
         rules = None if request.call_rules is None else request.call_rules.stored()
         _put(changes, removed, "registry.call_rules", rules or None)
+    if "package" in given:
+        package = None if request.package is None else request.package.stored()
+        _put(changes, removed, "registry.package", package)
 
 
 def _put_connection(

@@ -94,6 +94,7 @@ def present_detail(server: ServerRecord) -> JsonObject:
     ):
         if isinstance(stored, str):
             answer[name] = stored
+    answer |= _catalog_facts(server)
     rules = members(server.registry.get("call_rules"))
     if rules:
         spelt = {VALIDATE: VALIDATE, VALIDATE_OUTPUT: "validateOutput", CONFIRM: CONFIRM}
@@ -132,6 +133,32 @@ def present_connection(server: ServerRecord, view: ConnectionView, now: datetime
         "is_recently_active": is_recently_active(connected_at, now),
         "lastConnected": timestamp(connected_at),
     }
+
+
+PACKAGE = (
+    ("registry_type", "registryType"),
+    ("identifier", "identifier"),
+    ("version", "version"),
+)
+
+LINK = {
+    "registryServerId": "registry_server_id",
+    "registryServerName": "registry_server_name",
+    "registryServerDescription": "registry_server_description",
+}
+
+
+def _catalog_facts(server: ServerRecord) -> JsonObject:
+    """Return the server's package, and the server of the catalog that it is an instance of."""
+    facts: JsonObject = {
+        shown: str(server.registry[stored])
+        for shown, stored in LINK.items()
+        if server.registry.get(stored) is not None
+    }
+    package = members(server.registry.get("package"))
+    if package:
+        facts["package"] = {spelt: package[name] for name, spelt in PACKAGE if name in package}
+    return facts
 
 
 SYNC_TIMES = {

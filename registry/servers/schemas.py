@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     model_validator,
 )
@@ -325,10 +326,51 @@ class CallRulesInput(BaseModel):
         return {name: choice.value for name, choice in chosen.items() if choice is not None}
 
 
+class PackageInput(BaseModel):
+    """The package that a container server runs."""
+
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    registry_type: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=32),
+        Field(description="`oci`, `npm`, `pypi` or another kind of package."),
+    ] = "oci"
+    identifier: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=512),
+        Field(description="Its name there, for `oci` with the tag."),
+    ]
+    version: (
+        Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=128)] | None
+    ) = None
+
+    def stored(self) -> JsonObject:
+        """Return it as it is stored."""
+        kind = self.registry_type.lower()
+        stored: JsonObject = {"registry_type": kind, "identifier": self.identifier}
+        return stored if self.version is None else {**stored, "version": self.version}
+
+
+PackageOf = Annotated[
+    PackageInput | None,
+    Field(
+        description="The package that the server runs, where it is a container. It is matched to "
+        "the catalog by that, and without a URL it is recorded and not connected to."
+    ),
+]
+
+
 class _Registration(_ConfigInput):
     """What a registration says of a server beside its name."""
 
-    url: Url
+    url: Url | None = None
+    package: PackageOf = None
+    status: ServerStatus | None = Field(
+        default=None, description="Of a server with a package, which runs elsewhere."
+    )
     type: TransportInput = Transport.STREAMABLE_HTTP
     scope: ServerScope = ServerScope.PRIVATE_USER
     tags: Tags = Field(default_factory=list)
@@ -386,6 +428,28 @@ class ServerCreate(_Registration):
     model_config = ConfigDict(json_schema_extra={"examples": [TAVILY, GITHUB]})
 
     server_name: ServerName
+    _catalog_id: str | None = PrivateAttr(default=None)
+
+    @property
+    def catalog_id(self) -> str | None:
+        """Return the server of the catalog that this is registered from, if it is."""
+        return self._catalog_id
+
+    def from_catalog(self, entry_id: str) -> Self:
+        """Return this, registered from a server of the catalog."""
+        made = self.model_copy()
+        made._catalog_id = entry_id  # noqa: SLF001 - of the same class
+        return made
+
+    @model_validator(mode="after")
+    def _is_reached_or_a_package(self) -> Self:
+        if self.url is None and self.package is None:
+            msg = "url is required, unless the server is a package"
+            raise ValueError(msg)
+        if self.status is not None and self.package is None:
+            msg = "status can be given only with a package"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _path_is_free_to_take(self) -> Self:
@@ -410,6 +474,7 @@ class ServerUpdate(_ConfigInput):
 
     url: Url | None = None
     type: TransportInput | None = None
+    package: PackageOf = None
     scope: ServerScope | None = None
     status: ServerStatus | None = None
     auto_expose: AutoExpose | None = Field(
@@ -444,6 +509,9 @@ class ServerUpdate(_ConfigInput):
     tool_functions: ReadOnly = None
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
+    registry_server_id: ReadOnly = None
+    registry_server_name: ReadOnly = None
+    registry_server_description: ReadOnly = None
     document_problems: ReadOnly = None
     feature_problems: ReadOnly = None
     permissions: ReadOnly = None
@@ -567,6 +635,14 @@ class ServerDetail(ServerSummary):
     notice: str | None = Field(
         default=None, description="Why there are no tools, where that is no failure."
     )
+    package: JsonObject | None = Field(
+        default=None, description="The package that it runs, where it is a container."
+    )
+    registry_server_id: str | None = Field(
+        default=None, description="The server of the catalog that it is an instance of."
+    )
+    registry_server_name: str | None = None
+    registry_server_description: str | None = None
 
 
 class UserKey(_Answer):

@@ -545,7 +545,7 @@ class ServerService:
         self, current: ServerRecord, changes: FieldChanges, user: UserContext, action: AuditAction
     ) -> bool:
         """Write a change, with what its server offers then; return False if it was outdated."""
-        if not changes.changes and not changes.removed and changes.user_key is None:
+        if changes.changes_nothing:
             return True
         reading: DiscoveryResult | None = None
         if changes.reconnects:

@@ -63,12 +63,20 @@ class JobRepository:
 
     Args:
         retention: How long finished jobs are kept.
+        jobs: Documents of other jobs with the same members, in a collection of their own.
     """
 
-    def __init__(self, database: Database, *, retention: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        retention: timedelta,
+        clock: Clock,
+        jobs: type[SyncJob] | None = None,
+    ) -> None:
         self._clock = clock
         self._time = ServerTime(database, now=clock.now, monotonic=clock.monotonic)
-        self._jobs = database.document(SyncJob)
+        self._jobs = database.document(SyncJob) if jobs is None else jobs
         self._runs = database.document(SyncJobRun)
         self._deliveries = database.document(SyncDelivery)
         # Beanie has no update that returns a projection, no pipeline in an update with a filter of

@@ -21,7 +21,6 @@ from registry.auth.errors import AdminRequiredError, InsufficientScopeError, Una
 from registry.auth.identity import (
     ALL_SCOPES,
     ALL_TENANTS,
-    RESERVED_SCOPES,
     USER_SCOPES,
     Role,
     Scope,
@@ -487,7 +486,7 @@ class SessionService:
             raise _refused()
         # A service account is not in `users`: the operator set its claims.
         allowed = frozenset(family.scopes) if role is family.role else default_scopes(role)
-        scopes = [one for one in family.scopes if one in allowed and one not in RESERVED_SCOPES]
+        scopes = [one for one in family.scopes if one in allowed]
         return family.model_copy(update={"role": role, "scopes": tuple(scopes)})
 
     async def _insert(self, family: IssuedFamily, actor: UserContext) -> None:
@@ -586,7 +585,7 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
         return tuple(sorted(scope for scope in user.scopes if scope in USER_SCOPES))
     scopes = tuple(dict.fromkeys(requested))
     # Custom scopes of the caller are known too: policies grant tools to them.
-    known = (ALL_SCOPES | user.custom_scopes) - RESERVED_SCOPES
+    known = ALL_SCOPES | user.custom_scopes
     unknown = [scope for scope in scopes if scope not in known]
     if unknown:
         named = ", ".join(unknown)

@@ -17,6 +17,8 @@ from registry.access.toolsets.repository import ToolsetRepository
 from registry.approvals.reading import WaitingRequests
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
+from registry.catalog.repository import CatalogRepository
+from registry.catalog.table import CatalogTable
 from registry.connections.reconnection import Reconnection
 from registry.connections.service import ConnectionService
 from registry.core.background_tasks import BackgroundTasks, end
@@ -44,6 +46,7 @@ from registry.upstream.webhook import webhook_receiver
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
 from registry.wiring.approvals import build_approval_webhook, build_approvals
+from registry.wiring.catalog import build_catalog
 from registry.wiring.components import Components
 from registry.wiring.connections import build_connections, build_connector
 from registry.wiring.database import connected
@@ -150,6 +153,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
         toolsets = Toolsets(
             clock, ToolsetRepository(database), AclRepository(database, TOOLSET_TYPE)
         )
+        catalog_table = CatalogTable(CatalogRepository(database))
         snapshot, era_reprobe = build_view(
             settings,
             storage,
@@ -164,7 +168,14 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
             metrics=metrics,
             freed=memory.note,
-            tables=(quarantines, limits.table, approvals.notices, toolsets, budgets),
+            tables=(
+                quarantines,
+                limits.table,
+                approvals.notices,
+                toolsets,
+                budgets,
+                catalog_table,
+            ),
             quarantines=quarantines,
         )
         read_and_store = upstreams.reporting_to(snapshot, tracker, authorizations.unregistration)
@@ -179,6 +190,9 @@ async def components(  # noqa: PLR0915 - one statement for each part
                 source_type=source_type,
             )
             for source_type in (SourceType.MCP, SourceType.OPENAPI)
+        )
+        catalog = build_catalog(
+            settings, storage, servers, upstreams.guard, catalog_table, snapshot, clock=clock
         )
         upstream = await stack.enter_async_context(
             create_upstream_session(
@@ -275,7 +289,11 @@ async def components(  # noqa: PLR0915 - one statement for each part
             # On one nothing that is read could be stored, nor what is left removed.
             work.append((leftovers.follow(), None))
             if settings.sync_worker_enabled:
-                work += [(sync.worker.follow(), None), (described.follow(), None)]
+                work += [
+                    (sync.worker.follow(), None),
+                    (described.follow(), None),
+                    (catalog.worker.follow(), None),
+                ]
         await _begin(stack, work)
         yield Components(
             settings=settings,
@@ -287,6 +305,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             database=database,
             authenticator=known.authenticator,
             servers=servers,
+            catalog=catalog.service,
             apis=ApiService(api_servers, upstreams.vault),
             connections=ConnectionService(
                 tracker,

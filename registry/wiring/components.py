@@ -20,6 +20,7 @@ from registry.audit.trail import AuditTrail
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys
+from registry.catalog.service import CatalogService
 from registry.connections.reconnection import Reconnection
 from registry.connections.service import ConnectionService
 from registry.core.clock import Clock
@@ -61,6 +62,7 @@ class Components:
     database: Database
     authenticator: BearerAuthenticator
     servers: ServerService
+    catalog: CatalogService
     apis: ApiService
     connections: ConnectionService
     reconnection: Reconnection

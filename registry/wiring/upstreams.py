@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from registry.catalog.links import CatalogLinks
+from registry.catalog.repository import CatalogRepository
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
@@ -75,5 +77,6 @@ def build_upstreams(
         storage.repositories,
         clock,
         failures_until_error=settings.connection_failures_until_error,
+        catalog=CatalogLinks(CatalogRepository(storage.database)),
     )
     return Upstreams(guard, vault, discovery, reader, store, instance)

@@ -41,12 +41,16 @@ LEASES = frozenset({"registry.lease", "registry.lease.holder"})
 PROGRESS = frozenset({"alive_at", "notice_at", "notices", "notices.0.attempts"})
 """What says how the work on a request for approval goes on, and changes nothing of the request."""
 
+LINK_WRITES = frozenset({"link_writes"})
+"""What each server that is linked to one of the catalog writes there."""
+
 TABLES: tuple[Watched, ...] = (
     Watched("quarantines", stamp="updated_at"),
     Watched("limits", stamp="updated_at"),
     Watched("approvals", stamp="updated_at", ignored=PROGRESS),
     Watched("toolsets", stamp="updated_at", is_counted=True),
     Watched("budgets", stamp="updated_at", is_counted=True),
+    Watched("mcpservers_registry", stamp="updated_at", is_counted=True, ignored=LINK_WRITES),
 )
 """Small collections that are held in memory as a whole, by the tables of `view.tables`."""
 

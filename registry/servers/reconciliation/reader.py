@@ -14,6 +14,7 @@ from registry.oauth.errors import AuthorizationRequiredError, AuthorizationUnava
 from registry.oauth.policy import grant_of, is_unattended
 from registry.oauth.ports import AccessTokens
 from registry.oauth.values import AccessToken, Grant, OAuthServer
+from registry.servers.changes import NOT_CONNECTED
 from registry.servers.credentials import (
     CredentialVault,
     caller_values,
@@ -53,6 +54,9 @@ NOT_AUTHORISED = (
 NEW_REFUSED = "The server refuses a new access token of the user."
 
 T = TypeVar("T")
+
+
+NOT_STARTED_HERE = "it is a package without a URL, which is not started here"
 
 
 class ServerReader:
@@ -128,6 +132,8 @@ class ServerReader:
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
         began_at = self._clock.now()
+        if is_not_connected(config):
+            return DiscoveryResult(unread=NOT_STARTED_HERE, began_at=began_at)
         values = await self._values(
             server_name, config, user, created_at, use_stored_key=use_stored_key
         )
@@ -283,6 +289,11 @@ class ServerReader:
         """
         headers = self._vault.request_headers(server_id, config, user_values)
         return replace(_address(config), headers=headers)
+
+
+def is_not_connected(config: JsonObject) -> bool:
+    """Whether a server is a package that runs elsewhere, without a URL."""
+    return config.get("type") == NOT_CONNECTED and "command" not in config
 
 
 def _with_token(connection: ConnectionSpec, token: AccessToken) -> ConnectionSpec:

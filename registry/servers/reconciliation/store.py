@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from beanie import PydanticObjectId
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
-from packages.models.states import ServerVersionOrigin
+from packages.models.states import ServerVersionOrigin, SourceType
 from registry.access.limits.repository import LimitRepository
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policy import ServerScope
@@ -27,6 +29,7 @@ from registry.oauth.repository import OAuthFlowRepository
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.reconciliation.audit_records import server_changes
+from registry.servers.reconciliation.catalog_links import CatalogLink, CatalogMatcher
 from registry.servers.reconciliation.discovery_changes import (
     DiscoveryResult,
     Recorded,
@@ -136,6 +139,9 @@ SETTLED_FOR = timedelta(hours=1)
 """After this time all tools are compared again even if nothing seems to have changed: it repairs
 changes that were made in the database directly."""
 
+LINK_MEMBERS = ("registry_server_id", "registry_server_name", "registry_server_description")
+"""Members of `registry` that say which server of the catalog a server is an instance of."""
+
 SETTLED = ("registry.settled_digest", "registry.settled_at")
 
 
@@ -176,6 +182,7 @@ class ServerStore:
 
     Args:
         failures_until_error: Attempts that fail in a row until an active server is in error.
+        catalog: Links servers to the catalog; without it none is linked.
     """
 
     def __init__(
@@ -185,8 +192,10 @@ class ServerStore:
         clock: Clock,
         *,
         failures_until_error: int,
+        catalog: CatalogMatcher | None = None,
     ) -> None:
         self._failures_until_error = failures_until_error
+        self._catalog = catalog
         self._database = database
         self._servers = repositories.servers
         self._versions = repositories.versions
@@ -271,9 +280,16 @@ class ServerStore:
             fields["status"] = ServerStatus.INACTIVE.value
             outcome = recorded.changes(outcome)
         apply_to_new(fields, outcome)
+        if request.package is not None:
+            cast("dict[str, object]", fields["registry"])["package"] = request.package.stored()
+        if request.status is not None:
+            fields["status"] = request.status.value
         source_type = source_type_of(config)
 
         async def store(tx: Transaction) -> ServerRecord:
+            fields["registry"] = await self._linked(
+                config, cast("dict[str, object]", fields["registry"]), request.catalog_id, tx
+            )
             server_id = await self._servers.insert(fields, tx, source_type)
             occasion = VersionCause(now, _person(user), ServerVersionOrigin.REGISTRATION)
             await self._versions.record(server_id, None, config, occasion, tx)
@@ -368,7 +384,7 @@ class ServerStore:
         set_fields |= due.set_fields
         removed += due.removed
         found = reading.found if reading is not None else None
-        is_plain = not (changes.changes or changes.removed or changes.user_key or accept)
+        is_plain = changes.changes_nothing and not accept
         digest = digest_of(server, found) if found is not None and is_plain else None
         plan = _Plan(
             server=server,
@@ -423,9 +439,13 @@ class ServerStore:
                 writes |= {"registry.settled_digest": plan.digest, "registry.settled_at": plan.now}
             else:
                 removed += SETTLED
+        if changes.moves_identity and not server.is_api:
+            link, unlinked = await self._relinked(server, writes, removed, batch.tx)
+            writes |= link
+            removed += unlinked
         is_recorded = not (plan.is_plain and await self._note_read(server, writes, removed, tx))
         if is_recorded:
-            if changes.changes or changes.removed or await self._modifies(server, writes, tx):
+            if not changes.changes_nothing or await self._modifies(server, writes, tx):
                 writes["updatedAt"] = time_after(server.updated_at, plan.now)
             self._servers.update(
                 server.id,
@@ -451,6 +471,43 @@ class ServerStore:
             event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
             self._audit.add(plan.user, event, batch)
         return ServerWriteResult(changed, synced, is_recorded=is_recorded, dropped=dropped)
+
+    async def _linked(
+        self,
+        config: JsonObject,
+        registry: dict[str, object],
+        catalog_id: str | None,
+        tx: Transaction,
+    ) -> dict[str, object]:
+        """Return the `registry` of a new server with its link to the catalog, if it has one."""
+        bare = {name: value for name, value in registry.items() if name not in LINK_MEMBERS}
+        if self._catalog is None or source_type_of(config) is not SourceType.MCP:
+            return bare
+        link = await self._catalog.match(config, registry.get("package"), tx)
+        if link is None and catalog_id is not None:
+            # A URL with variables matches no URL; who registers the entry says what it is.
+            link = await self._catalog.to(catalog_id, tx)
+        return {**bare, **_link_members(link)}
+
+    async def _relinked(
+        self,
+        server: ServerRecord,
+        writes: Mapping[str, object],
+        removed: Sequence[str],
+        tx: Transaction,
+    ) -> tuple[dict[str, object], list[str]]:
+        """Return what is set and removed so that the link fits a server after *writes*."""
+        if self._catalog is None:
+            return {}, []
+        after = changed_record(server, writes, tuple(removed))
+        link = await self._catalog.match(after.config, after.registry.get("package"), tx)
+        members_ = _link_members(link)
+        gone = [
+            f"registry.{name}"
+            for name in LINK_MEMBERS
+            if name not in members_ and name in server.registry
+        ]
+        return {f"registry.{name}": value for name, value in members_.items()}, gone
 
     async def _note_read(
         self,
@@ -599,6 +656,18 @@ class ServerStore:
         """Remove the keys that users stored for a server; return their number."""
         named = server.server_name, server.tenant_id, server.created_at
         return await self._plugin_auths.delete_of_server(*named, tx)
+
+
+def _link_members(link: CatalogLink | None) -> dict[str, object]:
+    if link is None:
+        return {}
+    linked: dict[str, object] = {
+        "registry_server_id": PydanticObjectId(link.entry_id),
+        "registry_server_name": link.name,
+    }
+    if link.description is not None:
+        linked["registry_server_description"] = link.description
+    return linked
 
 
 def is_large(server: ServerRecord | None, reading: DiscoveryResult | None) -> bool:

@@ -22,7 +22,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
-from packages.database.documents import deleted, matched, read_all
+from packages.database.documents import deleted, matched, parsed, read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import EARLIEST, LATEST, id_of, moment_of, text_of
@@ -57,10 +57,17 @@ NAMES_AT_ONCE = 50
 """The embedded database compares each document that it finds with all names of a query."""
 
 PATH_INDEX = "registry_own_path"
+LINK, LINKED_NAME = "registry.registry_server_id", "registry.registry_server_name"
+LINKED_DESCRIPTION = "registry.registry_server_description"
 INDEXES = [
     IndexModel([("serverName", ASCENDING), ("tenantId", ASCENDING)], unique=True, background=True),
     IndexModel([("scope", ASCENDING), ("status", ASCENDING)], name="registry_scope_status"),
     IndexModel([("path", ASCENDING)], name="registry_by_path"),
+    IndexModel(
+        [(LINK, ASCENDING)],
+        name="registry_catalog_link",
+        partialFilterExpression={LINK: {"$type": "objectId"}},
+    ),
     IndexModel(
         [("registry.path", ASCENDING), ("tenantId", ASCENDING)],
         name=PATH_INDEX,
@@ -624,6 +631,59 @@ class ServerRepository:
             operations["$set"] = {"scope": scope.value}
             operations["$max"] = {"updatedAt": now}
         await self._change({"_id": ObjectId(resource.id)}, operations, tx)
+
+    async def follow_entry(
+        self, entry_id: str, name: str, description: str | None, now: datetime, most: int
+    ) -> int:
+        """Write the name of a server of the catalog to up to *most* servers that are linked to it.
+
+        Returns:
+            How many had another one.
+        """
+        differs: list[Doc] = [{LINKED_NAME: {"$ne": name}}]
+        differs.append({LINKED_DESCRIPTION: {"$ne": description}})
+        changes: Doc = {"$set": {LINKED_NAME: name}, "$max": {"updatedAt": now}}
+        if description is None:
+            changes["$unset"] = {LINKED_DESCRIPTION: ""}
+        else:
+            changes["$set"][LINKED_DESCRIPTION] = description
+        return await self._change_linked(entry_id, {"$or": differs}, changes, most)
+
+    async def unlink(self, entry_id: str, now: datetime, most: int) -> int:
+        """Remove the links of up to *most* servers to a server that the catalog has no more."""
+        gone = dict.fromkeys((LINK, LINKED_NAME, LINKED_DESCRIPTION), "")
+        changes: Doc = {"$unset": gone, "$max": {"updatedAt": now}}
+        return await self._change_linked(entry_id, {}, changes, most)
+
+    async def _change_linked(self, entry_id: str, query: Doc, changes: Doc, most: int) -> int:
+        linked: Doc = {LINK: ObjectId(entry_id)}
+        servers = self._tables.servers.collection
+        rows = await servers.find({**linked, **query}, {"_id": 1}).limit(most).to_list()
+        if rows:
+            ids = [row["_id"] for row in rows]
+            await servers.update_many({"_id": {"$in": ids}, **linked}, changes)
+        return len(rows)
+
+    async def linked_unchecked(self, entry_id: str) -> list[str]:
+        """Return the ids of the servers that are linked to a server of the catalog."""
+        rows = self._tables.servers.collection.find({LINK: ObjectId(entry_id)}, {"_id": 1})
+        found = [id_of(row["_id"]) async for row in rows]
+        return [server_id for server_id in found if server_id is not None]
+
+    async def links_unchecked(self) -> list[ServerRecord]:
+        """Return all MCP servers that are linked to the catalog, with the links alone."""
+        rows = self._tables.servers.collection.find(
+            {LINK: {"$type": "objectId"}}, {LINK: 1, LINKED_NAME: 1}
+        )
+        found = [parsed(ServerRecord, row, "mcpservers") async for row in rows]
+        return [one for one in found if one is not None]
+
+    async def identities_unchecked(self) -> list[ServerRecord]:
+        """Return all MCP servers with what links them to the catalog, and nothing else."""
+        fields = dict.fromkeys(("serverName", "config.url", "registry.package", LINK), 1)
+        rows = self._tables.servers.collection.find({}, fields)
+        found = [parsed(ServerRecord, row, "mcpservers") async for row in rows]
+        return [one for one in found if one is not None]
 
     async def _records(self, query: Doc) -> list[ServerRecord]:
         return [

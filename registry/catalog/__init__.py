@@ -1,0 +1,1 @@
+"""The catalog: MCP servers that exist, apart from those that are registered here."""

@@ -1,0 +1,85 @@
+"""Builds the catalog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from registry.catalog.fetching import RegistryFetcher
+from registry.catalog.importing import ImportRunner
+from registry.catalog.jobs import CatalogJobs
+from registry.catalog.repository import CatalogRepository
+from registry.catalog.service import CatalogChanges, CatalogService, CatalogStore
+from registry.catalog.table import CatalogTable
+from registry.catalog.worker import CatalogWorker, CatalogWorkerConfig, LinkFollower
+from registry.core.origin import process_name
+from registry.sync.schedule import RetryPolicy
+
+if TYPE_CHECKING:
+    from registry.core.clock import Clock
+    from registry.core.settings import Settings
+    from registry.servers.service import ServerService
+    from registry.upstream.guard import UrlGuard
+    from registry.wiring.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogParts:
+    """The parts of the catalog."""
+
+    service: CatalogService
+    worker: CatalogWorker
+
+
+def build_catalog(
+    settings: Settings,
+    storage: Storage,
+    servers: ServerService,
+    guard: UrlGuard,
+    table: CatalogTable,
+    changes: CatalogChanges,
+    *,
+    clock: Clock,
+) -> CatalogParts:
+    """Return the parts of the catalog; the caller starts its worker."""
+    catalog = CatalogRepository(storage.database)
+    jobs = CatalogJobs(
+        storage.database, retention=timedelta(days=settings.sync_retention_days), clock=clock
+    )
+    registered = storage.repositories.servers
+    lease_seconds = settings.sync_lease_seconds
+    imports = ImportRunner(
+        storage.database,
+        catalog,
+        jobs,
+        RegistryFetcher(
+            guard,
+            connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
+            total_timeout_seconds=settings.discovery_timeout_seconds,
+        ),
+        clock=clock,
+        lease_seconds=lease_seconds,
+    )
+    worker = CatalogWorker(
+        jobs,
+        LinkFollower(catalog, registered, jobs, clock=clock, lease_seconds=lease_seconds),
+        imports,
+        CatalogWorkerConfig(process_name(), settings.sync_poll_seconds, lease_seconds),
+        RetryPolicy(
+            settings.sync_max_attempts,
+            settings.sync_backoff_seconds,
+            settings.sync_backoff_max_seconds,
+        ),
+        clock=clock,
+    )
+    service = CatalogService(
+        storage.database,
+        CatalogStore(catalog, jobs, imports, table, registered),
+        servers,
+        storage.audit,
+        changes,
+        worker.wake,
+        clock=clock,
+    )
+    return CatalogParts(service, worker)
