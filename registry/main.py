@@ -23,7 +23,7 @@ from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
 from registry.auth.errors import challenge
 from registry.auth.routes import auth_router
-from registry.catalog.routes import router as catalog_router
+from registry.catalog.routes import router as catalog_servers_router
 from registry.connections.routes import reconnection_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
@@ -183,7 +183,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(servers_router)
     app.include_router(apis_router)
     app.include_router(tool_endpoints_router())
-    app.include_router(catalog_router)
+    app.include_router(catalog_servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
     app.include_router(reconnection_router)

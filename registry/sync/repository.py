@@ -76,7 +76,9 @@ class JobRepository:
     ) -> None:
         self._clock = clock
         self._time = ServerTime(database, now=clock.now, monotonic=clock.monotonic)
-        self._jobs = database.document(SyncJob) if jobs is None else jobs
+        self._jobs = database.document(SyncJob)
+        if jobs is not None:
+            self._jobs = jobs
         self._runs = database.document(SyncJobRun)
         self._deliveries = database.document(SyncDelivery)
         # Beanie has no update that returns a projection, no pipeline in an update with a filter of

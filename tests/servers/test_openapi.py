@@ -155,6 +155,8 @@ WITH_INPUT = (
     "update_group",
 )
 WITHOUT_INPUT = (
+    "list_catalog_sources",
+    "list_catalog_imports",
     "list_connections",
     "get_client_metadata",
     "get_signing_client_metadata",
