@@ -24,6 +24,7 @@ from scripts.bench import (
     memory,
     pages,
     readiness,
+    rest,
     streams,
     syncing,
     tokens,
@@ -51,6 +52,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "readiness": readiness.section,
     "sync": syncing.section,
     "lists": listing.section,
+    "rest": rest.section,
 }
 
 

@@ -21,7 +21,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     for number in range(SERVERS):
         stage.register(f"{SERVER}-{number}", stage.upstream_port, f"{MANY}{number}")
     tools = SERVERS * TOOLS_EACH
-    asyncio.run(_all_listed(stage.gateway("/mcp", kind=Kind.LIST, tools=tools)))
+    asyncio.run(all_listed(stage.gateway("/mcp", kind=Kind.LIST, tools=tools)))
     report.section(f"tools/list of {tools} tools of {SERVERS} servers on `/mcp`")
     errors = 0
     for era, is_modern in (("", False), (", stateless era", True)):
@@ -41,7 +41,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     report.errors(errors)
 
 
-async def _all_listed(target: Target) -> None:
+async def all_listed(target: Target) -> None:
     """Wait until the gateway knows of all that was registered."""
     client = Client(target)
     await client.connect()

@@ -38,6 +38,7 @@ class Target:
         tools: How many tools there are to be listed.
         is_modern: Whether requests are of the stateless era.
         arguments: What else each call has as arguments.
+        is_json: Whether the tool answers the text in a JSON object.
     """
 
     host: str
@@ -49,6 +50,7 @@ class Target:
     tools: int = 1
     is_modern: bool = False
     arguments: Mapping[str, object] = field(default_factory=dict)
+    is_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,8 @@ class Client:
         if status != OK:
             return False
         answer = orjson.loads(body)
-        return bool(answer["id"] == text and answer["result"]["content"][0]["text"] == text)
+        expected = f'{{"text":"{text}"}}' if self._target.is_json else text
+        return bool(answer["id"] == text and answer["result"]["content"][0]["text"] == expected)
 
     async def _list(self) -> bool:
         params = {"_meta": MODERN_META} if self._target.is_modern else {}

@@ -75,6 +75,16 @@ class Stage:
         """Send a request to the API, below `/api/v1/`, and return the answer."""
         return _ask(self.port, self.token, path, body, method)
 
+    def remove(self, path: str) -> None:
+        """Delete what is below `/api/v1/` at *path*."""
+        request = urllib.request.Request(
+            f"http://{HOST}:{self.port}/api/v1/{path}",
+            headers={"Authorization": f"Bearer {self.token}"},
+            method="DELETE",
+        )
+        with urllib.request.urlopen(request, timeout=API_SECONDS):  # noqa: S310 - loopback
+            pass
+
     def toggle(self, *, is_enabled: bool) -> None:
         """Switch the server on or off."""
         self._toggle(self.server_id, is_enabled=is_enabled)

@@ -4,11 +4,15 @@ Run as `python -m scripts.bench.upstream PORT`. Below `/many/` it lists `TOOLS_E
 are others at each path, below `/tools/<number>/` as many as that says, below
 `/enumerations/<number>/` so many with an enumeration of nearly a megabyte, and below
 `/members/<number>/` one with so many arguments.
+
+It is a REST API too: `GET /rest/echo` answers its `text`, `/rest/<number>/openapi.json` describes
+that operation and as many more.
 """
 
 import sys
 import uuid
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 import uvicorn
@@ -32,6 +36,8 @@ MANY = "/many/"
 SOME = "/tools/"
 ENUMERATIONS = "/enumerations/"
 MEMBERS = "/members/"
+REST = "/rest/"
+REST_ECHO = f"{REST}echo"
 ENUMERATED = 90_000
 """Values that a definition of the largest size may have, nearly."""
 
@@ -85,12 +91,70 @@ def _tool(name: str, path: str) -> dict[str, Any]:
     return tool
 
 
+def description(count: int, server: str) -> dict[str, Any]:
+    """Return the description of an API with `echo` and *count* operations of the usual shape."""
+    text = {"name": "text", "in": "query", "required": True, "schema": {"type": "string"}}
+    record = {"$ref": "#/components/schemas/Record"}
+    answer = {
+        "200": {"description": "Found.", "content": {"application/json": {"schema": record}}}
+    }
+    paths: dict[str, Any] = {
+        REST_ECHO: {"get": {"operationId": "echo", "parameters": [text], "responses": {}}}
+    }
+    for number in range(count):
+        key = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+        limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "maximum": 100}}
+        paths[f"{REST}records-{number // 2}/{{id}}"] = paths.get(
+            f"{REST}records-{number // 2}/{{id}}", {"parameters": [key]}
+        ) | {
+            ("put" if number % 2 else "get"): {
+                "operationId": f"record_{number:04}",
+                "summary": f"Work on a record of the kind {number}",
+                "description": "Searches the records of this service. " * 6,
+                "parameters": [limit],
+                "responses": answer,
+                **(
+                    {"requestBody": {"content": {"application/json": {"schema": record}}}}
+                    if number % 2
+                    else {}
+                ),
+            }
+        }
+    fields = {f"field_{number}": {"type": "string", "maxLength": 100} for number in range(10)}
+    properties = {**fields, "next": {"$ref": "#/components/schemas/Next"}}
+    schemas = {
+        "Record": {"type": "object", "properties": properties, "required": ["field_0"]},
+        "Next": {"type": "object", "properties": {"id": {"type": "string"}}},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Records", "version": "1"},
+        "servers": [{"url": server}],
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+async def _rest(scope: Scope, send: Send) -> None:
+    path: str = scope["path"]
+    if path == REST_ECHO:
+        text = parse_qs(scope["query_string"].decode())["text"][0]
+        await _send(send, 200, orjson.dumps({"text": text}))
+        return
+    host, port = scope["server"]
+    count = int(path.split("/")[2])
+    await _send(send, 200, orjson.dumps(description(count, f"http://{host}:{port}")))
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer JSON-RPC requests; everything else gets an empty 202 or 405."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
         await send({"type": "lifespan.shutdown.complete"})
+        return
+    if scope["path"].startswith(REST) and scope["method"] == "GET":
+        await _rest(scope, send)
         return
     if scope["method"] != "POST":
         await _send(send, 405, b"")
