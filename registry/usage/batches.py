@@ -21,6 +21,7 @@ from packages.database.stored import id_of, text_of, whole_of
 from packages.models.usage import PACKED
 from registry.core.logs import without_secrets
 from registry.usage.values import (
+    SEPARATOR,
     CallFacts,
     Charge,
     Facts,
@@ -215,7 +216,9 @@ def _microseconds(seconds: float) -> int:
 
 
 def _is_wanted(facts: dict[str, Any], record_filter: UsageFilter) -> bool:
-    for name in ("tool", "method", "outcome"):
+    if record_filter.tool is not None and not _is_named(facts, record_filter.tool):
+        return False
+    for name in ("method", "outcome"):
         wanted = getattr(record_filter, name)
         if wanted is not None and facts.get(name) != wanted:
             return False
@@ -232,6 +235,19 @@ def _is_wanted(facts: dict[str, Any], record_filter: UsageFilter) -> bool:
         or str(facts.get("server_id")) in shown.server_ids
         or str(facts.get("user_id")) == shown.user_id
     )
+
+
+def _is_named(facts: dict[str, Any], wanted: str) -> bool:
+    """Whether calls are of what has that name: its own, on the combined server, in a toolset."""
+    called_as, own = text_of(facts.get("tool")), text_of(facts.get("own_tool"))
+    if wanted in {called_as, own}:
+        return True
+    server = text_of(facts.get("server"))
+    if server is None or called_as is None:
+        return False
+    # A record of an earlier release, or of a prompt, has only the name that the client used.
+    is_combined = own is None and called_as == f"{server}{SEPARATOR}{wanted}"
+    return is_combined or wanted == f"{server}{SEPARATOR}{own or called_as}"
 
 
 def _is_in_time(record: UsageRecord, record_filter: UsageFilter) -> bool:

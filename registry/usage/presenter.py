@@ -21,10 +21,12 @@ def present_record(record: UsageRecord) -> JsonObject:
     """Return one call."""
     moment = timestamp(record.started_at)
     said = asdict(record)
-    # The record says what the client named; the totals have the tool's own name.
+    # One name for all paths, as in the totals, and what the client named.
     del said["own_tool"]
     return {
         **said,
+        "tool": record.name,
+        "called_as": record.tool,
         "started_at": moment,
         "billing_tags": [*record.billing_tags],
         "cost": present_cost(record.cost),

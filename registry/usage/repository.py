@@ -23,7 +23,7 @@ from packages.database.stored import id_of, moment_of, text_of
 from packages.models.usage import DAY, MONTH, PACKED, UsageLog, UsageTotal
 from registry.usage.batches import BatchUnreadableError, records_of, texts_of
 from registry.usage.totals import SUMMED, MonthKey
-from registry.usage.values import GroupBy, UsageFilter, UsageGroup, UsageRecord
+from registry.usage.values import SEPARATOR, GroupBy, UsageFilter, UsageGroup, UsageRecord
 
 log = structlog.get_logger()
 
@@ -223,6 +223,10 @@ def _grouping(record_filter: UsageFilter, group_by: Sequence[GroupBy]) -> list[D
     Each total becomes a part with its sums, and one part for each bucket.
     """
     query: Doc = {"period": DAY, **_facts_query(record_filter)}
+    if record_filter.tool is not None:
+        prefix, _, own = record_filter.tool.partition(SEPARATOR)
+        combined: Doc = {"tool": own, "server": prefix}
+        query["$and"] = [{"$or": [{"tool": record_filter.tool}, combined]}]
     at: Doc = {}
     if record_filter.since is not None:
         at["$gte"] = record_filter.since
@@ -311,7 +315,7 @@ def _age(record: UsageRecord) -> tuple[datetime, str]:
 def _facts_query(record_filter: UsageFilter) -> Doc:
     """Return the filter for what calls have in common."""
     facts: Doc = {}
-    for name in ("tool", "method", "outcome"):
+    for name in ("method", "outcome"):
         value = getattr(record_filter, name)
         if value is not None:
             facts[name] = value
@@ -324,6 +328,18 @@ def _facts_query(record_filter: UsageFilter) -> Doc:
     return facts
 
 
+def _called(tool: str) -> list[Doc]:
+    """Return what calls of a tool may be recorded as; which are is decided when they are read."""
+    _, separator, own = tool.partition(SEPARATOR)
+    names = [tool, own] if separator else [tool]
+    return [
+        {"tool": {"$in": names}},
+        {"own_tool": {"$in": names}},
+        # Earlier releases recorded only the name on the combined server.
+        {"tool": {"$regex": SEPARATOR}, "own_tool": {"$exists": False}},
+    ]
+
+
 def _query(record_filter: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
     """Return the filter for batches that may contain matching records."""
     query: Doc = {"packed": PACKED}
@@ -334,7 +350,10 @@ def _query(record_filter: UsageFilter, before: tuple[datetime, str] | None) -> D
             {"calls.server_id": {"$in": servers}},
             {"calls.user_id": ObjectId(record_filter.shown.user_id)},
         ]
-    if facts:
+    if record_filter.tool is not None:
+        calls = [{**facts, **named} for named in _called(record_filter.tool)]
+        query["$and"] = [{"$or": [{"calls": {"$elemMatch": one}} for one in calls]}]
+    elif facts:
         query["calls"] = {"$elemMatch": facts}
     if record_filter.trace_id is not None:
         query["trace_ids"] = record_filter.trace_id

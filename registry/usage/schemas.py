@@ -23,7 +23,11 @@ class UsageQuery(BaseModel):
 
     server_id: ObjectIdText | None = None
     user_id: ObjectIdText | None = None
-    tool: Name | None = Field(default=None, description="Tool, prompt or address of a resource.")
+    tool: Name | None = Field(
+        default=None,
+        description="Tool, prompt or address of a resource: its own name, or its name on the "
+        "combined server or in a toolset.",
+    )
     method: Name | None = None
     outcome: Name | None = None
     tag: Name | None = Field(default=None, description="One of the tool's billing tags.")
@@ -96,7 +100,10 @@ class UsageRecordAnswer(BaseModel):
     server_id: str | None
     server: str | None
     method: str
-    tool: str | None
+    tool: str | None = Field(
+        description="Its own name on the server, at whatever path it was called."
+    )
+    called_as: str | None = Field(description="Its name at the path of the call.")
     era: str
     outcome: str
     error_code: int | None

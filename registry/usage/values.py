@@ -11,6 +11,9 @@ MAX_NAME_CHARACTERS = 256
 """Names come from clients. Names of tools may have 128 characters, URIs of resources more."""
 
 MILLION = 1_000_000
+
+SEPARATOR = "__"
+"""Between server and tool in names of the combined server, where they are not shortened."""
 """Costs are whole millionths of the currency unit."""
 
 
@@ -151,6 +154,7 @@ class UsageRecord:
         upstream_ms: From there to the head of the answer, or to its failure.
         relay_ms: From there to the end.
         cost: Millionths of the currency unit; 0 for what was not sent upstream.
+        tool: Tool, prompt or resource as the client named it.
         own_tool: The tool's name on its server, where it is known to differ from *tool*.
     """
 
@@ -178,6 +182,11 @@ class UsageRecord:
     billing_tags: tuple[str, ...] = ()
     cost: int = 0
     own_tool: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Return the one name of the tool, whatever a path or toolset calls it."""
+        return self.own_tool or self.tool
 
 
 class GroupBy(StrEnum):

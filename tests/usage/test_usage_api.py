@@ -77,6 +77,7 @@ async def test_a_call_is_found_with_all_that_is_known_of_it(
         "server": "sums",
         "method": "tools/call",
         "tool": "echo",
+        "called_as": "echo",
         "era": "legacy",
         "outcome": record["outcome"],
         "error_code": record["error_code"],
@@ -141,3 +142,42 @@ async def test_only_the_scope_opens_the_records(rest: Rest, alice: UserContext) 
     assert (answer.status_code, answer.json()["scope"]) == (403, "read:audit")
     trail = await rest.ask(AUDITOR, "GET", "/audit", params={"outcome": "denied"})
     assert [item["entity_type"] for item in trail.json()["records"]] == ["usage"]
+
+
+async def test_a_tool_has_one_name_at_every_path_and_is_found_by_each(
+    rest: Rest, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    await rest.register(alice, "sums", upstream.url)
+    await call_tool(rest, alice, "sums", "echo")
+    await call_tool(rest, alice, "", "sums__echo")
+    toolset = {"name": "few", "entries": [{"server": "sums", "tool": "echo", "name": "say"}]}
+    made = await rest.ask(alice, "POST", "/toolsets", json=toolset)
+    assert made.status_code == 201, made.text
+    await call_tool(rest, alice, "toolsets/few", "say")
+    everything = await written(rest, 3)
+
+    named = {record["called_as"]: record["tool"] for record in everything}
+    assert named == {"echo": "echo", "sums__echo": "echo", "say": "echo"}
+    assert await records(rest, tool="echo") == everything
+    assert await records(rest, tool="sums__echo") == everything
+    assert [one["called_as"] for one in await records(rest, tool="say")] == ["say"]
+    assert await records(rest, tool="ech") == await records(rest, tool="other__echo") == []
+    for tool in ("echo", "sums__echo"):
+        totals = (await usage(rest, group_by="tool", tool=tool)).json()
+        assert [(one["tool"], one["calls"]) for one in totals["groups"]] == [("echo", 3)]
+
+
+async def test_records_of_earlier_releases_are_found_by_the_tools_own_name(
+    rest: Rest, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    await rest.register(alice, "sums", upstream.url)
+    await call_tool(rest, alice, "", "sums__echo")
+    await written(rest, 1)
+    rows = rest.parts.database.collection("usage_records")
+    await rows.update_many({}, {"$unset": {"calls.$[].own_tool": ""}})
+
+    (old,) = await records(rest, tool="echo")
+
+    assert (old["tool"], old["called_as"]) == ("sums__echo", "sums__echo")
+    assert await records(rest, tool="sums__echo") == [old]
+    assert await records(rest, tool="ums__echo") == []

@@ -44,7 +44,7 @@ class RecordedCalls:
                 if _is_of(record, asked):
                     key = (
                         *(record.user_id, record.username, record.server),
-                        *(record.method, record.tool),
+                        *(record.method, _name(record, asked)),
                     )
                     groups.setdefault(key, []).append(record)
             seen += len(page)
@@ -73,6 +73,11 @@ class RecordedCalls:
 
 
 OF_SERVERS = frozenset({QuarantineKind.SERVER, QuarantineKind.TOOL})
+
+
+def _name(record: UsageRecord, asked: NewQuarantine) -> str | None:
+    """Return the tool under one name, also that of a record of an earlier release."""
+    return asked.tool if asked.kind is QuarantineKind.TOOL else record.name
 
 
 def _is_of(record: UsageRecord, asked: NewQuarantine) -> bool:

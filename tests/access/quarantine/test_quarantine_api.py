@@ -210,7 +210,7 @@ async def test_what_was_reached_is_told(rest: Rest, upstream: PlainUpstream) -> 
             await rest.parts.clock.sleep(0.2)
     groups = {(one["username"], one["tool"]): one["calls"] for one in added["reached"]["groups"]}
     assert groups["alice", "echo"] == 3
-    assert groups["bob", "sums__echo"] == 1
+    assert groups["bob", "echo"] == 1
     assert added["reached"]["is_complete"] is True
 
 
