@@ -7,6 +7,7 @@ should be counts as the stricter one.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from registry.openapi.projection import Projection, ProjectionError
 from registry.tools.metadata import (
     COST_TIER,
     DESTRUCTIVE,
+    FLAGS,
     HUMAN_APPROVAL_REQUIRED,
     facet,
     requires_approval,
@@ -36,6 +38,10 @@ MEMBERS = (
     PROJECTION,
 )
 """The members of `tool_metadata` that call rules are made from."""
+
+LIKENESS = 0.75
+"""From here on (`difflib`, 0 to 1) a name is taken for a misspelt one: `destructve`,
+`humanApprovalRequired` and `readOnlyHint` are, `team` and `owner` are not."""
 
 SERVER_MEMBERS = (VALIDATE, VALIDATE_OUTPUT, CONFIRM)
 """Those that a server has defaults for, in `registry.call_rules`."""
@@ -174,6 +180,22 @@ def problem_of(name: str, value: object) -> str | None:
     return problem
 
 
+def misspelt(names: Iterable[str]) -> list[str]:
+    """Return which members of `tool_metadata` look like misspelt ones; one sentence each.
+
+    They are kept: the other application and people may use any name.
+    """
+    effective = (*FLAGS, *MEMBERS)
+    found = []
+    for name in names:
+        if name in effective:
+            continue
+        like = get_close_matches(name.lower(), effective, n=1, cutoff=LIKENESS)
+        if like:
+            found.append(f"{name[:64]} has no effect. Did you mean {like[0]}?")
+    return found
+
+
 def warnings_of(
     rules: CallRules,
     said: Mapping[str, Any],
@@ -181,7 +203,7 @@ def warnings_of(
     defaults: Mapping[str, Any],
 ) -> list[str]:
     """Return where a tool looks more protected than its calls are; one sentence each."""
-    found = []
+    found = misspelt(said)
     is_destructive = facet(DESTRUCTIVE, value=True) in facets
     if not rules.is_confirmed and said.get(CONFIRM) is None and defaults.get(CONFIRM) is None:
         if said.get(DESTRUCTIVE) is True:

@@ -5,14 +5,17 @@ from typing import Any
 import pytest
 
 from registry.tools.call_rules import (
+    MEMBERS,
     NO_CALL_RULES,
     ArgumentValidation,
     CallRules,
     OutputValidation,
     call_rules,
+    misspelt,
     problem_of,
     warnings_of,
 )
+from registry.tools.metadata import FLAGS
 
 DESTRUCTIVE = ("destructive:true",)
 
@@ -185,3 +188,30 @@ def test_a_tool_that_looks_more_protected_than_it_is_has_warnings(
     assert [part in warning for part, warning in zip(warned, warnings, strict=True)] == [
         True for _ in warned
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("destructve", "destructive"),
+        ("Destructive", "destructive"),
+        ("destructiveHint", "destructive"),
+        ("read-only", "read_only"),
+        ("readOnlyHint", "read_only"),
+        ("humanApprovalRequired", "human_approval_required"),
+        ("human_aproval_required", "human_approval_required"),
+        ("approval_required", "approvals_required"),
+        ("costTier", "cost_tier"),
+        ("price_per_kb", "price_per_kib"),
+        ("billing_tag", "billing_tags"),
+        ("conform", "confirm"),
+    ],
+)
+def test_a_member_that_looks_misspelt_is_warned_of(name: str, meant: str) -> None:
+    assert misspelt([name]) == [f"{name} has no effect. Did you mean {meant}?"]
+
+
+def test_members_that_have_an_effect_or_another_name_are_not_warned_of() -> None:
+    others = ["team", "owner", "notes", "x" * 500, "x-internal", "runbook", "priority", "tagged"]
+
+    assert misspelt([*FLAGS, *MEMBERS, *others]) == []

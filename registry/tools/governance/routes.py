@@ -9,6 +9,7 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
 from registry.core.text import ObjectIdText
+from registry.tools.call_rules import misspelt
 from registry.tools.governance.presenter import (
     present_detail,
     present_event,
@@ -96,7 +97,8 @@ async def list_openapi_tools(
 async def update_tools(request: Request, user: Writer, body: ToolBulk) -> Response:
     """Select, expose or mark many tools; what fails for one changes nothing for the others."""
     ids = list(dict.fromkeys(body.ids))
-    result = await _service(request).patch_many(ids, body.patch(), user)
+    patch = body.patch()
+    result = await _service(request).patch_many(ids, patch, user)
     return JsonAnswer(
         {
             "changed": list(result.changed),
@@ -105,6 +107,9 @@ async def update_tools(request: Request, user: Writer, body: ToolBulk) -> Respon
                 {"id": tool_id, "error": error.kind.value, "message": error.message}
                 for tool_id, error in result.failed
             ],
+            "warnings": misspelt(
+                name for name, value in patch.metadata.items() if value is not None
+            ),
         }
     )
 

@@ -386,7 +386,8 @@ class ToolDetail(ToolSummary):
     tool_metadata: dict[str, Any]
     call_rules: CallRulesAnswer
     warnings: list[str] = Field(
-        description="Where the tool looks more protected than its calls are."
+        description="Where the tool looks more protected than its calls are, and members of "
+        "`tool_metadata` that look like misspelt ones."
     )
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
@@ -495,3 +496,4 @@ class BulkAnswer(BaseModel):
     changed: list[str]
     unchanged: list[str]
     failed: list[BulkFailure]
+    warnings: list[str] = Field(description="Members that look like misspelt ones.")

@@ -734,6 +734,21 @@ async def test_many_tools_are_tagged_at_once_and_none_beyond_the_bound(
     assert (later["full"]["tags"], later["free"]["tags"]) == (most, ["one more"])
 
 
+async def test_a_misspelt_flag_is_kept_and_told(rest: Rest, upstream: PlainUpstream) -> None:
+    upstream.tools = offered("sum")
+    await rest.register(OWNER, "sums", upstream.url)
+    tool = (await listed(rest, OWNER))["sum"]
+    stated = {"destructve": True, "team": "red"}
+
+    one = await rest.ask(OWNER, "PATCH", f"{TOOLS}/{tool['id']}", json={"tool_metadata": stated})
+    body = {"ids": [tool["id"]], "tool_metadata": {"Read_only": True, "team": "red"}}
+    many = await rest.ask(OWNER, "POST", f"{TOOLS}/bulk", json=body)
+
+    assert one.json()["tool_metadata"] == stated
+    assert one.json()["warnings"] == ["destructve has no effect. Did you mean destructive?"]
+    assert many.json()["warnings"] == ["Read_only has no effect. Did you mean read_only?"]
+
+
 async def test_a_tag_alone_touches_nothing_that_clients_or_the_other_application_read(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
