@@ -42,6 +42,7 @@ from registry.access.policies.ports import (
 )
 from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
+from registry.access.policies.tools import FoundTool, ToolLookup, prefix_of
 from registry.access.policies.values import (
     NO_SUBJECTS,
     NarrowedPath,
@@ -67,11 +68,8 @@ from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
 from registry.tools.call_rules import SERVER_MEMBERS, CallRules, call_rules
-from registry.tools.exposure import SERVED, is_served
-from registry.tools.lifecycle import State
-from registry.tools.metadata import facets_of, known, said_in
-from registry.tools.naming import SEPARATOR, public_prefix, public_suffix
-from registry.tools.projection import restore
+from registry.tools.exposure import is_served
+from registry.tools.naming import SEPARATOR, public_prefix
 from registry.tools.repository import ToolRepository
 
 log = structlog.get_logger()
@@ -383,10 +381,15 @@ class PolicyService:
         caller = (
             user if asked.is_self else await self._caller(asked, user, knows_people=knows_people)
         )
-        if meant is None:
-            state, facts = await self._named_tool(owner, asked)
-        else:
-            state, facts = await self._tool(owner, meant[1])
+        found = (
+            await self._meant(owner, asked)
+            if meant is None
+            else await self._lookup().named(owner, meant[1])
+        )
+        state = None if found is None else found.state
+        facts = (
+            ToolFacts(asked.tool if meant is None else meant[1]) if found is None else found.facts
+        )
         toolset = None
         waiting: Sequence[WaitingCall] = ()
         if self._state is not None:
@@ -419,10 +422,10 @@ class PolicyService:
         owner = await self._owners.policy_owner(server_id)
         if owner is None or not (await self._authority.use(owner, user)).allowed:
             return False
-        state, facts = await self._tool(owner, tool)
-        if state is None or not is_served(*state):
+        found = await self._lookup().named(owner, tool)
+        if found is None or not is_served(*found.state):
             return False
-        return decide(user, await self._rule(owner, facts)).is_allowed
+        return decide(user, await self._rule(owner, found.facts)).is_allowed
 
     async def _owner(self, asked: ExplainQuestion, user: UserContext) -> PolicyServer | None:
         """Return the server of *asked*. No access check."""
@@ -437,31 +440,18 @@ class PolicyService:
             return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}", user.tenant_id)
         # A shortened name cannot be reversed: compare with the servers that they see.
         for server in self._owners.visible(user):
-            if _prefix_of(server.effective_path) == prefix:
+            if prefix_of(server.effective_path) == prefix:
                 return await self._owners.policy_owner(server.id)
         return None
 
-    async def _named_tool(
-        self, owner: PolicyServer, asked: ExplainQuestion
-    ) -> tuple[State | None, ToolFacts]:
-        """Return the tool that clients see under this name, its own before an aggregate one."""
-        state, facts = None, ToolFacts(asked.tool)
-        if not asked.is_combined:
-            state, facts = await self._tool(owner, asked.tool)
-        if state is None and (own := await self._own_name(owner, asked.tool)) is not None:
-            return await self._tool(owner, own)
-        return state, facts
+    def _lookup(self) -> ToolLookup:
+        return ToolLookup(self._owners, self._tools)
 
-    async def _own_name(self, owner: PolicyServer, combined: str) -> str | None:
-        """Return the name on its server of the tool that is *combined* on the aggregate server."""
-        prefix, separator, suffix = combined.partition(SEPARATOR)
-        if not separator or prefix != _prefix_of(owner.path):
-            return None
-        names = [*await self._tools.stored(owner.id)]
-        if owner.is_described_elsewhere:
-            functions = await self._owners.tool_functions(owner.id)
-            names += [tool.name for tool in restore(functions, owner.name).tools]
-        return next((name for name in names if public_suffix(prefix, name) == suffix), None)
+    async def _meant(self, owner: PolicyServer, asked: ExplainQuestion) -> FoundTool | None:
+        """Return the tool that clients see under this name, its own before an aggregate one."""
+        tools = self._lookup()
+        found = None if asked.is_combined else await tools.named(owner, asked.tool)
+        return await tools.combined(owner, asked.tool) if found is None else found
 
     async def _rule(self, owner: PolicyServer, tool: ToolFacts) -> ToolRule:
         policies = [*await self._policies.about(owner.id), *await self._conditions.policies()]
@@ -479,19 +469,6 @@ class PolicyService:
             is_shared=owner.scope not in {None, ServerScope.PRIVATE_USER},
             enforces_approvals=self._enforces_approvals,
         )
-
-    async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:
-        """Return the states of a tool and what policies ask of it."""
-        stored = await self._tools.get(owner.id, name)
-        if stored is not None:
-            return stored.state, ToolFacts(name, stored.effects)
-        if owner.is_described_elsewhere:
-            functions = await self._owners.tool_functions(owner.id)
-            for tool in restore(functions, owner.name).tools:
-                if tool.name == name:
-                    facets = facets_of(known(name, said_in(tool.definition), {}))
-                    return SERVED, ToolFacts(name, facets)
-        return None, ToolFacts(name)
 
     async def _caller(
         self, asked: ExplainQuestion, user: UserContext, *, knows_people: bool
@@ -639,10 +616,6 @@ class PolicyService:
                 "user; deny it to users, groups or roles instead."
             )
         return warnings
-
-
-def _prefix_of(path: str) -> str:
-    return public_prefix(path.removeprefix(f"{COMBINED_PATH}/"))
 
 
 def _changed(record: PolicyRecord, change: PolicyChange) -> PolicyRecord:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from packages.models.states import Effect
 from registry.access.policies.ports import PolicyServer, PolicyServers
+from registry.access.policies.tools import ToolLookup, prefix_of
 from registry.access.policies.values import ToolFacts
 from registry.access.toolsets.resolution import Offered, Presentations, resolve
 from registry.access.toolsets.values import Toolset
 from registry.core.text import OBJECT_ID
-from registry.tools.metadata import COST_TIER, facets_of, known, said_in
-from registry.tools.naming import SEPARATOR, public_prefix, public_suffix, slug_of
-from registry.tools.projection import restore
+from registry.tools.metadata import COST_TIER
 from registry.tools.repository import ToolRepository
 from registry.usage.values import UsageRecord
 
@@ -38,8 +37,7 @@ class CalledTools:
         self._servers = servers
         self._tools = tools
         self._owners: dict[str, PolicyServer | None] = {}
-        self._described: dict[str, dict[str, _OfferedTool]] = {}
-        self._names: dict[str, Collection[str]] = {}
+        self._lookup = ToolLookup(servers, tools)
         self._found: dict[tuple[str, str | None, str | None], ToolFacts | None] = {}
 
     async def of(self, server_id: str, record: UsageRecord) -> ToolFacts | None:
@@ -66,33 +64,12 @@ class CalledTools:
         owner = await self._owner(server_id)
         if owner is None:
             return None
-        if record.own_tool is not None:
-            return await self._one(owner, record.own_tool)
-        name = record.tool or ""
-        found = await self._one(owner, name)
-        if found is not None:
-            return found
-        # As records of earlier releases name a tool of the combined server.
-        prefix, separator, suffix = name.partition(SEPARATOR)
-        if not separator or prefix != _prefix_of(owner):
-            return None
-        for own in await self._own_names(owner):
-            if public_suffix(prefix, own) == suffix:
-                return await self._one(owner, own)
-        return None
-
-    async def _one(self, owner: PolicyServer, name: str) -> ToolFacts | None:
-        stored = await self._tools.get(owner.id, name)
-        if stored is not None:
-            return ToolFacts(name, stored.effects)
-        described = (await self._elsewhere(owner)).get(name)
-        return None if described is None else ToolFacts(name, described.facets)
-
-    async def _own_names(self, owner: PolicyServer) -> Collection[str]:
-        if owner.id not in self._names:
-            stored = await self._tools.stored(owner.id)
-            self._names[owner.id] = {*stored, *await self._elsewhere(owner)}
-        return self._names[owner.id]
+        name = record.own_tool or record.tool or ""
+        found = await self._lookup.named(owner, name)
+        if found is None and record.own_tool is None:
+            # As records of earlier releases name a tool of the combined server.
+            found = await self._lookup.combined(owner, name)
+        return None if found is None else found.facts
 
     async def _offered(self, server_ids: Collection[str]) -> AsyncIterator[Offered[_OfferedTool]]:
         known = [one for one in sorted(server_ids) if await self._owner(one) is not None]
@@ -105,8 +82,11 @@ class CalledTools:
         for server_id, tools in rows.items():
             owner = await self._owner(server_id)
             if owner is not None:
-                found = tools or await self._elsewhere(owner)
-                yield Offered(server_id, _prefix_of(owner), found)
+                found = tools or {
+                    name: _OfferedTool(name, one.definition.encode(), one.facets)
+                    for name, one in (await self._lookup.described(owner)).items()
+                }
+                yield Offered(server_id, prefix_of(owner.path), found)
 
     async def _owner(self, server_id: str) -> PolicyServer | None:
         if server_id not in self._owners:
@@ -116,28 +96,8 @@ class CalledTools:
             )
         return self._owners[server_id]
 
-    async def _elsewhere(self, owner: PolicyServer) -> dict[str, _OfferedTool]:
-        """Return the tools of a server that the other application alone has described."""
-        if not owner.is_described_elsewhere:
-            return {}
-        if owner.id not in self._described:
-            functions = await self._servers.tool_functions(owner.id)
-            self._described[owner.id] = {
-                tool.name: _OfferedTool(
-                    tool.name,
-                    tool.definition.encode(),
-                    facets_of(known(tool.name, said_in(tool.definition), {})),
-                )
-                for tool in restore(functions, owner.name).tools
-            }
-        return self._described[owner.id]
-
 
 def cost_tier_of(tool: ToolFacts | None) -> str | None:
     """Return the cost tier in a tool's facts."""
     found = () if tool is None else tool.facets
     return next((one.partition(":")[2] for one in found if one.startswith(f"{COST_TIER}:")), None)
-
-
-def _prefix_of(owner: PolicyServer) -> str:
-    return public_prefix(slug_of(owner.path) or owner.path)
