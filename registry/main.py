@@ -33,6 +33,7 @@ from registry.gateway.openapi.routes import tool_endpoints_router
 from registry.gateway.ports import Peers
 from registry.oauth.routes import pages as oauth_pages
 from registry.oauth.routes import router as oauth_router
+from registry.search.routes import router as search_router
 from registry.servers.apis.routes import router as apis_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_keys.routes import router as user_keys_router
@@ -166,6 +167,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.quarantine = parts.quarantine
     app.state.simulation = parts.simulation
     app.state.quarantines = parts.quarantines
+    app.state.search = parts.search
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations
@@ -196,6 +198,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(permissions_router)
     for router in GOVERNANCE:
         app.include_router(router)
+    app.include_router(search_router)
     app.include_router(users_router)
     app.include_router(groups_router)
     app.include_router(audit_router)

@@ -256,7 +256,7 @@ class Metrics:
         )
         self.registry.register(self.token_verifications)
 
-        self._add_embedding()
+        self._add_search()
 
     def _add_embedding(self) -> None:
         self.embedding_texts = Counter(
@@ -281,6 +281,27 @@ class Metrics:
             "Texts whose vectors are not there yet, of what this process has indexed.",
             registry=self.registry,
         )
+
+    def _add_search(self) -> None:
+        self.search_durations = Histogram(
+            "search_duration_seconds",
+            "Time of a search, with the embedding of its query.",
+            ("via", "mode"),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.search_documents = Gauge(
+            "search_documents",
+            "Documents in the search index of the process.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.search_vectors = Gauge(
+            "search_vectors",
+            "Documents in the search index of the process that have a vector.",
+            registry=self.registry,
+        )
+        self._add_embedding()
 
     def _add_governance(self) -> None:
         self.limit_leases = Counts(

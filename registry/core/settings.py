@@ -401,6 +401,11 @@ class Settings(BaseSettings):
     usage_buffer_records: int = Field(
         default=10_000, ge=100, description="Most records of calls that wait for the database."
     )
+    search_enabled: bool = Field(
+        default=True,
+        description="Whether tools, servers and catalog entries are held in memory for searches "
+        "by words and meaning; without, `POST /api/v1/search` answers 503.",
+    )
     approvals: Literal["required", "advisory"] = Field(
         default="required",
         description="What `human_approval_required` does to a tool: with `required`, people must "

@@ -53,6 +53,7 @@ class ToolEntry:
         tags: Its tags.
         rest: How it is called, if it is an operation of a REST API.
         digest: Of the stored text, where clients see another than that.
+        row_id: ObjectId of its document, 12 bytes; empty if there is none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ToolEntry:
     tags: tuple[str, ...] = ()
     rest: RestTool | None = field(default=None, repr=False)
     digest: int | None = field(default=None, repr=False)
+    row_id: bytes = field(default=b"", repr=False)
 
     def is_of(self, definition: str) -> bool:
         """Whether it was made of this stored text."""
@@ -235,6 +237,7 @@ def tool_entry(
     rules: CallRules = NO_CALL_RULES,
     version: int = 1,
     tags: tuple[str, ...] = (),
+    row_id: bytes = b"",
 ) -> ToolEntry:
     """Return the entry of one tool from the JSON text of its object.
 
@@ -246,6 +249,7 @@ def tool_entry(
         rules: What is demanded of its calls.
         version: Number of its served version.
         tags: Its tags.
+        row_id: ObjectId of its document.
 
     Raises:
         ValueError: More arguments are mirrored in headers than can be checked on each call.
@@ -271,6 +275,7 @@ def tool_entry(
         tags,
         rest,
         digest,
+        row_id,
     )
 
 

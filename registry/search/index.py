@@ -349,6 +349,15 @@ class SearchIndex:
         known[[row for row in rows if row < len(known)]] = False
         self._version = replace(self._version, vectors=replace(before, known=known))
 
+    def size(self, kind: Kind) -> int:
+        """Return the number of documents of a kind."""
+        version = self._version
+        return int(np.count_nonzero(version.alive & (version.kinds == KINDS[kind])))
+
+    def vector_count(self) -> int:
+        """Return the number of documents that have a vector."""
+        return int(np.count_nonzero(self._version.vectors.known))
+
     def missing_vectors(self) -> Sequence[DocumentKey]:
         """Return the keys of the documents that have no vector."""
         known = self._version.vectors.known

@@ -3,10 +3,13 @@
 numpy is imported for type checkers alone: a process without search does not load it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from registry.auth.identity import UserContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +77,7 @@ class SearchDocument:
             else the server itself; empty for others.
         server_id: Of a tool, its server; of a server, itself; of a catalog entry, None.
         server_name: Of a tool, what its server is called here.
+        slug: Of a tool or a server, the last part of the server's gateway path.
         tools: Of a server, the names of its tools.
     """
 
@@ -84,6 +88,7 @@ class SearchDocument:
     context: str = ""
     server_id: str | None = None
     server_name: str | None = None
+    slug: str | None = None
     tags: tuple[str, ...] = ()
     tools: tuple[str, ...] = field(default=(), repr=False)
     traits: Traits = NO_TRAITS
@@ -98,6 +103,25 @@ class SearchDocument:
             and self.tags == other.tags
             and self.tools == other.tools
         )
+
+
+class Audience(Protocol):
+    """What callers may find, by the decisions that `tools/list` follows.
+
+    Implemented by `registry.gateway.view.search_feed`.
+    """
+
+    def candidates(self, user: UserContext) -> "Candidates":
+        """Return the tools that `tools/list` at `/mcp` shows to *user*, and the servers of theirs.
+
+        One object as long as nothing changes.
+
+        Raises:
+            RegistryError: What is known is too old to be shown.
+        """
+
+    async def caught_up(self) -> None:
+        """Wait, for a moment at most, until the index has what the gateway serves now."""
 
 
 class QueryVectors(Protocol):
@@ -226,6 +250,44 @@ class FoundTool:
     name: str
     score: float
     explanation: Explanation
+
+
+class CatalogRow(Protocol):
+    """What search needs of a catalog entry. Implemented by `registry.catalog.values`."""
+
+    @property
+    def id(self) -> str:
+        """Return its ObjectId."""
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+
+    @property
+    def title(self) -> str | None:
+        """Return its name for people."""
+
+    @property
+    def description(self) -> str | None:
+        """Return what it is for."""
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Return its tags."""
+
+    @property
+    def status(self) -> str:
+        """Return `active`, `deprecated` or `deleted`."""
+
+
+class CatalogRows(Protocol):
+    """The catalog entries in memory. Implemented by `registry.catalog.table`."""
+
+    def subscribe(self, listener: Callable[[AbstractSet[str]], None]) -> None:
+        """Call *listener* with the ids of entries that were added, changed or removed."""
+
+    def rows(self, ids: Iterable[str] | None = None) -> Sequence[CatalogRow]:
+        """Return the entries with these ids, or all."""
 
 
 class ToolFinder(Protocol):

@@ -5,7 +5,6 @@ anything is counted or ranked.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from registry.core.search import folded
 from registry.search.index import KINDS, ServedTools, Version
 from registry.search.ports import (
     Candidates,
-    Explanation,
     Kind,
     SearchDocument,
     Traits,
@@ -33,44 +31,7 @@ from registry.search.ranking import (
     query_words,
 )
 from registry.search.text import name_form
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What hits must be besides allowed; None stands for anything.
-
-    Attributes:
-        kinds: Empty for all.
-        server: Id or name of a server: itself and its tools.
-        tags: Hits have all of them.
-        catalog: Id or name of a catalog entry: itself, and what is linked to it.
-    """
-
-    kinds: frozenset[Kind] = frozenset()
-    status: str | None = None
-    server: str | None = None
-    tags: tuple[str, ...] = ()
-    read_only: bool | None = None
-    source_type: str | None = None
-    catalog: str | None = None
-
-    @property
-    def are_none(self) -> bool:
-        """Whether only kinds are filtered."""
-        return self == Filters(kinds=self.kinds)
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A document that was found.
-
-    Attributes:
-        score: From 0 to 1, more for one whose name was asked for; comparable within one answer.
-    """
-
-    document: SearchDocument
-    score: float
-    explanation: Explanation
+from registry.search.values import Filters, Hit
 
 
 def mask_of(version: Version, candidates: Candidates) -> Mask:

@@ -55,6 +55,7 @@ from registry.wiring.governance import build_budgets, build_limits
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
 from registry.wiring.oauth import build_oauth
+from registry.wiring.search import build_search
 from registry.wiring.services import (
     build_approval_reader,
     build_budget_service,
@@ -207,6 +208,15 @@ async def components(  # noqa: PLR0915 - one statement for each part
             ),
             WaitingRequests(approvals.repository),
         )
+        search = build_search(
+            settings,
+            snapshot,
+            repositories.inventory,
+            toolsets,
+            catalog_table,
+            clock=clock,
+            metrics=metrics,
+        )
         recorder, usage = await build_recorder(
             stack,
             settings,
@@ -249,6 +259,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             budgets=budgets,
             clock=clock,
             toolsets=toolsets,
+            finder=None if search is None else search.service,
         )
         gateway = builder.build()
         stack.push_async_callback(gateway.close)
@@ -273,6 +284,8 @@ async def components(  # noqa: PLR0915 - one statement for each part
             (memory.follow(), None),
             (builder.approved_calls.follow(), None),
         ]
+        if search is not None:
+            work += [(search.feed.follow(), None), (search.catalog_feed.follow(), None)]
         if usage is not None:
             work.append((usage.follow(), usage.close))
         if settings.approval_webhook_url is not None:
@@ -353,6 +366,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             toolset_permissions=build_toolset_permissions(
                 settings, storage, known.directory, snapshot, clock
             ),
+            search=None if search is None else search.service,
             users=build_users(settings, storage, clock),
             sync=sync.service,
             approvals=approvals.service,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
@@ -44,6 +45,9 @@ from registry.tools.governance.service import ToolService
 from registry.usage.service import UsageService
 from registry.users.service import UserService
 from registry.workers.metric_totals import MetricTotals
+
+if TYPE_CHECKING:
+    from registry.search.service import SearchService
 
 READY_CHECK_SECONDS = 2.0
 """How long a readiness check may take; probes time out soon after."""
@@ -95,6 +99,7 @@ class Components:
     approvals: ApprovalService
     approval_reader: ApprovalReader
     authorizations: AuthorizationService
+    search: "SearchService | None"
 
     async def database_is_up(self) -> bool:
         """Whether MongoDB answers now."""

@@ -57,6 +57,8 @@ GAUGES: Mapping[str, Aggregation] = {
     "mcp_gateway_streams": Aggregation.SUM,
     "mcp_sync_jobs_open": Aggregation.OWN,
     "mongodb_pool_connections": Aggregation.SUM,
+    "search_documents": Aggregation.OWN,
+    "search_vectors": Aggregation.OWN,
     "tokens_active": Aggregation.OWN,
     "tokens_active_users": Aggregation.OWN,
     "tokens_expired": Aggregation.OWN,

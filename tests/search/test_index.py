@@ -18,7 +18,8 @@ from registry.search.ports import (
     Traits,
     Vector,
 )
-from registry.search.retrieval import Filters, Hit, mask_of, narrowed, retrieve
+from registry.search.retrieval import mask_of, narrowed, retrieve
+from registry.search.values import Filters, Hit
 from tests.kit.waiting import others_ran
 
 WORDS = ["mail", "send", "file", "weather", "search", "get", "list", "channel"]

@@ -287,6 +287,7 @@ class RouteReader:
                 rules=self._rules(row, servers_by_id[owner_id]),
                 version=row.version,
                 tags=self._shared(row.tags),
+                row_id=row.listed.row_id,
             )
             if entry is None:
                 log.warning("tool_invalid", tool_id=row.listed.row_id.hex(), server_id=owner_id)
@@ -463,6 +464,7 @@ def _tool_entry(
     rules: CallRules = NO_CALL_RULES,
     version: int = 1,
     tags: tuple[str, ...] = (),
+    row_id: bytes = b"",
 ) -> ToolEntry | None:
     """Return the entry of a tool; None if it cannot be served.
 
@@ -479,6 +481,7 @@ def _tool_entry(
             and entry.rules == rules
             and entry.version == version
             and entry.tags == tags
+            and entry.row_id == row_id
         ):
             return entry
     if not is_object_text(definition):
@@ -492,6 +495,7 @@ def _tool_entry(
             rules=rules,
             version=version,
             tags=tags,
+            row_id=row_id,
         )
     except (ValueError, RecursionError):
         return None

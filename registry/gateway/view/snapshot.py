@@ -241,6 +241,11 @@ class Snapshot:
         if self._era_reprobe is not None:
             self._era_reprobe.note(route.server_id)
 
+    @property
+    def version(self) -> int:
+        """Return the version of the view; see `changed`."""
+        return self._version
+
     async def changed(self, seen: int) -> int:
         """Wait until the version of the view is not *seen*, and return it.
 

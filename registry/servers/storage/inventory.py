@@ -60,6 +60,27 @@ class OwnerWords(NamedTuple):
     prefix: str
 
 
+class ServerWords(NamedTuple):
+    """What searches of agents and people find a server by besides its name.
+
+    Attributes:
+        catalog_id: Of the catalog entry that it is linked to.
+        catalog_name: The name of that.
+    """
+
+    title: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    catalog_id: str | None = None
+    catalog_name: str | None = None
+
+
+NO_WORDS = ServerWords()
+
+MAX_DESCRIPTION_CHARACTERS = 1_000
+"""How much of a server's description is held in memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedServer:
     """What lists need to know of one server.
@@ -69,8 +90,9 @@ class ListedServer:
         transport: As stored; a server without one counts as SSE.
         served: The number of served tools, for statistics.
         described: The names of its tools, if only the other application has described them.
-        text: The text for searches.
+        text: The text for the filters of lists.
         tools: All of it, in the order of their ids.
+        words: What the search over everything finds it by.
     """
 
     seen: VisibleServer
@@ -83,6 +105,7 @@ class ListedServer:
     described: tuple[str, ...] | None
     text: str = field(repr=False)
     tools: tuple[ListedTool, ...] = field(repr=False)
+    words: ServerWords = NO_WORDS
 
     @property
     def id(self) -> str:
@@ -142,6 +165,22 @@ def listed_server(
             [*served, *combined],
         ),
         tools=tuple(sorted(tools, key=by_row_id)),
+        words=_words(server),
+    )
+
+
+def _words(server: ServerRecord) -> ServerWords:
+    config, registry = server.config, server.registry
+    description = text_of(config.get("description")) or text_of(
+        registry.get("registry_server_description")
+    )
+    catalog_id = registry.get("registry_server_id")
+    return ServerWords(
+        title=text_of(config.get("title")) or text_of(registry.get("title")),
+        description=None if description is None else description[:MAX_DESCRIPTION_CHARACTERS],
+        tags=tuple(server.tags),
+        catalog_id=None if catalog_id is None else str(catalog_id),
+        catalog_name=text_of(registry.get("registry_server_name")),
     )
 
 
@@ -269,6 +308,10 @@ class Inventory:
                 by_id, key=lambda server: server.seen.version or NEVER, reverse=True
             )
         return self._in_order
+
+    def server(self, server_id: str) -> ListedServer | None:
+        """Return a server, however old the inventory is."""
+        return self._servers.get(server_id)
 
     def tools(self, server_ids: Collection[str]) -> Sequence[ListedTool]:
         """Return the tools of some servers in the order of their ids, that of insertion.
