@@ -4,7 +4,7 @@ One task writes it (`apply`, a few milliseconds at a time, with pauses for other
 take the current `Version` and keep it for as long as they like, in any thread. Documents that go
 or change leave their row behind, which is no candidate any more; rows are numbered again when
 there are too many of these. Above is `registry.search.service`, below are `ranking` and `text`.
-It knows neither the database nor the gateway.
+It knows neither the database nor the gateway. See docs/decisions/0073-search-in-the-process.md.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Everything counts the candidates of one caller alone: how many there are, how many of them contain
 a word, how long they are. So an answer is the same as if nothing else were indexed, and its scores
-say nothing about what the caller may not see.
+say nothing about what the caller may not see. See docs/decisions/0074-scores-of-one-caller.md.
 
 Rows are numbers of documents in one version of the index; `registry.search.index` knows whose.
 """
