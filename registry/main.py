@@ -211,7 +211,8 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
         "gateway": parts.snapshot_is_fresh,
         "accepting_requests": parts.is_accepting_requests,
     }
-    app.include_router(health_router(checks, parts.metrics_page, parts.snapshot_facts))
+    facts = {"snapshot": parts.snapshot_facts, "embedding": parts.vectors.facts}
+    app.include_router(health_router(checks, parts.metrics_page, facts))
     return _recorded(parts, RefuseWhileDraining(app, parts.drain))
 
 

@@ -21,11 +21,12 @@ compile --all-extras --output-file constraints.txt "$@" pyproject.toml
 # What `make run` needs, in the same versions.
 compile --extra build --constraint constraints.txt --output-file constraints-run.txt "$@" \
     pyproject.toml
-# The container image: what the application itself needs, likewise; it brings no database along.
+# The container image: what the application itself needs and the model of embeddings, likewise; it
+# brings no database along.
 without_database=$(mktemp -d)
 trap 'rm -rf "$without_database"' EXIT
 sed '/"SecantusDB==/d' pyproject.toml >"$without_database/pyproject.toml"
-compile --extra otel --constraint constraints.txt --output-file constraints-runtime.txt "$@" \
+compile --extra otel --extra search --constraint constraints.txt --output-file constraints-runtime.txt "$@" \
     "$without_database/pyproject.toml"
 sed "s#$without_database/##" constraints-runtime.txt >"$without_database/pins"
 cat "$without_database/pins" >constraints-runtime.txt

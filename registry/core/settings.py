@@ -359,6 +359,11 @@ class Settings(BaseSettings):
         "served, what waits, and what was served when these came always are.",
     )
 
+    search_model: Literal["auto", "minilm-int8", "wordllama", "none"] = Field(
+        default="auto",
+        description="Model that finds by meaning: `minilm-int8` (extra `search`), `wordllama` "
+        "(extra `search-light`), `none` for words alone, or `auto`: the first that is installed.",
+    )
     sync_worker_enabled: bool = Field(
         default=True, description="Whether this process has servers read in the background."
     )

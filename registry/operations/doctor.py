@@ -34,6 +34,12 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.operations.rotation import survey
 from registry.processes.local.errors import LOCAL_DATABASE_STOPPED
+from registry.search.embedding.model_client import chosen
+from registry.search.embedding.model_process import (
+    MODELS,
+    ModelUnusableError,
+    require_usable,
+)
 from registry.servers.credentials import CredentialVault
 from registry.servers.reconciliation.lost_tools import LostTools
 from registry.servers.reconciliation.orphaned_data import OrphanedServerData
@@ -69,7 +75,7 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[DoctorFin
         settings: Of this installation.
         repair: Whether what is left of deleted servers is removed, and lost tools are restored.
     """
-    findings = [_schema_version(), _keys(settings), _workers(settings)]
+    findings = [_schema_version(), _keys(settings), _workers(settings), _model(settings)]
     try:
         database = build_database(settings, Metrics())
     except MongoAddressError as exc:
@@ -122,6 +128,20 @@ def _workers(settings: Settings) -> DoctorFinding:
     if workers > 2 * processors:
         return DoctorFinding("workers", good=False, message=f"{text}: more only take memory")
     return DoctorFinding("workers", good=True, message=text)
+
+
+def _model(settings: Settings) -> DoctorFinding:
+    """Check the files of the model that finds by meaning, and load nothing."""
+    name = chosen(settings.search_model)
+    if name is None:
+        text = "no model is installed" if settings.search_model == "auto" else "no model is wanted"
+        return DoctorFinding("embeddings", good=True, message=f"search by words: {text}")
+    try:
+        require_usable(name)
+    except ModelUnusableError as exc:
+        text = f"search by words, as {name} cannot be used: {exc}"
+        return DoctorFinding("embeddings", good=False, message=text)
+    return DoctorFinding("embeddings", good=True, message=f"search by meaning: {MODELS[name].id}")
 
 
 async def _database(settings: Settings, database: Database) -> list[DoctorFinding]:

@@ -75,6 +75,7 @@ from registry.wiring.services import (
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
 from registry.wiring.upstreams import build_upstreams
+from registry.wiring.vectors import build_vectors
 from registry.workers.metric_totals import MetricTotals
 from registry.workers.peers import SingleWorker, WorkerPeers
 from registry.workers.runtime_directory import new_worker_id
@@ -233,6 +234,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
         )
         sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
+        vectors = build_vectors(stack, settings, peers, database, clock=clock, metrics=metrics)
         builder = GatewayBuilder(
             settings=settings,
             routes=snapshot,
@@ -286,6 +288,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
         ]
         if search is not None:
             work += [(search.feed.follow(), None), (search.catalog_feed.follow(), None)]
+        work += [(task, None) for task in vectors.work()]
         if usage is not None:
             work.append((usage.follow(), usage.close))
         if settings.approval_webhook_url is not None:
@@ -371,6 +374,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             sync=sync.service,
             approvals=approvals.service,
             approval_reader=build_approval_reader(storage, approvals.repository),
+            vectors=vectors,
             authorizations=authorizations.service(
                 settings,
                 storage,

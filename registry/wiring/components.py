@@ -44,6 +44,7 @@ from registry.tokens.sessions import SessionService
 from registry.tools.governance.service import ToolService
 from registry.usage.service import UsageService
 from registry.users.service import UserService
+from registry.wiring.vectors import Vectors
 from registry.workers.metric_totals import MetricTotals
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Components:
     approval_reader: ApprovalReader
     authorizations: AuthorizationService
     search: "SearchService | None"
+    vectors: Vectors
 
     async def database_is_up(self) -> bool:
         """Whether MongoDB answers now."""

@@ -15,6 +15,7 @@ from scripts.bench import (
     approvals,
     calls,
     definitions,
+    embeddings,
     governance,
     growth,
     isolation,
@@ -53,6 +54,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "sync": syncing.section,
     "lists": listing.section,
     "rest": rest.section,
+    "embeddings": embeddings.section,
 }
 
 

@@ -86,6 +86,7 @@ async def test_a_sound_registry_has_only_good_findings(
         "schemas",
         "keys",
         "workers",
+        "embeddings",
         "database",
         "replica set",
         "indexes",
@@ -231,7 +232,13 @@ async def test_without_a_database_the_rest_is_examined(settings: Settings) -> No
     findings = await examine(away.model_copy(update={"registry_local": True}))
 
     assert "start it with `registry serve --local`" in bad(findings)["database"]
-    assert [item.check for item in findings] == ["schemas", "keys", "workers", "database"]
+    assert [item.check for item in findings] == [
+        "schemas",
+        "keys",
+        "workers",
+        "embeddings",
+        "database",
+    ]
 
 
 async def test_a_malformed_address_is_a_finding(settings: Settings) -> None:

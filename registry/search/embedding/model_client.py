@@ -168,6 +168,11 @@ class ModelClient:
         return ModelStatus(state, self.model)
 
     @property
+    def pid(self) -> int | None:
+        """Return the id of the model's process; None if this process did not start it."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def seconds_to_retry(self) -> float:
         """Return the time until a model that failed is tried again."""
         return max(0.0, self._paused_until - self._clock.monotonic())

