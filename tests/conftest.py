@@ -246,6 +246,8 @@ def settings(database_uri: str, key_files: tuple[Path, Path], tmp_path: Path) ->
         public_url="http://127.0.0.1:7860",
         upstream_connect_timeout_seconds=2,
         discovery_timeout_seconds=5,
+        # A process of the model for each application would take most of the time.
+        search_model="none",
     )
 
 

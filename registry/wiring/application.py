@@ -209,6 +209,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             ),
             WaitingRequests(approvals.repository),
         )
+        vectors = build_vectors(stack, settings, peers, clock=clock, metrics=metrics)
         search = build_search(
             settings,
             snapshot,
@@ -217,6 +218,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             catalog_table,
             clock=clock,
             metrics=metrics,
+            vectors=vectors.queries,
         )
         recorder, usage = await build_recorder(
             stack,
@@ -234,7 +236,6 @@ async def components(  # noqa: PLR0915 - one statement for each part
             clock=clock,
         )
         sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
-        vectors = build_vectors(stack, settings, peers, database, clock=clock, metrics=metrics)
         builder = GatewayBuilder(
             settings=settings,
             routes=snapshot,
@@ -288,7 +289,8 @@ async def components(  # noqa: PLR0915 - one statement for each part
         ]
         if search is not None:
             work += [(search.feed.follow(), None), (search.catalog_feed.follow(), None)]
-        work += [(task, None) for task in vectors.work()]
+            tasks = vectors.feed(search.index, database, clock=clock, metrics=metrics)
+            work += [(task, None) for task in tasks]
         if usage is not None:
             work.append((usage.follow(), usage.close))
         if settings.approval_webhook_url is not None:

@@ -24,8 +24,6 @@ from registry.workers.peers import WorkerPeers
 
 if TYPE_CHECKING:
     from registry.search.embedding.feeding import VectorFeeder
-    from registry.search.embedding.repository import EmbeddingRepository
-    from registry.search.embedding.worker import EmbeddingWorker
 
 
 @dataclass(slots=True)
@@ -35,39 +33,36 @@ class Vectors:
     Attributes:
         client: The process of the model; None for words alone.
         queries: Embeds queries.
-        repository: Vectors by the digests of their texts; None for words alone.
-        worker: Embeds the texts that wait; None for words alone.
         feeder: Gives the index its vectors, once `feed` was called.
     """
 
     client: ModelClient | None
     queries: QueryEmbedder
-    repository: "EmbeddingRepository | None" = None
-    worker: "EmbeddingWorker | None" = None
     feeder: "VectorFeeder | None" = None
 
-    def work(self) -> list[Coroutine[Any, Any, None]]:
-        """Return the background tasks of a process; none without a model."""
-        return [] if self.worker is None else [self.worker.follow()]
-
     def feed(
-        self, index: VectorIndex, *, clock: Clock, metrics: Metrics
+        self, index: VectorIndex, database: Database, *, clock: Clock, metrics: Metrics
     ) -> list[Coroutine[Any, Any, None]]:
         """Return the background tasks that give an index its vectors; none without a model."""
-        if self.client is None or self.repository is None or self.worker is None:
+        if self.client is None:
             return []
-        from registry.search.embedding.feeding import VectorFeeder  # noqa: PLC0415 - numpy
+        # These load numpy, which a process without search does not need.
+        from registry.search.embedding.feeding import VectorFeeder  # noqa: PLC0415
+        from registry.search.embedding.repository import EmbeddingRepository  # noqa: PLC0415
+        from registry.search.embedding.worker import EmbeddingWorker  # noqa: PLC0415
 
+        repository = EmbeddingRepository(database, clock)
+        worker = EmbeddingWorker(repository, self.client, clock)
         self.feeder = VectorFeeder(
             index,
-            self.repository,
-            self.worker,
+            repository,
+            worker,
             model=self.client.model,
             dimensions=self.client.dimensions,
             clock=clock,
             pending=metrics.embeddings_pending,
         )
-        return [self.feeder.follow()]
+        return [self.feeder.follow(), worker.follow()]
 
     def facts(self) -> JsonObject:
         """Return the state of the model, for people."""
@@ -78,27 +73,16 @@ class Vectors:
 
 
 def build_vectors(
-    stack: AsyncExitStack,
-    settings: Settings,
-    peers: Peers,
-    database: Database,
-    *,
-    clock: Clock,
-    metrics: Metrics,
+    stack: AsyncExitStack, settings: Settings, peers: Peers, *, clock: Clock, metrics: Metrics
 ) -> Vectors:
     """Return what embeds texts; starts no process before the first text."""
-    name = chosen(settings.search_model)
+    name = chosen(settings.search_model) if settings.search_enabled else None
     if name is None:
         return Vectors(None, QueryEmbedder(None))
-    from registry.search.embedding.repository import EmbeddingRepository  # noqa: PLC0415 - numpy
-    from registry.search.embedding.worker import EmbeddingWorker  # noqa: PLC0415
-
     if isinstance(peers, WorkerPeers):
         folder = peers.directory.folder
     else:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="registry-model-")))
     client = ModelClient(name, folder, clock=clock, metrics=metrics)
     stack.push_async_callback(client.close)
-    repository = EmbeddingRepository(database, clock)
-    worker = EmbeddingWorker(repository, client, clock)
-    return Vectors(client, QueryEmbedder(client), repository, worker)
+    return Vectors(client, QueryEmbedder(client))

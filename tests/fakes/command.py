@@ -211,7 +211,7 @@ class RunningRegistry:
         self.url = f"http://{HOST}:{port}"
         self.log_file = folder / f"registry-{port}.log"
         with self.log_file.open("wb") as log:
-            variables = {**environment, "REGISTRY_PORT": str(port)}
+            variables = {"SEARCH_MODEL": "none", **environment, "REGISTRY_PORT": str(port)}
             self._process = Command(folder, variables, "serve", *arguments, log=log)
 
     @property

@@ -155,6 +155,7 @@ def rest_settings(
         "public_url": BASE_URL,
         "upstream_connect_timeout_seconds": 2,
         "discovery_timeout_seconds": 5,
+        "search_model": "none",
     }
     return Settings(**{**values, **changed})
 

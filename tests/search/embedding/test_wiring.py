@@ -29,14 +29,12 @@ async def test_documents_of_an_index_get_vectors_of_the_chosen_model(
     index, clock, metrics = SearchIndex(_no_pause), SystemClock(), Metrics()
     async with AsyncExitStack() as stack:
         vectors = build_vectors(
-            stack, chosen, SingleWorker("aaaaaaaa"), database, clock=clock, metrics=metrics
+            stack, chosen, SingleWorker("aaaaaaaa"), clock=clock, metrics=metrics
         )
         before = vectors.facts()
         key = DocumentKey(Kind.TOOL, "a" * 24)
         tool = SearchDocument(key, "send_mail", context="Mail", server_id="b" * 24)
-        async with in_background(
-            *vectors.work(), *vectors.feed(index, clock=clock, metrics=metrics)
-        ):
+        async with in_background(*vectors.feed(index, database, clock=clock, metrics=metrics)):
             await index.apply([tool])
             await until(lambda: not index.missing_vectors())
         model = index.version.vectors.model or ""
@@ -57,10 +55,9 @@ async def test_without_a_model_there_is_nothing_to_run(
     clock, metrics = SystemClock(), Metrics()
     async with AsyncExitStack() as stack:
         vectors = build_vectors(
-            stack, words, SingleWorker("aaaaaaaa"), database, clock=clock, metrics=metrics
+            stack, words, SingleWorker("aaaaaaaa"), clock=clock, metrics=metrics
         )
 
-        assert vectors.work() == []
-        assert vectors.feed(SearchIndex(_no_pause), clock=clock, metrics=metrics) == []
+        assert vectors.feed(SearchIndex(_no_pause), database, clock=clock, metrics=metrics) == []
         assert vectors.facts()["state"] == "off"
         assert await vectors.queries.embed_query("send mail") is None
