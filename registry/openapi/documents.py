@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -18,6 +20,13 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 """YAML takes about a second for each megabyte."""
 
+SMALL_BYTES: Final = 16 * 1024
+"""Longer YAML is read by a process of its own: the C library keeps the interpreter for itself."""
+
+MAX_SECONDS: Final = 120.0
+"""Longest time for that."""
+
+COMMAND: Final = (sys.executable, "-P", "-m", "registry.openapi.documents")
 MAX_DEPTH: Final = 200
 MAX_VALUES: Final = 4_000_000
 """Values with all aliases expanded; the largest known descriptions have 700,000."""
@@ -67,7 +76,7 @@ def load(content: bytes) -> JsonObject:
     text = content.removeprefix(b"\xef\xbb\xbf")
     value = _json(text) if text.lstrip()[:1] == b"{" else None
     if value is None:
-        value = _plain(_yaml(text))
+        value = _plain(_yaml(text)) if len(text) <= SMALL_BYTES else _in_a_process(text)
     elif _is_too_deep(value):
         raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
     if not isinstance(value, dict):
@@ -92,9 +101,12 @@ def _refuse(constant: str) -> object:
     raise ValueError(f"{constant} is not JSON.")
 
 
-def _yaml(text: bytes) -> object:
+def _check_size(text: bytes) -> None:
     if len(text) > MAX_YAML_BYTES:
         raise DescriptionError("", f"is YAML of more than {MAX_YAML_BYTES // 2**20} MiB; use JSON")
+
+
+def _yaml(text: bytes) -> object:
     try:
         _check_nesting(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, restricted further
@@ -179,3 +191,32 @@ def _key(name: object) -> str:
 
 def _plain(value: object) -> JsonValue:
     return _Copier().copy(value, 1)
+
+
+def _in_a_process(text: bytes) -> JsonValue:
+    _check_size(text)
+    try:
+        done = subprocess.run(  # noqa: S603 - no input in the command
+            COMMAND, input=text, capture_output=True, timeout=MAX_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DescriptionError("", f"takes more than {MAX_SECONDS:.0f} s to read") from None
+    if done.returncode:
+        raise DescriptionError("", "is neither JSON nor YAML")
+    answer = json.loads(done.stdout)
+    if "reason" in answer:
+        raise DescriptionError("", answer["reason"])
+    return cast("JsonValue", answer["value"])
+
+
+def _serve_once() -> None:
+    """Read YAML from standard input, and write what it says, or why not, as JSON."""
+    try:
+        answer = {"value": _plain(_yaml(sys.stdin.buffer.read()))}
+    except DescriptionError as exc:
+        answer = {"reason": exc.reason}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    _serve_once()

@@ -47,8 +47,15 @@ def chained(depth: int) -> bytes:
         pytest.param(b"{" + b" " * (50 * 2**20) + b"}", "more than 32 MiB", id="50 MiB"),
         pytest.param(b"a: " + b"b" * (20 * 2**20), "use JSON", id="20 MiB of YAML"),
         pytest.param(chained(MAX_DEPTH + 1), "nested deeper", id="deep"),
-        pytest.param(chained(100_000), "JSON nor YAML|nested deeper", id="very deep"),
-        pytest.param(b"[" * 100_000, "nested deeper", id="deep YAML"),
+        pytest.param(
+            chained(100_000),
+            "JSON nor YAML|nested deeper",
+            id="very deep",
+            marks=pytest.mark.integration,
+        ),
+        pytest.param(
+            b"[" * 100_000, "nested deeper", id="deep YAML", marks=pytest.mark.integration
+        ),
         pytest.param(b"a: !!python/object/apply:os.system [id]", "JSON nor YAML", id="an object"),
         pytest.param(b"a: !!binary /w==\n? [1]\n: 2", "no text|JSON nor YAML", id="odd names"),
         pytest.param(b"[1]", "no object", id="a list"),
@@ -79,3 +86,19 @@ def test_what_is_no_number_of_json_is_none_of_ours(number: str) -> None:
 
 def test_the_bound_is_above_the_largest_known() -> None:
     assert MAX_BYTES > 20 * 2**20
+
+
+@pytest.mark.integration
+def test_long_yaml_is_read_as_short_yaml_is() -> None:
+    rows = "".join(f"- {{on: {number}, big: 123456789012345678901}}\n" for number in range(2_000))
+
+    read = load(f"openapi: 3.1.0\nrows:\n{rows}".encode())
+
+    assert read["openapi"] == "3.1.0"
+    assert read["rows"] == [{"on": one, "big": 123456789012345678901} for one in range(2_000)]
+
+
+@pytest.mark.integration
+def test_an_error_in_long_yaml_says_where_it_is() -> None:
+    with pytest.raises(DescriptionError, match="in line 5001"):
+        load(b"a: 1\n" * 5_000 + b"b: [\n")

@@ -17,7 +17,11 @@ from tests.kit.waiting import until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SEND = ("send_message", "Post a message to a channel of the workspace.", {})
+SEND: tuple[str, str, dict[str, bool]] = (
+    "send_message",
+    "Post a message to a channel of the workspace.",
+    {},
+)
 READ = ("list_channels", "List all channels.", {"readOnlyHint": True})
 FORECAST = ("get_forecast", "The weather of the coming days in a city.", {"readOnlyHint": True})
 

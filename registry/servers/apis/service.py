@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -42,7 +43,7 @@ class ApiService:
             ValidationFailedError: The given description cannot be read.
             RegistryError: As for servers.
         """
-        config = self._config(request)
+        config = await self._config(request)
         return await self.servers.register(request.as_server(), user, strict=strict, config=config)
 
     async def preview(self, request: ApiPreview) -> Discovered:
@@ -53,7 +54,7 @@ class ApiService:
             UnsafeUrlError: The URL may not be contacted.
             DiscoveryFailedError: The description cannot be fetched, or read.
         """
-        return await self.servers.try_config(self._config(request))
+        return await self.servers.try_config(await self._config(request))
 
     async def update(
         self,
@@ -72,7 +73,7 @@ class ApiService:
         if request.updated_at is not None:
             precondition = replace(precondition, updated_at=request.updated_at)
         if request.document is not None:
-            _require_readable(request.document)
+            await _require_readable(request.document)
 
         async def work_out(current: ServerRecord) -> FieldChanges:
             _refuse_read_only(request, current)
@@ -83,7 +84,7 @@ class ApiService:
 
         return await self.servers.change(api_id, work_out, user, precondition=precondition)
 
-    def _config(self, request: ApiCreate | ApiPreview) -> JsonObject:
+    async def _config(self, request: ApiCreate | ApiPreview) -> JsonObject:
         config, _ = config_of(request.as_server(), self._vault)
         if request.url is not None:
             require_no_secret(request.url, "url")
@@ -91,7 +92,7 @@ class ApiService:
         if request.url is not None:
             source["description_url"] = request.url
         if request.document is not None:
-            _require_readable(request.document)
+            await _require_readable(request.document)
             source["document"] = request.document
         if request.operations is not None:
             source |= _selection(request.operations)
@@ -141,8 +142,8 @@ def _refuse_read_only(request: ApiUpdate, current: ServerRecord) -> None:
             raise ValidationFailedError(wire, "cannot be changed")
 
 
-def _require_readable(document: str) -> None:
+async def _require_readable(document: str) -> None:
     try:
-        load(document.encode())
+        await asyncio.to_thread(load, document.encode())
     except DescriptionError as exc:
         raise ValidationFailedError("document", exc.reason) from exc
