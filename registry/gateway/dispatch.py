@@ -567,7 +567,12 @@ async def _refuse(exchange: GatewayRequest, refusal: Refusal) -> None:
         # incomplete, so that the server cuts the connection: half must not look complete.
         if exchange.client.is_event_stream:
             last = stream_termination(exchange.termination, refusal, exchange.request_id)
-            if not last and exchange.client.sends_whole_events:
+            # A client resumes a stream that broke; one that was ended here it must not.
+            is_told = isinstance(refusal, Quarantined) and exchange.request_id is not None
+            if not last and (
+                exchange.client.sends_whole_events
+                or (is_told and exchange.client.is_between_events)
+            ):
                 last = event_text(refusal_body(exchange, refusal))
                 if exchange.client.replay is not None:
                     last = exchange.client.replay.add(last)

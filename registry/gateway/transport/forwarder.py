@@ -203,6 +203,11 @@ class ClientChannel:
             await early.begin(self.extra_headers)
         return early
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether an event stream that is relayed stands between two events, for all we know."""
+        return not self.tail or bytes(self.tail[-LONGEST_END:]).endswith(EVENT_ENDS)
+
     def answered(self) -> None:
         """Note that the head of the upstream's answer is there."""
         self.head_at = self.monotonic()
