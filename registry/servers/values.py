@@ -110,10 +110,11 @@ class ApiSource:
 
     Attributes:
         url: Where it is fetched; None if it was given as *document*.
-        document: The description itself, unless it is fetched.
+        document: The description itself, or what was fetched last, if it can be asked for news.
         include: Rules of which an operation must fit one; empty for all.
         exclude: Rules of which it must fit none.
-        etag: The version that was read last.
+        etag: The version of what was fetched last.
+        last_modified: When that was changed, in its server's own words.
     """
 
     url: str | None = None
@@ -121,6 +122,7 @@ class ApiSource:
     include: tuple[JsonObject, ...] = ()
     exclude: tuple[JsonObject, ...] = ()
     etag: str | None = None
+    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,9 @@ class ApiFacts:
 
     Attributes:
         base_url: Where calls go.
-        facts: As stored: `hash`, `openapi`, `title`, `version`, `etag`, `operations`,
-            `security_schemes`, and `server`, which is what the description names as its server.
+        facts: As stored: `hash`, `openapi`, `title`, `version`, `etag`, `last_modified`,
+            `fetched_from`, `operations`, `security_schemes`, and `server`, which is what the
+            description names as its server.
         document: The description.
     """
 

@@ -53,8 +53,9 @@ async def read_api(
     origin = None if base_url is None else origin_of(base_url)
     fetcher = DescriptionFetcher(guard, limits, connection.headers, origin)
     fetched = await _root(source, fetcher)
+    content = fetched.content or b""
     try:
-        document = await asyncio.to_thread(load, fetched.content or b"")
+        document = await asyncio.to_thread(load, content)
         files = await _others(document, fetched.url or None, fetcher)
         # Megabytes of description take seconds, during which calls must go on.
         work = partial(_convert, document, fetched.url or None, files, source)
@@ -80,7 +81,7 @@ async def read_api(
         for name, scheme in description.security_schemes.items()
     }
     facts: JsonObject = {
-        "hash": hashlib.sha256(fetched.content or b"").hexdigest(),
+        "hash": hashlib.sha256(content).hexdigest(),
         "openapi": description.openapi,
         "operations": len(description.operations),
         "security_schemes": cast("JsonValue", schemes),
@@ -89,6 +90,8 @@ async def read_api(
         "title": description.title,
         "version": description.version,
         "etag": fetched.etag,
+        "last_modified": fetched.last_modified,
+        "fetched_from": source.url,
         "server": named,
     }
     facts |= {name: value for name, value in optional.items() if value}
@@ -106,7 +109,7 @@ async def read_api(
         instructions=None,
         init_duration_ms=int((time.monotonic() - began_at) * 1000),
         title=description.title,
-        api=ApiFacts(target, facts, fetched.content or b""),
+        api=ApiFacts(target, facts, content),
     )
 
 
@@ -121,6 +124,17 @@ async def reach_api(connection: ConnectionSpec, guard: UrlGuard, limits: Reading
 
 
 async def _root(source: ApiSource, fetcher: DescriptionFetcher) -> FetchedDescription:
+    if source.url is not None and source.document is not None:
+        fetched = await fetcher.fetch(source.url, source.etag, source.last_modified)
+        if fetched.content is not None:
+            return fetched
+        # What a server does not tell again with a 304 is still true.
+        return replace(
+            fetched,
+            content=source.document,
+            etag=fetched.etag or source.etag,
+            last_modified=fetched.last_modified or source.last_modified,
+        )
     if source.url is not None:
         return await fetcher.fetch(source.url)
     if source.document is None:

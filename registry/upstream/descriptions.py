@@ -30,6 +30,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 FORBIDDEN = 403
 REFUSED = frozenset({401, FORBIDDEN})
 NOT_MODIFIED = 304
+CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 OK = 200
 
 
@@ -41,11 +42,13 @@ class FetchedDescription:
         url: Where it was, after redirects.
         content: None if it has not changed.
         etag: Its version, if the server told it.
+        last_modified: When it was changed, in the server's own words.
     """
 
     url: str
     content: bytes | None = field(repr=False)
     etag: str | None
+    last_modified: str | None = None
 
 
 class DescriptionFetcher:
@@ -69,12 +72,15 @@ class DescriptionFetcher:
         self._origin = origin
         self._left = limits.max_bytes
 
-    async def fetch(self, url: str, etag: str | None = None) -> FetchedDescription:
+    async def fetch(
+        self, url: str, etag: str | None = None, last_modified: str | None = None
+    ) -> FetchedDescription:
         """Fetch one file.
 
         Args:
             url: Where it is.
             etag: The version that is known; it is not sent again.
+            last_modified: When the known one was changed; used without *etag*.
 
         Raises:
             UnsafeAddressError: The URL, or one that it leads to, may not be contacted.
@@ -87,6 +93,8 @@ class DescriptionFetcher:
                     sent |= _sendable(self._headers)
                 if etag is not None:
                     sent["If-None-Match"] = etag
+                elif last_modified is not None:
+                    sent["If-Modified-Since"] = last_modified
                 answer = await self._ask(http, url, sent)
                 if isinstance(answer, FetchedDescription):
                     return answer
@@ -101,9 +109,9 @@ class DescriptionFetcher:
             location = answer.headers.get("location")
             if answer.status in REDIRECTS and location is not None:
                 return urljoin(url, location)
-            etag = answer.headers.get("etag")
-            if answer.status == NOT_MODIFIED and "If-None-Match" in sent:
-                return FetchedDescription(url, None, etag)
+            etag, modified = answer.headers.get("etag"), answer.headers.get("last-modified")
+            if answer.status == NOT_MODIFIED and CONDITIONS & sent.keys():
+                return FetchedDescription(url, None, etag, modified)
             if answer.status in REFUSED:
                 message = (
                     f"{origin_of(url)} wants credentials for the description. They are sent to "
@@ -119,7 +127,7 @@ class DescriptionFetcher:
                 self._left -= len(piece)
                 if self._left < 0:
                     raise UpstreamTooLargeError("The description is too large.")
-            return FetchedDescription(url, bytes(content), etag)
+            return FetchedDescription(url, bytes(content), etag, modified)
 
 
 def _sendable(headers: Mapping[str, str]) -> dict[str, str]:

@@ -24,12 +24,14 @@ class Shop:
         paths: What the description says; tests change it.
         members: Other members of the description.
         status: Of the answer with the description.
+        version: Header that tells its version, and the value; it is not sent again under it.
     """
 
     api: ScriptedApi
     paths: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(PETS))
     members: dict[str, Any] = field(default_factory=dict)
     status: int = 200
+    version: tuple[str, str] | None = None
 
     @property
     def description_url(self) -> str:
@@ -40,7 +42,11 @@ class Shop:
         """Answer one request."""
         if request.path == "/openapi.json":
             document = {**described(self.paths, server=self.api.url), **self.members}
-            return web.json_response(document, status=self.status)
+            told = dict([self.version]) if self.version else {}
+            asked = request.headers.get("If-None-Match", request.headers.get("If-Modified-Since"))
+            if self.version is not None and asked == self.version[1]:
+                return web.Response(status=304)
+            return web.json_response(document, status=self.status, headers=told)
         if request.method == "DELETE":
             return web.Response(status=204)
         return web.json_response({"path": request.path_qs})

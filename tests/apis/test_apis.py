@@ -234,6 +234,62 @@ async def test_a_changed_description_is_held_until_it_is_accepted(
     assert after["listPets"]["inputSchema"]["required"] == ["kind"]
 
 
+@pytest.mark.parametrize(
+    ("header", "condition", "first", "second"),
+    [
+        ("ETag", "If-None-Match", '"1"', '"2"'),
+        (
+            *("Last-Modified", "If-Modified-Since"),
+            *("Mon, 02 Nov 2026 10:00:00 GMT", "Tue, 03 Nov 2026 10:00:00 GMT"),
+        ),
+    ],
+)
+async def test_a_description_that_has_not_changed_is_not_sent_again(
+    rest: Rest, root: UserContext, shop: Shop, header: str, condition: str, first: str, second: str
+) -> None:
+    shop.version = (header, first)
+    made = await registered(rest, root, shop, name=fresh(), scope="shared_app")
+    table = rest.parts.database.collection("raw_apis")
+    before = await table.find_one({"serverName": made["name"]})
+    # Sent whole, this would be news.
+    shop.paths["/shops"] = {"get": {"operationId": "listShops", "responses": {}}}
+
+    unchanged = (await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")).json()
+    after = await table.find_one({"serverName": made["name"]})
+    change = {"operations": {"include": [{"id": "showPet"}]}}
+    narrowed = await rest.ask(root, "PATCH", f"/apis/{made['id']}", json=change)
+    await rest.ask(root, "PATCH", f"/apis/{made['id']}", json={"operations": None})
+    shop.version = (header, second)
+    changed = (await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")).json()
+
+    asked = [one.headers.get(condition) for one in shop.api.seen if one.target == "/openapi.json"]
+    assert asked[:2] == [None, first]
+    assert unchanged["ok"] is True
+    assert not unchanged.get("heldTools")
+    assert before is not None
+    assert after is not None
+    for name in ("document", "updatedAt", "config"):
+        assert after[name] == before[name]
+    assert after["registry"]["api"] == before["registry"]["api"]
+    assert narrowed.json()["tools"] == "showPet"
+    assert "listShops" in changed["heldTools"]
+
+
+async def test_another_address_is_not_asked_for_news_of_the_former_one(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    shop.version = ("ETag", '"1"')
+    made = await registered(rest, root, shop, name=fresh())
+    moved = f"{shop.description_url}?v=2"
+
+    changed = await rest.ask(root, "PATCH", f"/apis/{made['id']}", json={"url": moved})
+
+    asked = [one.headers.get("If-None-Match") for one in shop.api.seen if "?v=2" in one.target]
+    assert changed.status_code == 200, changed.text
+    assert asked
+    assert set(asked) == {None}
+
+
 async def test_what_people_changed_survives_a_new_reading(
     rest: Rest, root: UserContext, shop: Shop
 ) -> None:

@@ -57,6 +57,7 @@ READ_HEADERS: Mapping[bytes, str] = {
         "content-length",
         "content-type",
         "etag",
+        "last-modified",
         "location",
         "mcp-session-id",
         "retry-after",

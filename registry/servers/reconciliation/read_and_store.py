@@ -15,7 +15,7 @@ from packages.database.client import Transaction
 from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.oauth.policy import grant_of
 from registry.oauth.ports import RemovalListener
 from registry.oauth.values import Grant
@@ -182,6 +182,7 @@ class ReadAndStore:
             progress=progress,
             known_eras=known_eras,
             oauth=oauth_server(server.model_copy(update={"config": config})),
+            facts=members(server.registry.get("api")),
         )
 
     async def store(

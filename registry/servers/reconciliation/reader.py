@@ -1,5 +1,6 @@
 """Discovery of a server: with its address and credentials, returning the result as a value."""
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -119,13 +120,15 @@ class ServerReader:
         progress: Progressing | None = None,
         known_eras: frozenset[Era] = frozenset(),
         oauth: OAuthServer | None = None,
+        facts: JsonObject | None = None,
     ) -> DiscoveryResult:
         """Run a discovery of a server on behalf of *user*; a failure is part of the result.
 
         Besides *user_key* the values that *user* stored for the server are used, unless
         *use_stored_key* is false because they were stored for another address. Known eras are not
         probed again. A server with OAuth is read with the access token of *user* for *oauth*;
-        without one its metadata alone is read.
+        without one its metadata alone is read. *facts* are those of the description that was
+        fetched last: it is not sent again if it has not changed.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
@@ -140,7 +143,7 @@ class ServerReader:
         if user_key is not None:
             values[USER_VARIABLE] = user_key
         bare = replace(_address(config), headers={})
-        stored = await self._stored_description(server_id, bare.api)
+        stored = await self._stored_description(server_id, bare.api, facts or {})
         if grant_of(config) is not None and (oauth is None or self._tokens is None):
             reading = await self._unauthorized(bare, config)
         else:
@@ -154,11 +157,25 @@ class ServerReader:
             reading = await self._read(server_id, config, values, user, oauth, discover)
         return replace(reading, began_at=began_at)
 
-    async def _stored_description(self, server_id: str, api: ApiSource | None) -> ApiSource | None:
-        """Return where a description is that was given with an API; None if it is fetched."""
-        if api is None or api.url is not None or api.document is not None:
+    async def _stored_description(
+        self, server_id: str, api: ApiSource | None, facts: JsonObject
+    ) -> ApiSource | None:
+        """Return an API's description that was given with it, or that can be asked for news.
+
+        None if it is fetched whole.
+        """
+        if api is None or api.document is not None:
             return None
-        return replace(api, document=await self._descriptions.description(server_id))
+        if api.url is None:
+            return replace(api, document=await self._descriptions.description(server_id))
+        etag, modified = _text(facts.get("etag")), _text(facts.get("last_modified"))
+        if facts.get("fetched_from") != api.url or (etag is None and modified is None):
+            return None
+        document = await self._descriptions.description(server_id)
+        # Stored by another process meanwhile, it is not what these facts are about.
+        if document is None or hashlib.sha256(document).hexdigest() != facts.get("hash"):
+            return None
+        return replace(api, document=document, etag=etag, last_modified=modified)
 
     async def asked(
         self,
@@ -344,6 +361,11 @@ def _api_source(config: JsonObject) -> ApiSource | None:
         include=_rules(stored.get("include")),
         exclude=_rules(stored.get("exclude")),
     )
+
+
+def _text(stored: object) -> str | None:
+    """Return text that can be the value of a header."""
+    return stored if isinstance(stored, str) and stored.isprintable() else None
 
 
 def _rules(stored: object) -> tuple[JsonObject, ...]:
