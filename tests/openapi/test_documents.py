@@ -100,5 +100,5 @@ def test_long_yaml_is_read_as_short_yaml_is() -> None:
 
 @pytest.mark.integration
 def test_an_error_in_long_yaml_says_where_it_is() -> None:
-    with pytest.raises(DescriptionError, match="in line 5001"):
+    with pytest.raises(DescriptionError, match="in line 5002"):
         load(b"a: 1\n" * 5_000 + b"b: [\n")
