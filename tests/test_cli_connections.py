@@ -131,3 +131,20 @@ def test_what_cannot_be_connected_to_is_an_error_in_one_line(local: Local) -> No
     assert (unknown.returncode, unknown.stderr) == (3, "registry: there is no server unknown\n")
     assert nobody.returncode == 1
     assert "cannot be reached" in nobody.stderr
+
+
+def test_a_search_finds_what_is_registered(local: Local) -> None:
+    local.run("servers", "add", "sheets", local.server_url, "--description", "Cells in rows")
+
+    found = local.run("search", "rows of cells", "--kind", "server", "--json")
+    table = local.run("search", "rows of cells")
+    refused = local.run("search", " ")
+
+    hit = json.loads(found.stdout)["hits"][0]
+    assert (hit["kind"], hit["name"], hit["explanation"]["words"]) == (
+        "server",
+        "sheets",
+        ["row", "cell"],
+    )
+    assert "sheets" in table.stdout
+    assert (refused.returncode, "query" in refused.stderr) == (1, True)

@@ -57,8 +57,17 @@ API_SECONDS = 60
 """As long as a connection to a server may take."""
 
 
-async def ask_api(address: str, token: str, method: str, path: str) -> tuple[int, dict[str, Any]]:
+async def ask_api(
+    address: str, token: str, method: str, path: str, content: Any = None
+) -> tuple[int, dict[str, Any]]:
     """Send a request to the API of a running registry; return the status and the answer.
+
+    Args:
+        address: Of the registry.
+        token: Whose request it is.
+        method: Of HTTP.
+        path: Below `/api/v1`.
+        content: The body, sent as JSON; None for none.
 
     Raises:
         CallRefusedError: There is no registry, or the answer is not its own.
@@ -69,7 +78,7 @@ async def ask_api(address: str, token: str, method: str, path: str) -> tuple[int
         async with httpx2.AsyncClient(
             headers=headers, timeout=API_SECONDS, trust_env=False
         ) as http:
-            answer = await http.request(method, f"{address}/api/v1{path}")
+            answer = await http.request(method, f"{address}/api/v1{path}", json=content)
     except httpx2.TransportError:
         problem = f"{address} cannot be reached: is the registry running there?"
         raise CallRefusedError(problem) from None

@@ -18,6 +18,7 @@ from registry.cli.migrate import migrate
 from registry.cli.policies import policies
 from registry.cli.quarantine import quarantine
 from registry.cli.schemas import schemas
+from registry.cli.searching import search
 from registry.cli.servers import servers
 from registry.cli.serving import doctor, serve, worker
 from registry.cli.setup import apply, export
@@ -68,6 +69,7 @@ app.command()(client_config)
 app.command()(connect)
 app.command()(connections)
 app.command()(disconnect)
+app.command()(search)
 app.command()(export)
 app.command()(apply)
 app.command()(migrate)

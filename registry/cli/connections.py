@@ -63,7 +63,7 @@ def connect(
     """
 
     async def work() -> None:
-        api = _api(token, url)
+        api = registry_api(token, url)
         found = await api.server(server)
         path = f"/mcp/{found['serverId']}"
         state = await api.ask("POST", f"{path}/reinitialize")
@@ -87,7 +87,7 @@ def connections(*, token: Token = None, url: Url = None, as_json: AsJson = False
     """List the connections to servers, and who has to authorise the registry."""
 
     async def work() -> None:
-        rows = await _api(token, url).servers()
+        rows = await registry_api(token, url).servers()
         show_rows(sorted(rows, key=lambda row: str(row["serverName"])), COLUMNS, as_json=as_json)
 
     run(work)
@@ -99,7 +99,7 @@ def disconnect(
     """Remove and revoke the access to a server that was given in the browser."""
 
     async def work() -> None:
-        api = _api(token, url)
+        api = registry_api(token, url)
         found = await api.server(server)
         revoked = await api.ask("DELETE", f"/mcp/{found['serverId']}/oauth/token")
         if as_json:
@@ -113,17 +113,17 @@ def disconnect(
 
 
 @dataclass(frozen=True, slots=True)
-class _Api:
+class RegistryApi:
     """The API of a running registry, for one person."""
 
     address: str
     token: str
 
-    async def ask(self, method: str, path: str) -> dict[str, Any]:
+    async def ask(self, method: str, path: str, content: Any = None) -> dict[str, Any]:
         """Return an answer; end the command if it is an error."""
         from registry.cli.calling import ask_api  # noqa: PLC0415 - heavy imports
 
-        status, body = await ask_api(self.address, self.token, method, path)
+        status, body = await ask_api(self.address, self.token, method, path, content)
         if status >= 400:  # noqa: PLR2004 - an HTTP status
             message = text(body.get("message") or f"the registry answered {status}")
             fail(message, code=EXIT_CODES.get(status, FAILED))
@@ -145,9 +145,10 @@ class _Api:
         return row
 
 
-def _api(token: str | None, url: str | None) -> _Api:
+def registry_api(token: str | None, url: str | None) -> RegistryApi:
+    """Return the API of the running registry, for the person whose token it is."""
     settings = read_settings()
-    return _Api((url or settings.base_url).rstrip("/"), caller_token(settings, token))
+    return RegistryApi((url or settings.base_url).rstrip("/"), caller_token(settings, token))
 
 
 def _show_address(address: str, *, opens: bool) -> None:
@@ -165,7 +166,7 @@ def _has_browser() -> bool:
     return sys.platform in {"darwin", "win32"} or any(os.environ.get(one) for one in displays)  # noqa: TID251 - the desktop's, no settings
 
 
-async def _wait(api: _Api, flow_id: str, server_name: str) -> None:
+async def _wait(api: RegistryApi, flow_id: str, server_name: str) -> None:
     """Wait until a flow has ended; end the command if it failed."""
     clock = SystemClock()
     with _spinning("Waiting for the browser"):

@@ -17,16 +17,18 @@ from tests.kit.waiting import until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SEND: tuple[str, str, dict[str, bool]] = (
-    "send_message",
-    "Post a message to a channel of the workspace.",
-    {},
+Offered = tuple[str, str, dict[str, bool]]
+
+SEND: Offered = ("send_message", "Post a message to a channel of the workspace.", {})
+READ: Offered = ("list_channels", "List all channels.", {"readOnlyHint": True})
+FORECAST: Offered = (
+    "get_forecast",
+    "The weather of the coming days in a city.",
+    {"readOnlyHint": True},
 )
-READ = ("list_channels", "List all channels.", {"readOnlyHint": True})
-FORECAST = ("get_forecast", "The weather of the coming days in a city.", {"readOnlyHint": True})
 
 
-def offered(*tools: tuple[str, str, dict[str, bool]]) -> str:
+def offered(*tools: Offered) -> str:
     return json.dumps(
         [
             {

@@ -8,6 +8,7 @@ nothing itself. Above are the wiring and, through ports, `registry.search`; belo
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
@@ -17,9 +18,8 @@ from registry.core.clock import Clock
 from registry.core.json import load_text
 from registry.gateway.errors import ToolsetUnknown
 from registry.gateway.values import Route, ToolEntry
-from registry.gateway.view.catalogue import CatalogueView
+from registry.gateway.view.catalogue import Catalogue, CatalogueView
 from registry.gateway.view.offering import CombinedOffering
-from registry.gateway.view.snapshot import Snapshot
 from registry.gateway.view.tool_search import SearchedTools, searched
 from registry.gateway.view.toolsets import Toolsets
 from registry.search.index import SearchIndex
@@ -56,6 +56,27 @@ EVERYWHERE = NarrowedPath()
 CANDIDATES = "candidates"
 
 
+class ServedView(Protocol):
+    """What the gateway serves. Implemented by `gateway.view.snapshot`."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Return the catalogue of the aggregate server."""
+
+    @property
+    def version(self) -> int:
+        """Return the version of the view."""
+
+    async def changed(self, seen: int) -> int:
+        """Wait until the version of the view is not *seen*, and return it."""
+
+    def view(self, user: UserContext) -> CatalogueView:
+        """Return *user*'s view of the catalogue."""
+
+    def is_fresh(self) -> bool:
+        """Whether the view agreed with the database recently enough to be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Indexed:
     """What the index holds of one server, and what it was made from."""
@@ -79,7 +100,7 @@ class SearchFeed:
     def __init__(
         self,
         index: SearchIndex,
-        snapshot: Snapshot,
+        snapshot: ServedView,
         inventory: Inventory,
         toolsets: Toolsets,
         clock: Clock,
@@ -99,17 +120,21 @@ class SearchFeed:
     async def follow(self) -> None:
         """Index what is served, and whatever changes of it, for ever."""
         while True:
-            version = await self._snapshot.changed(self._applied)
+            await self._snapshot.changed(self._applied)
             try:
-                await self._apply()
+                await self.update()
             except Exception:
-                # Search lags rather than ends: the next change tries everything again.
+                # Search lags rather than ends.
                 log.exception("search_index_failed")
-                self._known.clear()
                 await self._clock.sleep(RETRY_SECONDS)
-            self._applied = version
-            self._caught_up.set()
-            self._caught_up = asyncio.Event()
+
+    async def update(self) -> None:
+        """Index what has changed since the last time."""
+        version = self._snapshot.version
+        await self._apply()
+        self._applied = version
+        self._caught_up.set()
+        self._caught_up = asyncio.Event()
 
     async def caught_up(self) -> None:
         """Wait, for a moment at most, until the index has what the gateway serves now."""
