@@ -1,6 +1,6 @@
 """Failures of operations on the catalog."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from registry.core.errors import ErrorKind, RegistryError
 
@@ -100,14 +100,18 @@ class MissingInputsError(RegistryError):
 
     kind = ErrorKind.INVALID
 
-    def __init__(self, missing: Sequence[str], problems: Sequence[str] = ()) -> None:
-        said = []
-        if missing:
-            said.append(f"it needs values for {', '.join(missing)}")
-        said += problems
-        message = "; ".join(said)
-        details = [{"field": f"values.{name}", "message": "is required"} for name in missing]
-        super().__init__(f"values: {message}", {"missing": list(missing), "details": details})
+    def __init__(
+        self, missing: Mapping[str, str | None], problems: Mapping[str, str] | None = None
+    ) -> None:
+        said = {
+            place: "is required" if description is None else f"is required: {description}"
+            for place, description in missing.items()
+        }
+        said.update(problems or {})
+        super().__init__(
+            "; ".join(f"{place}: {problem}" for place, problem in said.items()),
+            {"details": [{"field": place, "message": problem} for place, problem in said.items()]},
+        )
 
 
 class ImportUnreadableError(RegistryError):

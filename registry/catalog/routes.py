@@ -29,11 +29,14 @@ from registry.catalog.schemas import (
     ImportList,
     MatchAnswer,
     MatchBody,
+    RegisterBody,
 )
 from registry.catalog.service import CatalogService
 from registry.catalog.values import CatalogSeen
 from registry.core.paging import PageRequest
 from registry.core.text import ObjectIdText
+from registry.servers.routes import detail_answer
+from registry.servers.schemas import ServerDetail
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import present_page
@@ -140,6 +143,28 @@ async def list_catalog_versions(request: Request, _user: Reader, entry_id: Entry
     """Return the versions of a server of the catalog, the latest first."""
     versions = await _service(request).versions(entry_id)
     return JsonAnswer({"versions": [present_version(one) for one in versions]})
+
+
+@router.post(
+    "/servers/{entry_id}/register",
+    status_code=201,
+    response_model=ServerDetail,
+    operation_id="register_catalog_server",
+    responses=errors(404, 408, 409, 415, 502),
+)
+async def register_catalog_server(
+    request: Request,
+    user: ServerWriter,
+    entry_id: EntryId,
+    body: RegisterBody,
+    *,
+    strict: Annotated[
+        bool, Query(description="Refuse a server that cannot be read instead of storing it.")
+    ] = False,
+) -> Response:
+    """Register a remote server of the catalog, with the variables and headers it asks for."""
+    server = await _service(request).register(entry_id, body, user, strict=strict)
+    return await detail_answer(request, server, user, 201)
 
 
 @router.get(

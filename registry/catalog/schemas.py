@@ -15,12 +15,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from packages.models.states import CatalogKind, CatalogStatus
+from registry.access.policy import ServerScope
 from registry.catalog.identity import Package, keys_of, normalised_url
 from registry.catalog.presenter import listed_package
 from registry.catalog.values import CatalogContent, CatalogFilter, CatalogToolInput, ImportRequest
 from registry.core.json import JsonObject
 from registry.core.text import ONE_LINE, ObjectIdText, Tag
-from registry.servers.schemas import Description, PackageInput, Title, Url
+from registry.servers.schemas import Description, PackageInput, ServerName, Title, Url
 from registry.web.pages import PageNumber, Pagination, PerPage
 
 EntryName = Annotated[
@@ -225,6 +226,20 @@ class CatalogSourceList(BaseModel):
     """All sources."""
 
     sources: list[CatalogSourceAnswer]
+
+
+InputName = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=200)]
+InputValue = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=8192)]
+Inputs = Annotated[dict[InputName, InputValue], Field(max_length=50)]
+
+
+class RegisterBody(_Wire):
+    """How a server of the catalog is registered: its variables and headers, by name."""
+
+    server_name: ServerName | None = None
+    scope: ServerScope = ServerScope.PRIVATE_USER
+    variables: Inputs = Field(default_factory=dict)
+    headers: Inputs = Field(default_factory=dict)
 
 
 class MatchBody(_Wire):

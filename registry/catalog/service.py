@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+from pydantic import ValidationError
 
 from packages.database.client import Database, Transaction
 from packages.models.states import CatalogKind
@@ -32,6 +33,7 @@ from registry.catalog.importing import ImportRunner, packed
 from registry.catalog.jobs import CatalogJobRecord, CatalogJobs, CatalogTask
 from registry.catalog.links import key_of
 from registry.catalog.presenter import listed_package, recorded
+from registry.catalog.registering import default_name, filled
 from registry.catalog.repository import CatalogRepository, taken_key
 from registry.catalog.values import (
     CatalogContent,
@@ -47,17 +49,18 @@ from registry.catalog.values import (
     json_text,
 )
 from registry.core.clock import Clock
-from registry.core.errors import RegistryError, ValidationFailedError
+from registry.core.errors import RegistryError, ValidationFailedError, problem_of
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges
 from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
+from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord
 
 if TYPE_CHECKING:
-    from registry.catalog.schemas import CatalogServerPatch
+    from registry.catalog.schemas import CatalogServerPatch, RegisterBody
 
 log = structlog.get_logger()
 
@@ -328,6 +331,34 @@ class CatalogService:
                 await self._changed(entry_id, AuditAction.DELETE, user)
                 return
         raise CatalogServerModifiedError((await self._require(entry_id)).etag, expected_etag)
+
+    async def register(
+        self, entry_id: str, asked: RegisterBody, user: UserContext, *, strict: bool
+    ) -> ServerRecord:
+        """Register a remote server of the catalog; the new server is linked to it.
+
+        Raises:
+            CatalogServerNotFoundError: There is none.
+            NotRegistrableError: It has no URL to connect to.
+            MissingInputsError: Values are missing, unknown or not possible.
+            RegistryError: As of any registration.
+        """
+        entry = await self._require(entry_id)
+        made = filled(entry, asked.variables, asked.headers)
+        wanted = {
+            "server_name": asked.server_name or default_name(entry),
+            "type": made.transport,
+            "url": made.url,
+            "scope": asked.scope,
+            "headers": dict(made.headers) or None,
+        }
+        try:
+            request = ServerCreate.model_validate(wanted)
+        except ValidationError as exc:
+            problem = exc.errors(include_input=False)[0]
+            place = ".".join(str(part) for part in problem["loc"]) or "url"
+            raise ValidationFailedError(place, problem_of(problem)) from None
+        return await self._servers.register(request.from_catalog(entry.id), user, strict=strict)
 
     async def match(self, server_ids: Collection[str] | None, user: UserContext) -> MatchReport:
         """Match registered servers that *user* may change anew.
