@@ -94,13 +94,17 @@ class ConnectionService:
         """
         own = frozenset(server.id for server in servers if server.is_user_level)
         shared = [server.id for server in servers if server.id not in own]
-        found = {server_id: [each] for server_id, each in self._known(user.user_id, shared, own)}
+        authorizations = await self._authorizations_of(user, servers)
+        stored = {server_id: each.identity for server_id, each in authorizations.items()}
+        known = self._known(user.user_id, shared, own, stored)
+        found = {server_id: [each] for server_id, each in known}
         if self._others is not None and servers:
-            question = orjson.dumps({"user": user.user_id, "shared": shared, "own": sorted(own)})
+            question = orjson.dumps(
+                {"user": user.user_id, "shared": shared, "own": sorted(own), "stored": stored}
+            )
             for reply in await self._others.connections(question):
                 for server_id, each in _unpacked(reply).items():
                     found.setdefault(server_id, []).append(each)
-        authorizations = await self._authorizations_of(user, servers)
         now = self._clock.now()
         return {
             server.id: view_of(
@@ -132,24 +136,43 @@ class ConnectionService:
     async def reply(self, question: bytes) -> bytes:
         """Answer another worker's question with the connections of this one."""
         asked = orjson.loads(question)
-        known = self._known(asked["user"], asked["shared"], asked["own"])
+        known = self._known(asked["user"], asked["shared"], asked["own"], asked.get("stored", {}))
         return orjson.dumps({server_id: _packed(each) for server_id, each in known})
 
     def _known(
-        self, user_id: str, shared: Iterable[str], own: Iterable[str]
+        self,
+        user_id: str,
+        shared: Iterable[str],
+        own: Iterable[str],
+        stored: Mapping[str, str | None],
     ) -> Iterable[tuple[str, Connection]]:
         for server_id in shared:
-            yield from self._found(user_id, server_id, self._tracker.of_server(server_id))
+            each = self._tracker.of_server(server_id)
+            yield from self._found(user_id, server_id, each, stored)
         for server_id in own:
-            yield from self._found(user_id, server_id, self._tracker.of_user(server_id, user_id))
+            each = self._tracker.of_user(server_id, user_id)
+            yield from self._found(user_id, server_id, each, stored)
 
     def _found(
-        self, user_id: str, server_id: str, connection: Connection | None
+        self,
+        user_id: str,
+        server_id: str,
+        connection: Connection | None,
+        stored: Mapping[str, str | None],
     ) -> Iterable[tuple[str, Connection]]:
-        """Yield the later of a connection and of a failure to obtain a token for it."""
+        """Yield the later of a connection and of a failure to obtain a token for it.
+
+        Args:
+            user_id: Whose.
+            server_id: Of which server.
+            connection: The one that is known.
+            stored: What identifies stored authorizations, by server, where that is known.
+        """
         authorizations = self._authorizations
         problem = None if authorizations is None else authorizations.problem(user_id, server_id)
-        if problem is not None:
+        if problem is not None and stored.get(server_id, problem.authorization) == (
+            problem.authorization
+        ):
             failed = Connection(
                 ConnectionState.ERROR, problem.version, problem.at, problem=problem.message
             )

@@ -38,12 +38,18 @@ class AuthorizationUnavailableError(RegistryError):
     Args:
         reason: Why, as the authorization server or the network gave it; None if it is not known.
         is_renewal: Whether a stored one was to be renewed; else one was to be obtained.
+        authorization: Identifies the stored refresh token that was to be used.
     """
 
     kind = ErrorKind.UNAVAILABLE
 
     def __init__(
-        self, server_name: str, reason: str | None = None, *, is_renewal: bool = True
+        self,
+        server_name: str,
+        reason: str | None = None,
+        *,
+        is_renewal: bool = True,
+        authorization: str | None = None,
     ) -> None:
         what = (
             f"The access token for {server_name} could not be renewed now"
@@ -58,10 +64,16 @@ class AuthorizationUnavailableError(RegistryError):
         self.server_name = server_name
         self._reason = reason
         self._is_renewal = is_renewal
+        self.authorization = authorization
 
     def again(self) -> Self:
         """Return the same error without what it was raised with, to be kept and raised again."""
-        return type(self)(self.server_name, self._reason, is_renewal=self._is_renewal)
+        return type(self)(
+            self.server_name,
+            self._reason,
+            is_renewal=self._is_renewal,
+            authorization=self.authorization,
+        )
 
 
 class TokenRefusedError(AuthorizationUnavailableError):

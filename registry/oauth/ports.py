@@ -175,7 +175,10 @@ class AuthorizationStates(Protocol):
         """
 
     def problem(self, user_id: str, server_id: str) -> TokenProblem | None:
-        """Return why this process could obtain no access token the last time. No I/O."""
+        """Return why this process could obtain no access token the last time. No I/O.
+
+        It is past if another authorization is stored now, as `states` has it.
+        """
 
 
 class AuthorizationListener(Protocol):

@@ -210,7 +210,9 @@ class Renewal:
                         return renewed
                     await self._stored.release_lease(token, holder)
             elif self._clock.monotonic() > deadline:
-                raise AuthorizationUnavailableError(server.title, RENEWED_ELSEWHERE)
+                raise AuthorizationUnavailableError(
+                    server.title, RENEWED_ELSEWHERE, authorization=token.identity
+                )
             else:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
@@ -386,7 +388,7 @@ class Renewal:
         log.warning("oauth_refresh_failed", server_id=server.id, reason=reason)
         await self._stored.release_lease(token, holder)
         failure = AuthorizationUnavailableError if is_passing else TokenRefusedError
-        return failure(server.title, reason)
+        return failure(server.title, reason, authorization=token.identity)
 
     def _stored_token(
         self, found: StoredAuthorization, access: AuthorizationToken, *, is_new: bool = False

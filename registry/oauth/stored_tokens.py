@@ -82,6 +82,11 @@ class AuthorizationToken:
         return str(self.row.key)
 
     @property
+    def identity(self) -> str:
+        """Return what identifies it as it is stored, without showing it."""
+        return digest_of(self.row.ciphertext)
+
+    @property
     def renewed_at(self) -> datetime:
         """Return when it is no longer used if another one can be obtained."""
         return self.expires_at - min(MAX_MARGIN, self.lifetime * MARGIN)

@@ -363,15 +363,25 @@ class UpstreamTokens:
                 is_renewing=stored.refresh is not None and stored.refresh.lease_holder is not None,
                 has_failed=status is FlowStatus.FAILED,
                 is_under_way=status in {FlowStatus.PENDING, FlowStatus.EXCHANGING},
+                identity=None if stored.renewable is None else stored.renewable.identity,
             )
         return states
 
     def problem(self, user_id: str, server_id: str) -> TokenProblem | None:
-        """Return why this process could obtain no access token the last time. No I/O."""
+        """Return why this process could obtain no access token the last time. No I/O.
+
+        Also after a change of what is stored, which may be of another server's tokens, or older
+        than the problem: callers compare it with the state of what is stored now.
+        """
         entry = self._entries.get((user_id, server_id), self._entries.get((EVERYONE, server_id)))
-        if entry is None or entry.failure is None or entry.failed_at is None or entry.is_outdated:
+        if entry is None or entry.failure is None or entry.failed_at is None:
             return None
-        return TokenProblem(entry.failure.message, entry.failed_at, entry.server.updated_at)
+        return TokenProblem(
+            entry.failure.message,
+            entry.failed_at,
+            entry.server.updated_at,
+            entry.failure.authorization,
+        )
 
     def changed(self, user_ids: Collection[str], row_ids: Collection[str]) -> None:
         """Note that stored tokens have changed: they are read again when they are needed.
@@ -530,7 +540,14 @@ class UpstreamTokens:
             entry.is_outdated = True
         kept = entry
         if entry.is_outdated:
-            kept = _Entry(entry.user, entry.server, entry.token, is_outdated=True)
+            kept = _Entry(
+                entry.user,
+                entry.server,
+                entry.token,
+                is_outdated=True,
+                failure=entry.failure,
+                failed_at=entry.failed_at,
+            )
         self._put(key, kept)
         return entry
 

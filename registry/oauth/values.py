@@ -159,11 +159,14 @@ class TokenProblem:
         message: Safe to show.
         at: When, UTC.
         version: The `updatedAt` of the server's configuration.
+        authorization: Identifies the stored authorization that it was found with: once another
+            one is stored, the problem is past. None if nothing stored was used.
     """
 
     message: str
     at: datetime
     version: datetime | None
+    authorization: str | None = None
 
 
 SHOWN_SCOPES = 10
@@ -231,6 +234,7 @@ class AuthorizationState:
         is_renewing: Whether stored tokens are being exchanged now.
         has_failed: Whether the last flow failed.
         is_under_way: Whether the user was sent to the authorization server.
+        identity: Identifies what is stored, without showing it; None if it cannot be renewed.
     """
 
     is_authorized: bool = False
@@ -238,3 +242,4 @@ class AuthorizationState:
     is_renewing: bool = False
     has_failed: bool = False
     is_under_way: bool = False
+    identity: str | None = None

@@ -202,3 +202,29 @@ async def test_a_token_that_another_worker_cannot_obtain_is_an_error_until_a_cal
     )
     authorized = AuthorizationState(is_authorized=True)
     assert works == ConnectionView(ConnectionState.CONNECTED, None, authorized, clock.now())
+
+
+async def test_a_failure_with_tokens_that_are_replaced_since_is_past() -> None:
+    clock = FakeClock()
+    oauth = replace(OAUTH, updated_at=NOON)
+    server = replace(PROTECTED, oauth=oauth, is_user_level=False)
+    here = FakeAuthorizations(
+        {(ALICE.user_id, OAUTH.id): AuthorizationState(is_authorized=True, identity="new")}
+    )
+    there = FakeAuthorizations({})
+    service = ConnectionService(
+        connections_of(clock).tracker,
+        Directory(),
+        Neighbour(service_of(clock, there)),
+        authorizations=here,
+        clock=clock,
+        idle_seconds=300,
+    )
+
+    async def state_after_failing_with(authorization: str) -> str:
+        problem = TokenProblem("It is away.", NOON, NOON, authorization)
+        there.problems[ALICE.user_id, OAUTH.id] = problem
+        return (await service.views(ALICE, [server]))[OAUTH.id].state
+
+    assert await state_after_failing_with("new") == "error"
+    assert await state_after_failing_with("old") == "connected"

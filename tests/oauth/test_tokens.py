@@ -232,6 +232,33 @@ async def test_tokens_are_kept_when_the_authorization_server_fails(
     assert (await other.tokens.get(alice, server)).value == "a1"
 
 
+async def test_a_failure_is_known_until_other_tokens_are_stored_whatever_else_changes(
+    store: OAuthStore, alice: UserContext
+) -> None:
+    server, replica = server_named(), store.replica()
+    await authorize(replica, alice, server)
+    await expire(store, replica)
+    replica.endpoint.failure = AuthorizationServerUnavailableError("It is away.")
+    with pytest.raises(AuthorizationUnavailableError):
+        await replica.tokens.get(alice, server)
+
+    async def is_of_what_is_stored() -> bool:
+        problem = replica.tokens.problem(alice.user_id, server.id)
+        states = await replica.tokens.states(alice, [server])
+        assert problem is not None
+        return problem.authorization == states[server.id].identity
+
+    # What comes late, or is about another server: the event does not say which.
+    replica.tokens.changed([alice.user_id], [])
+    still = await is_of_what_is_stored()
+    replica.endpoint.failure = None
+    await authorize(store.replica(), alice, server)
+    replica.tokens.changed([alice.user_id], [])
+
+    assert still
+    assert not await is_of_what_is_stored()
+
+
 async def test_the_old_token_is_used_while_it_cannot_be_renewed_ahead_of_its_expiry(
     store: OAuthStore, alice: UserContext
 ) -> None:
@@ -509,10 +536,12 @@ async def test_states_of_many_servers_say_what_is_known_of_each(
         await replica.flows.insert(flow_of(alice, servers[name], name, status))
 
     found = await replica.tokens.states(alice, servers.values())
+    identity = found[servers["renewable"].id].identity
 
+    assert identity is not None
     assert {name: found[server.id] for name, server in servers.items()} == {
         "fresh": AuthorizationState(is_authorized=True),
-        "renewable": AuthorizationState(is_authorized=True),
+        "renewable": AuthorizationState(is_authorized=True, identity=identity),
         "failing": AuthorizationState(has_failed=True),
         "pending": AuthorizationState(is_under_way=True),
         "none": AuthorizationState(),

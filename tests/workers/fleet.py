@@ -22,7 +22,7 @@ from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import ScriptedUpstream
 from tests.gateway.serving import serve
 from tests.kit.waiting import until
-from tests.workers.upstream import napping, takes_a_while
+from tests.workers.upstream import UNTIL_WOKEN_SECONDS, Naps, takes_a_while
 
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
@@ -36,6 +36,7 @@ class Fleet:
     url: str
     headers: dict[str, str]
     workers: int
+    naps: Naps
     upstream: ScriptedUpstream
 
     def events(self, name: str) -> list[dict[str, object]]:
@@ -69,6 +70,10 @@ class Fleet:
         """Call the slow tool over a connection of its own."""
         async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
             return await self.call(http, seconds, request_id)
+
+    async def nap_until_woken(self, request_id: object = 1) -> httpx.Response:
+        """Call the slow tool, which answers once `naps.woken` is set."""
+        return await self.nap(UNTIL_WOKEN_SECONDS, request_id)
 
     async def call(
         self, http: httpx.AsyncClient, seconds: float, request_id: object = 1
@@ -116,10 +121,11 @@ async def fleet(
         "Accept": "application/json, text/event-stream",
     }
     variables = {**environment, "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8", **settings}
-    scripted = ScriptedUpstream(napping)
+    naps = Naps()
+    scripted = ScriptedUpstream(naps)
     async with serve(scripted) as upstream:
         with RunningRegistry(folder, variables, "--workers", str(workers)) as process:
-            running = Fleet(process, process.url, headers, workers, scripted)
+            running = Fleet(process, process.url, headers, workers, naps, scripted)
             await running.until("registry_ready", 1)
             async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
                 body = {"serverName": "naps", "url": f"{upstream}/mcp"}

@@ -7,7 +7,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,8 @@ from tests.workers.fleet import Fleet, fleet
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
 
-MUCH_LESS_THAN_IT_MAY_SECONDS = 12.0
-"""Than the calls, which take 20, and the drain. Busy machines are slow to end."""
-
-KEPT = 8
-"""Connections that are kept open; each is of either worker by chance."""
+CALLS = 24
+"""Of so many connections, one worker gets all in one of eight million runs."""
 
 
 @pytest.fixture
@@ -75,7 +71,6 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
         sockets = [path.suffix for path in directory.iterdir()].count(".sock")
         code = await running.end(signal.SIGTERM)
 
-    # Of 24 connections, one worker gets all in one of eight million runs.
     assert set(statuses) == {0, 200}
     assert [
         task.result().json()["result"]["content"][0]["text"]
@@ -179,52 +174,34 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
         fleet(
             tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="30"
         ) as running,
-        AsyncExitStack() as clients,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as kept,
         httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as streaming,
         streaming.stream("GET", f"{running.url}/mcp/naps", headers=running.headers) as stream,
         asyncio.TaskGroup() as group,
     ):
         pieces = stream.aiter_raw()
         first = await anext(pieces)
-        # So many that some are of a worker with calls in flight, which keeps idle connections.
-        kept = [
-            await clients.enter_async_context(
-                httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20)
-            )
-            for _ in range(KEPT)
-        ]
-        for http in kept:
-            await running.call(http, 0)
-        slow = [group.create_task(running.nap(1.5, number)) for number in range(6)]
-        await running.until_asleep(6)
-        began = time.monotonic()
+        await running.call(kept, 0)
+        slow = [group.create_task(running.nap_until_woken(number)) for number in range(CALLS)]
+        await running.until_asleep(CALLS)
         ending = group.create_task(running.end(signal.SIGTERM))
         rest = [piece async for piece in pieces]
-        slow_ones_done = [task.done() for task in slow]
         await running.until("drain_started", workers)
-        refused = [answer for http in kept if (answer := await unless_closed(running, http))]
-        with pytest.raises(httpx.ConnectError):
+        on_the_kept = await running.call(kept, 0)
+        with pytest.raises(httpx.TransportError):
             await running.nap(0)
+        slow_ones_done = [task.done() for task in slow]
+        running.naps.woken.set()
         code = await ending
-        seconds = time.monotonic() - began
 
-    assert [task.result().status_code for task in slow] == [200] * 6
+    assert [task.result().status_code for task in slow] == [200] * CALLS
     assert (first, rest) == (b": hello\n\n", [])
-    assert slow_ones_done == [False] * 6
-    assert {outcome(answer) for answer in refused} == {503}
-    assert {error_of(answer)["data"]["error"] for answer in refused} == {"service_unavailable"}
-    assert {answer.headers["connection"] for answer in refused} == {"close"}
+    assert not any(slow_ones_done)
+    assert outcome(on_the_kept) == 503
+    assert error_of(on_the_kept)["data"]["error"] == "service_unavailable"
+    assert on_the_kept.headers["connection"] == "close"
     assert code == 0
-    assert seconds < MUCH_LESS_THAN_IT_MAY_SECONDS
     assert "Traceback" not in running.process.output
-
-
-async def unless_closed(running: Fleet, http: httpx.AsyncClient) -> httpx.Response | None:
-    """Call over an open connection; None if it was closed: workers do so when all was answered."""
-    try:
-        return await running.call(http, 0)
-    except (httpx.NetworkError, httpx.RemoteProtocolError):
-        return None
 
 
 @pytest.mark.parametrize("workers", [2])
@@ -237,15 +214,14 @@ async def test_the_end_does_not_wait_for_ever(
         ) as running,
         asyncio.TaskGroup() as group,
     ):
-        slow = group.create_task(running.nap(20))
+        slow = group.create_task(running.nap_until_woken())
         await running.until_asleep(1)
-        began = time.monotonic()
         code = await running.end(signal.SIGTERM)
-        seconds = time.monotonic() - began
 
     assert outcome(slow.result()) == 503
     assert slow.result().json()["id"] == 1
-    assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
+    assert code == 0
+    assert running.events("worker_killed") == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -254,20 +230,18 @@ async def test_a_second_signal_ends_it_at_once(
 ) -> None:
     async with (
         fleet(
-            tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="30"
+            tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="300"
         ) as running,
         asyncio.TaskGroup() as group,
     ):
-        slow = group.create_task(running.nap(20))
+        slow = group.create_task(running.nap_until_woken())
         await running.until_asleep(1)
-        began = time.monotonic()
         os.kill(running.process.pid, signal.SIGINT)
         await running.until("drain_started", workers)
         code = await running.end(signal.SIGINT)
-        seconds = time.monotonic() - began
 
     assert outcome(slow.result()) == 503
-    assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
+    assert code == 0
 
 
 async def test_while_balancers_take_notice_it_serves_on(
