@@ -27,6 +27,9 @@ from tests.workers.upstream import UNTIL_WOKEN_SECONDS, Naps, takes_a_while
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
 
+START_SECONDS = 90.0
+"""Workers are new interpreters, started one after the other; a registry that ends is noticed."""
+
 
 @dataclass
 class Fleet:
@@ -55,10 +58,15 @@ class Fleet:
         """Send one worker a signal."""
         os.kill(self.pid(slot), number)
 
-    async def until(self, event: str, count: int) -> None:
+    async def until_ready(self) -> None:
+        """Wait until all workers serve."""
+        await self.until("registry_ready", 1, START_SECONDS)
+
+    async def until(self, event: str, count: int, seconds: float = WAIT_SECONDS) -> None:
         """Wait until something was logged so often."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while len(self.events(event)) < count:
+            assert self.process.is_running, self.process.output
             assert time.monotonic() < deadline, self.process.output
             await SystemClock().sleep(POLL_SECONDS)
 
@@ -126,7 +134,7 @@ async def fleet(
     async with serve(scripted) as upstream:
         with RunningRegistry(folder, variables, "--workers", str(workers)) as process:
             running = Fleet(process, process.url, headers, workers, naps, scripted)
-            await running.until("registry_ready", 1)
+            await running.until_ready()
             async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
                 body = {"serverName": "naps", "url": f"{upstream}/mcp"}
                 made = await http.post(
@@ -134,7 +142,11 @@ async def fleet(
                 )
                 assert made.status_code == 201, made.text
             await _everywhere(running)
-            yield running
+            try:
+                yield running
+            finally:
+                # So that the upstream's connections end before its loop does.
+                naps.woken.set()
 
 
 async def _everywhere(running: Fleet) -> None:
