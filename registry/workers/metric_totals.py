@@ -58,6 +58,8 @@ GAUGES: Mapping[str, Aggregation] = {
     "mcp_sync_jobs_open": Aggregation.OWN,
     "mongodb_pool_connections": Aggregation.SUM,
     "search_documents": Aggregation.OWN,
+    "search_embedding_model_up": Aggregation.OWN,
+    "search_embeddings_pending": Aggregation.OWN,
     "search_vectors": Aggregation.OWN,
     "tokens_active": Aggregation.OWN,
     "tokens_active_users": Aggregation.OWN,
