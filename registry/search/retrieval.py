@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from registry.core.search import folded
-from registry.search.index import KINDS, ServedTools, Version
+from registry.search.index import FORMS, KINDS, ServedTools, Version
 from registry.search.ports import (
     Candidates,
     Kind,
@@ -64,8 +64,9 @@ def _rows_named(tools: ServedTools, names: Collection[str]) -> Rows:
 def narrowed(version: Version, mask: Mask, filters: Filters) -> Mask:
     """Return the rows of a mask that pass the filters."""
     if filters.kinds:
-        wanted = [KINDS[kind] for kind in filters.kinds]
-        mask = mask & np.isin(version.kinds, wanted)
+        wanted = np.zeros(len(KINDS), dtype=np.bool_)
+        wanted[[KINDS[kind] for kind in filters.kinds]] = True
+        mask = mask & wanted[version.kinds]
     if filters.are_none:
         return mask
     narrow = np.zeros(len(mask), dtype=np.bool_)
@@ -164,10 +165,10 @@ def _exact(version: Version, mask: Mask, forms: Iterable[str]) -> Sequence[int]:
     found: list[int] = []
     for form in forms:
         if form:
-            same = (version.forms == hash(form)).any(axis=1) & mask
+            same = np.flatnonzero(version.forms.ravel() == hash(form)) // FORMS
             found += [
                 row
-                for row in np.flatnonzero(same).tolist()
-                if row not in found and form in exact_forms(version.documents[row])
+                for row in dict.fromkeys(same.tolist())
+                if mask[row] and row not in found and form in exact_forms(version.documents[row])
             ]
     return found

@@ -26,6 +26,7 @@ from scripts.bench import (
     pages,
     readiness,
     rest,
+    search,
     streams,
     syncing,
     tokens,
@@ -53,6 +54,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "readiness": readiness.section,
     "sync": syncing.section,
     "lists": listing.section,
+    "search": search.section,
     "rest": rest.section,
     "embeddings": embeddings.section,
 }
