@@ -348,6 +348,7 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
         "ok    schemas",
         "ok    keys",
         "ok    workers",
+        "ok    embeddings",
         "ok    database",
         "ok    replica set",
         "ok    indexes",
