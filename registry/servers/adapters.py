@@ -91,7 +91,7 @@ def _owner(server: ServerRecord) -> PolicyServer:
     config = server.config
     is_usable = (
         slug_of(server.effective_path) is not None
-        and config.get("type") in {"streamable-http", "http", "sse", None}
+        and config.get("type") in {"streamable-http", "http", "sse", "openapi", None}
         and isinstance(config.get("url"), str)
     )
     return PolicyServer(
