@@ -96,9 +96,9 @@ async def create_catalog_server(
     operation_id="get_catalog_server",
     responses=errors(404),
 )
-async def get_catalog_server(request: Request, _user: Reader, entry_id: EntryId) -> Response:
+async def get_catalog_server(request: Request, user: Reader, entry_id: EntryId) -> Response:
     """Return everything about a server of the catalog."""
-    return _answer(await _service(request).get(entry_id))
+    return _answer(await _service(request).get(entry_id, user))
 
 
 @router.patch(

@@ -184,7 +184,9 @@ class CatalogServerAnswer(CatalogServerSummary):
 
     tools: list[CatalogToolAnswer]
     server: JsonObject = Field(description="Its `server.json`.")
-    linked_servers: int = Field(description="Registered servers that are instances of it.")
+    linked_servers: int = Field(
+        description="Registered servers that are instances of it and that the caller may see."
+    )
 
 
 class CatalogServerList(BaseModel):

@@ -143,15 +143,15 @@ class CatalogService:
         items = tuple(found[page.offset : page.offset + page.per_page])
         return Page(items, len(found), page)
 
-    async def get(self, entry_id: str) -> CatalogSeen:
-        """Return one server with its tools.
+    async def get(self, entry_id: str, user: UserContext) -> CatalogSeen:
+        """Return one server with its tools, and how many linked servers *user* may see.
 
         Raises:
             CatalogServerNotFoundError: There is none.
         """
         entry = await self._require(entry_id)
         tools = await self._catalog.tools(entry_id)
-        return CatalogSeen(entry, tools, len(await self._registered.linked_unchecked(entry_id)))
+        return CatalogSeen(entry, tools, await self._servers.count_linked(entry_id, user))
 
     async def named(self, name: str) -> CatalogEntry:
         """Return the server of that name.
@@ -250,7 +250,7 @@ class CatalogService:
 
         entry_id = await self._database.transaction(write)
         await self._changed(entry_id, AuditAction.CREATE, user)
-        return await self.get(entry_id)
+        return await self.get(entry_id, user)
 
     async def update(
         self,
@@ -276,7 +276,7 @@ class CatalogService:
             content = changed(entry, patch)
             if await self._try_update(entry, content, user):
                 await self._changed(entry_id, AuditAction.UPDATE, user)
-                return await self.get(entry_id)
+                return await self.get(entry_id, user)
         raise CatalogServerModifiedError((await self._require(entry_id)).etag, expected_etag)
 
     async def _try_update(

@@ -13,6 +13,8 @@ from pydantic import (
     Field,
     PrivateAttr,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -366,8 +368,10 @@ PackageOf = Annotated[
 class _Registration(_ConfigInput):
     """What a registration says of a server beside its name."""
 
-    url: Url | None = None
     package: PackageOf = None
+    url: Url | None = Field(
+        default=None, validate_default=True, description="Required, unless there is a package."
+    )
     status: ServerStatus | None = Field(
         default=None, description="Of a server with a package, which runs elsewhere."
     )
@@ -441,15 +445,24 @@ class ServerCreate(_Registration):
         made._catalog_id = entry_id  # noqa: SLF001 - of the same class
         return made
 
-    @model_validator(mode="after")
-    def _is_reached_or_a_package(self) -> Self:
-        if self.url is None and self.package is None:
-            msg = "url is required, unless the server is a package"
+    @field_validator("url")
+    @classmethod
+    def _is_reached_or_a_package(cls, url: str | None, known: ValidationInfo) -> str | None:
+        # A package that is not in order is missing here, and has its own message.
+        if url is None and known.data.get("package", ...) is None:
+            msg = "Field required, unless the server is a package"
             raise ValueError(msg)
-        if self.status is not None and self.package is None:
+        return url
+
+    @field_validator("status")
+    @classmethod
+    def _is_told_of_a_package(
+        cls, status: ServerStatus | None, known: ValidationInfo
+    ) -> ServerStatus | None:
+        if status is not None and known.data.get("package", ...) is None:
             msg = "status can be given only with a package"
             raise ValueError(msg)
-        return self
+        return status
 
     @model_validator(mode="after")
     def _path_is_free_to_take(self) -> Self:

@@ -495,6 +495,15 @@ class ServerService:
         """
         return await self._upstreams.read_config(config, {})
 
+    async def count_linked(self, entry_id: str, user: UserContext) -> int:
+        """Count the servers that are linked to a server of the catalog and that *user* may see.
+
+        Raises:
+            ListsOutdatedError: The database has been unavailable for too long.
+        """
+        seen = {server.id for server in self._visible.listed(user)}
+        return len(seen.intersection(await self._servers.linked_unchecked(entry_id)))
+
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
         """Count all servers and tokens of the tenants that *user* sees.
 

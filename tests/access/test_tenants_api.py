@@ -47,6 +47,8 @@ class Divided(Enum):
     COUNTED = auto()
     OWN = auto()
     """It is about the caller's own, or makes something that is of the caller's tenant."""
+    OF_ALL = auto()
+    """It is about the catalog of what exists, which belongs to no tenant."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ NOBODYS = Belongings(
             *("server_id", "owner_id", "resource_id", "tool_id", "job_id", "policy_id", "user_id"),
             "api_id",
             *("group_id", "token_id", "limit_id", "budget_id", "toolset_id", "approval_id"),
-            "quarantine_id",
+            *("quarantine_id", "entry_id", "import_id"),
         ),
         UNKNOWN,
     )
@@ -84,6 +86,8 @@ SEEN = {"tools": [{"id": "{tool_id}", "hash": HASH}]}
 V1 = "/api/v1"
 SERVER, TOOL = f"{V1}/servers/{{server_id}}", f"{V1}/registry/tools/{{tool_id}}"
 API = f"{V1}/apis/{{server_id}}"
+TOOLSET = f"{V1}/toolsets/{{toolset_id}}"
+CATALOG = f"{V1}/catalog"
 SHARED = f"{V1}/permissions/{{resource_type}}/{{resource_id}}"
 
 BODIES: dict[tuple[str, str], list[Any]] = {
@@ -154,6 +158,9 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {"jti": "{jti}", "unrecorded": True},
         {"user_id": "{user_id}"},
     ],
+    **{("POST", f"{one}/tools/{{name:path}}"): [{"text": "x"}] for one in (SERVER, API, TOOLSET)},
+    ("POST", f"{V1}/search"): [{"query": "echo pet"}],
+    ("POST", f"{V1}/catalog/match"): [{"serverIds": ["{server_id}"]}],
     ("PUT", f"{V1}/tokens/{{token_id}}/refresh"): [
         {"new_access_token": "t", "new_expires_at": "2099-01-01T00:00:00Z"}
     ],
@@ -172,6 +179,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             *BODIES,
             *((method, SERVER) for method in ("GET", "DELETE")),
             *((method, API) for method in ("GET", "DELETE")),
+            *(("GET", f"{one}/openapi.json") for one in (SERVER, API, TOOLSET)),
             ("GET", f"{API}/tools"),
             ("POST", f"{API}/refresh"),
             ("GET", f"{SERVER}/tools"),
@@ -230,8 +238,21 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", f"{V1}/access/quarantine"),
             ("GET", f"{V1}/mcp/connection/status"),
             ("GET", f"{V1}/permissions/search-principals"),
+            *(("GET", f"{before}/mcp/openapi/catalog") for before in ("", V1)),
+            ("POST", f"{V1}/search"),
         ],
         Divided.LISTED,
+    ),
+    **dict.fromkeys(
+        [
+            *((method, f"{CATALOG}/servers") for method in ("GET", "POST")),
+            *((one, f"{CATALOG}/servers/{{entry_id}}") for one in ("GET", "PATCH", "DELETE")),
+            ("GET", f"{CATALOG}/servers/{{entry_id}}/versions"),
+            ("GET", f"{CATALOG}/sources"),
+            *((method, f"{CATALOG}/imports") for method in ("GET", "POST")),
+            ("GET", f"{CATALOG}/imports/{{import_id}}"),
+        ],
+        Divided.OF_ALL,
     ),
     ("GET", f"{V1}/servers/stats"): Divided.COUNTED,
     **dict.fromkeys(
@@ -241,6 +262,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("POST", f"{V1}/apis"),
             ("POST", f"{V1}/apis/preview"),
             ("POST", f"{V1}/users"),
+            ("POST", f"{CATALOG}/servers/{{entry_id}}/register"),
             ("POST", f"{V1}/tokens/generate"),
             *((method, f"{V1}/tokens") for method in ("GET", "POST")),
             # Of one user, as tokens are; `tests/oauth/test_flows.py`.
@@ -417,7 +439,8 @@ async def test_what_is_of_another_tenant_is_answered_like_what_does_not_exist(
             nobodys = await two.ask(user, route, NOBODYS, body)
             told = theirs.status_code, anonymous(theirs, two.bravo)
             if told != (nobodys.status_code, anonymous(nobodys, NOBODYS)) or (
-                theirs.is_success and "bulk" not in route[1]
+                # These leave out what they do not find.
+                theirs.is_success and "bulk" not in route[1] and "match" not in route[1]
             ):
                 differing[(*route, str(body))] = told, nobodys.text
 
@@ -439,8 +462,9 @@ def anonymous(answer: httpx.Response, about: Belongings) -> str:
 async def test_lists_leave_out_what_is_of_another_tenant(
     two: TwoTenants, route: tuple[str, str]
 ) -> None:
+    body = BODIES.get(route, [None])[0]
     answers = {
-        user.username: await two.ask(user, route, two.bravo)
+        user.username: await two.ask(user, route, two.bravo, body)
         for user in (ALPHA_ADMIN, ALPHA_USER, BRAVO_ADMIN, OPERATOR_ADMIN)
     }
     told = {name: marks(answer, two) for name, answer in answers.items()}
@@ -448,7 +472,8 @@ async def test_lists_leave_out_what_is_of_another_tenant(
     assert told["alpha-admin"] == {"alpha"}
     assert told["alpha-user"] <= {"alpha"}
     assert told["bravo-admin"] == {"bravo"}
-    assert told["root"] == {"alpha", "bravo"}
+    # Search finds what its caller can call, and who is of no tenant calls nothing of one.
+    assert told["root"] == (set() if route[1].endswith("/search") else {"alpha", "bravo"})
 
 
 def marks(answer: httpx.Response, two: TwoTenants) -> set[str]:
@@ -461,6 +486,24 @@ def marks(answer: httpx.Response, two: TwoTenants) -> set[str]:
         if tenant in answer.text
         or any(key in answer.text for key in set(owned.ids.values()) - common)
     }
+
+
+async def test_links_to_the_catalog_are_counted_of_the_callers_tenant(two: TwoTenants) -> None:
+    server = two.bravo.ids["server_id"]
+    row = await two.rest.parts.database.collection("mcpservers").find_one(ObjectId(server))
+    assert row is not None
+    listed = {"name": "com.example/counted", "url": row["config"]["url"]}
+    entry = await made(two.rest, OPERATOR_ADMIN, "/catalog/servers", listed)
+    await made(two.rest, BRAVO_ADMIN, "/catalog/match", {"serverIds": [server]})
+
+    counts = [
+        (await two.rest.ask(user, "GET", f"/catalog/servers/{entry['id']}")).json()[
+            "linkedServers"
+        ]
+        for user in (ALPHA_ADMIN, BRAVO_ADMIN, BRAVO_USER, OPERATOR_ADMIN)
+    ]
+
+    assert counts == [0, 1, 1, 1]
 
 
 async def test_statistics_count_what_is_of_the_callers_tenant(two: TwoTenants) -> None:

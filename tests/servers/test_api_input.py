@@ -119,8 +119,8 @@ async def test_a_missing_field_is_named(rest: Rest, alice: UserContext) -> None:
 
     assert answer.json() == {
         "error": "validation_error",
-        "message": "url: Field required",
-        "details": [{"field": "url", "message": "Field required"}],
+        "message": "url: Field required, unless the server is a package",
+        "details": [{"field": "url", "message": "Field required, unless the server is a package"}],
     }
 
 

@@ -101,9 +101,10 @@ async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_b
     assert gateway.status_code == 200
     assert int(away.headers["Retry-After"]) > 0
     told = after.json()
-    snapshot = told.pop("snapshot")
+    snapshot, embedding = told.pop("snapshot"), told.pop("embedding")
     checks = {"mongodb": True, "gateway": True, "accepting_requests": True}
     assert told == {"status": "ok", "checks": checks}
+    assert embedding == {"state": "off", "model": None, "problem": None, "pending": 0}
     assert snapshot["mode"] == "change_stream"
     assert 0 <= snapshot["age_seconds"] < 30
 

@@ -163,7 +163,7 @@ async def test_a_bad_file_is_reported_and_stops_nothing(
     [
         ("{", "is not JSON"),
         ("[]", "is not a JSON object"),
-        ('{"serverName": "x"}', "url: Field required"),
+        ('{"serverName": "x"}', "url: Field required, unless the server is a package"),
     ],
 )
 async def test_a_report_says_what_is_wrong(
