@@ -74,10 +74,10 @@ class HeldToolset:
         """Combine the access entries."""
         self._combine(self.grants)
 
-    def current_facts(self, now: datetime) -> ServerFacts:
-        """Return what decides who may use it at *now*."""
+    def current_facts(self, clock: Clock) -> ServerFacts:
+        """Return what decides who may use it now."""
         ends_at = self.facts.grants.next_expiry
-        if ends_at is not None and ends_at <= now:
+        if ends_at is not None and ends_at <= (now := clock.now()):
             self._combine([g for g in self.grants if g.expires_at is None or g.expires_at > now])
         return self.facts
 
@@ -204,7 +204,7 @@ class Toolsets:
             if held is not None:
                 found.insert(0, (held, BY_DEFAULT))
         for held, named_by in found:
-            facts = held.current_facts(self._clock.now())
+            facts = held.current_facts(self._clock)
             decision = decide_use(user, facts, admin_uses_private=admin_uses_private)
             if not decision.allowed:
                 raise ToolsetUnknown(held.toolset.name, named_by, decision.rule)
