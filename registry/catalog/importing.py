@@ -188,9 +188,12 @@ class ImportRunner:
         """
         result = result or ImportResult()
         began_at = self._clock.now()
-        stored = await self._catalog.require_source(source, url, began_at)
+        if dry_run:
+            stored = await self._catalog.source_named(source)
+        else:
+            stored = await self._catalog.require_source(source, url, began_at)
         since = None
-        if not full and stored.imported_until is not None:
+        if not full and stored is not None and stored.imported_until is not None:
             since = timestamp(stored.imported_until - OVERLAP)
         claimed: dict[str, str] = {}
         cursor = resume
@@ -203,7 +206,7 @@ class ImportRunner:
             await progress(result, cursor)
             if cursor is None:
                 break
-        if not dry_run:
+        if stored is not None and not dry_run:
             now = self._clock.now()
             await self._catalog.note_imported(stored.id, _counts(result), began_at, now)
         return result

@@ -92,13 +92,16 @@ class CatalogJobs(JobRepository):
 
     async def open_import(
         self,
-        source_id: str,
+        source_id: str | None,
         source: str,
         request: Mapping[str, Any],
         payload: bytes | None,
         user: UserContext,
     ) -> tuple[CatalogJobRecord, bool]:
-        """Open an import; return it, and whether one of its source was already open."""
+        """Open an import; return it, and whether one of its source was already open.
+
+        A dry run is of no source: it is not in the way of an import, and leaves nothing.
+        """
         owner = ObjectId(source_id)
         for _ in range(OPEN_ATTEMPTS):
             job = self._job(CatalogTask.IMPORT, owner, source, user, self._clock.now())

@@ -321,9 +321,9 @@ class CatalogRepository:
         )
         return SourceRow.model_validate(row)
 
-    async def source(self, source_id: str) -> SourceRow | None:
-        """Return one source."""
-        row = await self._source_rows.find_one({"_id": ObjectId(source_id)})
+    async def source_named(self, name: str) -> SourceRow | None:
+        """Return the source of that name."""
+        row = await self._source_rows.find_one({"name": name})
         return None if row is None else parsed(SourceRow, row, self._source_rows.name)
 
     async def sources(self) -> list[SourceRow]:

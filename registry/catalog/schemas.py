@@ -268,8 +268,8 @@ class MatchAnswer(_Wire):
     problems: list[MatchProblem]
 
 
-class ImportBody(_Wire):
-    """What to import: a registry or file at a URL, or a document."""
+class ImportOptions(_Wire):
+    """What to import, and how."""
 
     source: Annotated[
         str,
@@ -277,13 +277,18 @@ class ImportBody(_Wire):
         Field(description="Name of the source; a second import of it updates its entries."),
     ]
     url: Url | None = None
-    document: JsonValue = Field(
-        default=None, description="The content of a file, if it is not fetched."
-    )
     full: bool = Field(
         default=False, description="Ask a registry for all entries, not for changed ones alone."
     )
     dry_run: bool = False
+
+
+class ImportBody(ImportOptions):
+    """What to import: a registry or file at a URL, or a document."""
+
+    document: JsonValue = Field(
+        default=None, description="The content of a file, if it is not fetched."
+    )
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:

@@ -29,7 +29,7 @@ from registry.catalog.errors import (
 )
 from registry.catalog.formats import entries_in
 from registry.catalog.identity import keys_of
-from registry.catalog.importing import ImportRunner, packed
+from registry.catalog.importing import ImportResult, ImportRunner, Progress, packed
 from registry.catalog.jobs import CatalogJobRecord, CatalogJobs, CatalogTask
 from registry.catalog.links import key_of
 from registry.catalog.presenter import listed_package, recorded
@@ -153,6 +153,14 @@ class CatalogService:
         tools = await self._catalog.tools(entry_id)
         return CatalogSeen(entry, tools, await self._servers.count_linked(entry_id, user))
 
+    async def entry(self, entry_id: str) -> CatalogEntry:
+        """Return one server without its tools.
+
+        Raises:
+            CatalogServerNotFoundError: There is none.
+        """
+        return await self._require(entry_id)
+
     async def named(self, name: str) -> CatalogEntry:
         """Return the server of that name.
 
@@ -196,24 +204,56 @@ class CatalogService:
                     "The document is too large for a request; import it with "
                     "`registry catalog import`."
                 )
-        source = await self._catalog.require_source(request.source, request.url, self._clock.now())
-        asked: JsonObject = {"full": request.full, "dry_run": request.dry_run}
-        if request.url is not None:
-            asked["url"] = request.url
+        source_id = None
+        if not request.dry_run:
+            now = self._clock.now()
+            source_id = (await self._catalog.require_source(request.source, request.url, now)).id
+        asked = _options(request)
         job, was_open = await self._jobs.open_import(
-            source.id, request.source, asked, payload, user
+            source_id, request.source, asked, payload, user
         )
         if not was_open:
-            event = AuditEvent(
-                AuditAction.UPDATE,
-                EntityType.CATALOG_SERVER,
-                None,
-                {"after": {"import": request.source, **asked}},
-            )
-            await self._audit.note(user, event)
+            if not request.dry_run:
+                await self._note_import(request, user)
             log.info("catalog_import_opened", job_id=job.id, source=request.source)
             self._wake()
         return job, was_open
+
+    async def import_now(
+        self, request: ImportRequest, user: UserContext, *, progress: Progress
+    ) -> ImportResult:
+        """Import without a job: what a command does, whose user waits for it.
+
+        Raises:
+            CatalogForbiddenError: *user* may not.
+            ValidationFailedError: The URL may not be contacted.
+            ImportUnreadableError: It is no list of servers.
+            RegistryUnavailableError: The registry cannot be read.
+        """
+        require_writer(user)
+        if request.document is not None:
+            entries_in(request.document)
+        if not request.dry_run:
+            await self._note_import(request, user)
+        if request.url is None:
+            return await self.imports.import_document(
+                request.source,
+                request.document or b"",
+                dry_run=request.dry_run,
+                progress=progress,
+            )
+        return await self.imports.import_registry(
+            request.source,
+            request.url,
+            full=request.full,
+            dry_run=request.dry_run,
+            progress=progress,
+        )
+
+    async def _note_import(self, request: ImportRequest, user: UserContext) -> None:
+        after: JsonObject = {"import": request.source, **_options(request)}
+        event = AuditEvent(AuditAction.UPDATE, EntityType.CATALOG_SERVER, None, {"after": after})
+        await self._audit.note(user, event)
 
     async def import_job(self, job_id: str) -> CatalogJobRecord:
         """Return one import.
@@ -432,6 +472,12 @@ class CatalogService:
     async def _changed(self, entry_id: str, action: AuditAction, user: UserContext) -> None:
         log.info("catalog_changed", entry_id=entry_id, action=action.value, user_id=user.user_id)
         await self._changes.table_changed(COLLECTION, entry_id)
+
+
+def _options(request: ImportRequest) -> JsonObject:
+    """Return what is asked for, without the document."""
+    asked: JsonObject = {"full": request.full, "dry_run": request.dry_run}
+    return asked if request.url is None else {**asked, "url": request.url}
 
 
 async def _rematched(_current: ServerRecord) -> FieldChanges:

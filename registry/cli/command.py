@@ -10,6 +10,7 @@ from registry.cli.apis import apis
 from registry.cli.approvals import approvals
 from registry.cli.audit import audit
 from registry.cli.budgets import budgets
+from registry.cli.catalog import catalog
 from registry.cli.clients import client_config
 from registry.cli.connections import connect, connections, disconnect
 from registry.cli.creds import creds
@@ -81,6 +82,7 @@ app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
 app.add_typer(apis, name="apis")
+app.add_typer(catalog, name="catalog")
 app.add_typer(policies, name="policies")
 app.add_typer(access, name="access")
 app.add_typer(limits, name="limits")

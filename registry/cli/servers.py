@@ -150,7 +150,7 @@ def servers_add(  # noqa: PLR0913 - options
         if as_json:
             show_json(present_detail(server))
         else:
-            _print_state(server)
+            print_state(server)
 
     run(work)
 
@@ -327,7 +327,7 @@ def servers_update(  # noqa: PLR0913 - options
         if as_json:
             show_json(present_detail(changed))
         else:
-            _print_state(changed)
+            print_state(changed)
 
     run(work)
 
@@ -376,7 +376,7 @@ def servers_toggle(
         if as_json:
             show_json(present_detail(changed))
         else:
-            _print_state(changed)
+            print_state(changed)
 
     run(work)
 
@@ -405,7 +405,7 @@ def servers_refresh(
             show_json({**detail, "failure": problem, "heldTools": held})
         elif problem is None:
             waiting = f"; {len(refreshed.held)} wait for review" if refreshed.held else ""
-            _print_state(refreshed.server, waiting)
+            print_state(refreshed.server, waiting)
         if problem is not None:
             fail(f"{found.server_name} cannot be read: {problem}")
 
@@ -490,7 +490,8 @@ async def _principal(built: "CommandServices", kind: str, name: str) -> dict[str
     return {"type": kind, "id": name}
 
 
-def _print_state(server: "ServerRecord", more: str = "") -> None:
+def print_state(server: "ServerRecord", more: str = "") -> None:
+    """Print the state of a server in one line."""
     from registry.servers.presenter import present_summary  # noqa: PLC0415 - heavy imports
 
     row = present_summary(server)

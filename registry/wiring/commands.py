@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from registry.audit.service import AuditService
     from registry.auth.identity import UserContext
     from registry.auth.repository import DirectoryRepository
+    from registry.catalog.service import CatalogService
+    from registry.catalog.table import CatalogTable
     from registry.servers.apis.service import ApiService
     from registry.servers.service import ServerService
     from registry.servers.values import ServerRecord
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
     from registry.users.service import UserService
 
 
-Lists: TypeAlias = Literal["servers", "tools"]
+Lists: TypeAlias = Literal["servers", "tools", "catalog"]
 """Which lists are loaded. `tools` includes servers; `servers` alone loads faster."""
 
 
@@ -157,6 +159,32 @@ class CommandServices:
             metrics=metrics,
             source_type=source_type,
         )
+
+    @cached_property
+    def catalog(self) -> CatalogService:
+        """Return the service of the catalog. Its jobs run in serving processes."""
+        from registry.upstream.guard import UrlGuard  # noqa: PLC0415
+        from registry.wiring.catalog import build_catalog  # noqa: PLC0415
+
+        guard = UrlGuard(self.settings.upstream_allowed_networks)
+        parts = build_catalog(
+            self.settings,
+            self.storage,
+            self.servers,
+            guard,
+            self.catalog_table,
+            NoGateway(),
+            clock=self.clock,
+        )
+        return parts.service
+
+    @cached_property
+    def catalog_table(self) -> CatalogTable:
+        """Return the list of the catalog, which is empty unless it was asked for."""
+        from registry.catalog.repository import CatalogRepository  # noqa: PLC0415
+        from registry.catalog.table import CatalogTable  # noqa: PLC0415
+
+        return CatalogTable(CatalogRepository(self.storage.database))
 
     @cached_property
     def tools(self) -> ToolService:
@@ -317,11 +345,14 @@ async def command_services(
             await database.require_replica_set()
             await prepared(database, cipher)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
-        if lists is not None:
+        if lists in {"servers", "tools"}:
             await _read_lists(storage.repositories, clock, with_tools=lists == "tools")
         removals = NotedRemovals()
+        built = CommandServices(settings, clock, storage, metrics, removals)
+        if lists == "catalog":
+            await built.catalog_table.reload(None)
         try:
-            yield CommandServices(settings, clock, storage, metrics, removals)
+            yield built
         finally:
             await removals.give_back(settings, storage, clock, metrics)
 
