@@ -29,7 +29,7 @@ from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.openapi.calls import ToolEndpoints
-from registry.gateway.openapi.routes import tool_endpoints_router
+from registry.gateway.openapi.routes import router as tool_endpoints_router
 from registry.gateway.ports import Peers
 from registry.oauth.routes import pages as oauth_pages
 from registry.oauth.routes import router as oauth_router
@@ -38,7 +38,7 @@ from registry.servers.apis.routes import router as apis_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_keys.routes import router as user_keys_router
 from registry.servers.versions.routes import router as versions_router
-from registry.sync.routes import sync_router
+from registry.sync.routes import router as sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.tools.governance.routes import CATALOG_PATH, catalog_router
@@ -184,7 +184,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(welcome_router(registry.__version__, base_url))
     app.include_router(servers_router)
     app.include_router(apis_router)
-    app.include_router(tool_endpoints_router())
+    app.include_router(tool_endpoints_router)
     app.include_router(catalog_servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
@@ -194,7 +194,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(versions_router)
     app.include_router(tools_router)
     app.include_router(catalog_router)
-    app.include_router(sync_router(base_url))
+    app.include_router(sync_router)
     app.include_router(permissions_router)
     for router in GOVERNANCE:
         app.include_router(router)

@@ -18,7 +18,7 @@ from beanie.odm.queries.find import FindMany
 from beanie.odm.queries.update import UpdateMany, UpdateOne
 from beanie.odm.utils.dump import get_dict
 from beanie.odm.utils.init import Initializer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.results import DeleteResult, UpdateResult
@@ -47,8 +47,13 @@ def bound(model: type[D], database: AsyncDatabase[dict[str, Any]]) -> type[D]:
 
     Sends nothing: indexes are made by `packages.database.schema`.
     """
-    settings = {"__module__": model.__module__, "__doc__": model.__doc__}
-    subclass: type[D] = type(model.__name__, (model,), settings)
+    members = {
+        "__module__": model.__module__,
+        "__doc__": model.__doc__,
+        # What validates is made when the class is first used: a start uses few of them.
+        "model_config": ConfigDict(defer_build=True),
+    }
+    subclass: type[D] = type(model.__name__, (model,), members)
     initializer = Initializer(database=database, document_models=[subclass], skip_indexes=True)
     # The class itself stays unbound, so that nothing can use it with another's database. Beanie
     # would bind it too, as the parent of what it is given.

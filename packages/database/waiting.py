@@ -1,11 +1,17 @@
 """Workarounds for the MongoDB driver's handling of cancellation.
 
-Needed on Python before 3.12: the driver waits for servers and connections with `asyncio.wait_for`
-around a condition, which runs in a separate task there. If the timeout expires and the caller is
-cancelled while that task acquires the condition's lock again, the lock is never released. From
-then on every operation of the client blocks forever: seen while a database was unavailable and
-waiting operations were cancelled. Later releases of Python wait in the caller's own task, as is
-done here.
+Needed on Python before 3.12, whose `asyncio.wait_for` runs what it waits for in a separate task:
+
+* The driver waits for servers and connections with it, around a condition. If the timeout expires
+  and the caller is cancelled while that task acquires the condition's lock again, the lock is
+  never released. From then on every operation of the client blocks forever: seen while a database
+  was unavailable and waiting operations were cancelled.
+* It connects and writes with it. If the caller is cancelled when that task has just ended, the
+  cancellation is lost: a background task then goes on as if nothing had happened, and the end of
+  the process waits until it is cancelled again.
+
+Later releases of Python wait in the caller's own task, as is done here, which also saves a task
+for each command.
 
 Needed on every Python: if the task that connects a socket is cancelled, the socket is left to the
 garbage collector, which warns of it. A program that ends soon after its start does that.
@@ -19,7 +25,7 @@ from collections.abc import Awaitable
 from functools import wraps
 from typing import Any, TypeVar
 
-from pymongo import lock, pool_shared
+from pymongo import lock, network_layer, pool_shared
 
 T = TypeVar("T")
 
@@ -37,10 +43,23 @@ async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:  # noqa
         return await awaitable
 
 
+class Asyncio312:
+    """The module `asyncio`, with `wait_for` as from Python 3.12 on."""
+
+    wait_for = staticmethod(wait_for)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
 def repair_driver() -> None:
-    """Patch the driver, so that a cancellation loses no lock and no socket."""
-    if sys.version_info < (3, 12) and hasattr(lock, "wait_for"):
-        lock.wait_for = wait_for
+    """Patch the driver, so that no cancellation is lost, nor costs a lock or a socket."""
+    if sys.version_info < (3, 12):
+        if hasattr(lock, "wait_for"):
+            lock.wait_for = wait_for
+        for module in (pool_shared, network_layer):
+            if vars(module).get("asyncio") is asyncio:
+                vars(module)["asyncio"] = Asyncio312()
     connect = getattr(pool_shared, CONNECT, None)
     if connect is not None and not hasattr(connect, "__wrapped__"):
         setattr(pool_shared, CONNECT, _closing(connect))

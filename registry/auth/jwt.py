@@ -91,8 +91,10 @@ class TokenIssuer:
     def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
         self.jwk = keys.jwk
         self._kid = keys.kid
-        # Loaded once: reading the PEM checks the primes, which takes longer than signing.
-        self._key = jwk.construct(keys.private_pem, "RS256")
+        self._key = jwk.construct(
+            keys.private_key,  # type: ignore[arg-type]  # keys of its backend are taken too
+            "RS256",
+        )
         self._issuer = issuer
         self._audience = audience
         self._clock = clock

@@ -31,12 +31,14 @@ class SigningKeys:
 
     Attributes:
         kid: RFC 7638 thumbprint of the public key.
+        private_key: The private key; reading its PEM text again would check the primes again.
         private_pem: PEM text of the private key.
         public_pem: PEM text of the public key.
         jwk: The public key as a JSON Web Key.
     """
 
     kid: str
+    private_key: RSAPrivateKey = field(repr=False, compare=False)
     private_pem: str = field(repr=False)
     public_pem: str
     jwk: dict[str, str]
@@ -73,6 +75,7 @@ def load_signing_keys(private_file: Path, public_file: Path) -> SigningKeys:
     jwk = _jwk(public)
     return SigningKeys(
         kid=jwk["kid"],
+        private_key=private,
         private_pem=private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,

@@ -39,114 +39,115 @@ errors = error_answers(
     }
 )
 
+router = APIRouter(prefix="/api/v1/sync", tags=["sync"], route_class=StrictJsonRoute)
 
-def sync_router(base_url: str) -> APIRouter:
-    """Return the routes.
 
-    Args:
-        base_url: Address under which senders reach webhooks.
+def _service(request: Request) -> SyncService:
+    return cast("SyncService", request.app.state.sync)
+
+
+@router.post(
+    "/owners/{owner_id}",
+    status_code=202,
+    response_model=SyncAnswer,
+    operation_id="sync_owner",
+    responses=errors(404, 408, 409),
+)
+async def sync_owner(request: Request, user: Writer, owner_id: ServerId) -> Response:
+    """Read a server's tools again in the background; joins a job that is under way."""
+    job, joined = await _service(request).sync(owner_id, user)
+    answer = {
+        "job_id": job.id,
+        "state": job.state.value,
+        "deduplicated": joined,
+        "job": present_job(job),
+    }
+    return JsonAnswer(answer, 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+
+
+@router.get("/jobs", response_model=JobList, operation_id="list_sync_jobs", responses=errors())
+async def list_jobs(
+    request: Request, user: Reader, asked: Annotated[JobQuery, Query()]
+) -> Response:
+    """List jobs of servers that the caller may see, newest first."""
+    wanted = PageRequest(asked.page, asked.per_page)
+    page = await _service(request).page(user, asked.job_filter(), wanted)
+    return JsonAnswer(present_page("jobs", page, present_job))
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobDetail,
+    operation_id="get_sync_job",
+    responses=errors(404),
+)
+async def get_job(request: Request, user: Reader, job_id: JobId) -> Response:
+    """Return a job with its attempts, and its progress while it runs."""
+    job, runs = await _service(request).get(job_id, user)
+    attempts = [present_run(run, names_worker=user.is_admin) for run in runs]
+    return JsonAnswer({**present_job(job), "runs": attempts})
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=JobSummary,
+    operation_id="retry_sync_job",
+    responses=errors(404, 408, 409),
+)
+async def retry_job(request: Request, user: Writer, job_id: JobId) -> Response:
+    """Retry a job that is dead or cancelled."""
+    job = await _service(request).retry(job_id, user)
+    return JsonAnswer(present_job(job), 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+
+
+@router.put(
+    "/owners/{owner_id}/webhook",
+    response_model=WebhookSecret,
+    operation_id="put_webhook",
+    responses=errors(404, 408, 409),
+)
+async def make_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
+    """Create a new secret for the server's webhook, and return it only this once.
+
+    The former secret becomes invalid. Calls are accepted while `syncMode` is `webhook`.
     """
-    router = APIRouter(prefix="/api/v1/sync", tags=["sync"], route_class=StrictJsonRoute)
+    secret = await _service(request).make_webhook(owner_id, user)
+    url = f"{request.app.state.base_url}/api/v1/sync/webhooks/{owner_id}"
+    return JsonAnswer({"url": url, "secret": secret}, headers=NO_STORE)
 
-    def service(request: Request) -> SyncService:
-        return cast("SyncService", request.app.state.sync)
 
-    @router.post(
-        "/owners/{owner_id}",
-        status_code=202,
-        response_model=SyncAnswer,
-        operation_id="sync_owner",
-        responses=errors(404, 408, 409),
-    )
-    async def sync_owner(request: Request, user: Writer, owner_id: ServerId) -> Response:
-        """Read a server's tools again in the background; joins a job that is under way."""
-        job, joined = await service(request).sync(owner_id, user)
-        answer = {
-            "job_id": job.id,
-            "state": job.state.value,
-            "deduplicated": joined,
-            "job": present_job(job),
-        }
-        return JsonAnswer(answer, 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+@router.delete(
+    "/owners/{owner_id}/webhook",
+    status_code=204,
+    operation_id="delete_webhook",
+    responses=errors(404),
+)
+async def remove_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
+    """Delete the secret of the server's webhook: further calls are refused."""
+    await _service(request).remove_webhook(owner_id, user)
+    return Response(status_code=204)
 
-    @router.get("/jobs", response_model=JobList, operation_id="list_sync_jobs", responses=errors())
-    async def list_jobs(
-        request: Request, user: Reader, asked: Annotated[JobQuery, Query()]
-    ) -> Response:
-        """List jobs of servers that the caller may see, newest first."""
-        wanted = PageRequest(asked.page, asked.per_page)
-        page = await service(request).page(user, asked.job_filter(), wanted)
-        return JsonAnswer(present_page("jobs", page, present_job))
 
-    @router.get(
-        "/jobs/{job_id}",
-        response_model=JobDetail,
-        operation_id="get_sync_job",
-        responses=errors(404),
-    )
-    async def get_job(request: Request, user: Reader, job_id: JobId) -> Response:
-        """Return a job with its attempts, and its progress while it runs."""
-        job, runs = await service(request).get(job_id, user)
-        attempts = [present_run(run, names_worker=user.is_admin) for run in runs]
-        return JsonAnswer({**present_job(job), "runs": attempts})
+async def receive_webhook(request: Request, owner_id: ServerId) -> Response:
+    """Receive a signed call that reports changed tools of a server.
 
-    @router.post(
-        "/jobs/{job_id}/retry",
-        status_code=202,
-        response_model=JobSummary,
-        operation_id="retry_sync_job",
-        responses=errors(404, 408, 409),
-    )
-    async def retry_job(request: Request, user: Writer, job_id: JobId) -> Response:
-        """Retry a job that is dead or cancelled."""
-        job = await service(request).retry(job_id, user)
-        return JsonAnswer(present_job(job), 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+    Signed as in Standard Webhooks: the headers `webhook-id`, `webhook-timestamp` (at most
+    five minutes off) and `webhook-signature`. A repeated message begins nothing.
+    """
+    body = await small_body(request, MAX_PAYLOAD_BYTES)
+    job, came_before = await _service(request).receive(owner_id, request.headers, body)
+    return JsonAnswer({"job_id": job.id, "duplicate": came_before}, 202)
 
-    @router.put(
-        "/owners/{owner_id}/webhook",
-        response_model=WebhookSecret,
-        operation_id="put_webhook",
-        responses=errors(404, 408, 409),
-    )
-    async def make_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
-        """Create a new secret for the server's webhook, and return it only this once.
 
-        The former secret becomes invalid. Calls are accepted while `syncMode` is `webhook`.
-        """
-        secret = await service(request).make_webhook(owner_id, user)
-        url = f"{base_url}/api/v1/sync/webhooks/{owner_id}"
-        return JsonAnswer({"url": url, "secret": secret}, headers=NO_STORE)
-
-    @router.delete(
-        "/owners/{owner_id}/webhook",
-        status_code=204,
-        operation_id="delete_webhook",
-        responses=errors(404),
-    )
-    async def remove_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
-        """Delete the secret of the server's webhook: further calls are refused."""
-        await service(request).remove_webhook(owner_id, user)
-        return Response(status_code=204)
-
-    async def receive_webhook(request: Request, owner_id: ServerId) -> Response:
-        """Receive a signed call that reports changed tools of a server.
-
-        Signed as in Standard Webhooks: the headers `webhook-id`, `webhook-timestamp` (at most
-        five minutes off) and `webhook-signature`. A repeated message begins nothing.
-        """
-        body = await small_body(request, MAX_PAYLOAD_BYTES)
-        job, came_before = await service(request).receive(owner_id, request.headers, body)
-        return JsonAnswer({"job_id": job.id, "duplicate": came_before}, 202)
-
-    router.add_api_route(
-        "/webhooks/{owner_id}",
-        receive_webhook,
-        methods=["POST"],
-        status_code=202,
-        response_model=DeliveryAnswer,
-        operation_id="receive_webhook",
-        responses=errors(408, 409),
-        # Any content type is accepted; the raw body is verified against the signature.
-        route_class_override=APIRoute,
-    )
-    return router
+router.add_api_route(
+    "/webhooks/{owner_id}",
+    receive_webhook,
+    methods=["POST"],
+    status_code=202,
+    response_model=DeliveryAnswer,
+    operation_id="receive_webhook",
+    responses=errors(408, 409),
+    # Any content type is accepted; the raw body is verified against the signature.
+    route_class_override=APIRoute,
+)

@@ -4,9 +4,10 @@ import asyncio
 import gc
 import socket
 import warnings
+from types import ModuleType
 
 import pytest
-from pymongo import pool_shared
+from pymongo import network_layer, pool_shared
 from pymongo.lock import _async_cond_wait, _async_create_condition, _async_create_lock
 from pymongo.pool_options import PoolOptions
 
@@ -57,7 +58,27 @@ async def test_waiting_ends_by_time_and_by_being_told() -> None:
         assert await _async_cond_wait(condition, 5)
 
 
-async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_behind(
+@pytest.mark.parametrize("module", [network_layer, pool_shared])
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_cancellation_is_not_lost_to_what_has_just_ended(
+    module: ModuleType, steps: int
+) -> None:
+    repair_driver()
+    written = asyncio.Event()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(module.asyncio.wait_for(written.wait(), 5))
+        await others_ran()
+        written.set()
+        for _ in range(steps):
+            await others_ran()
+        is_under_way = task.cancel()
+        await asyncio.wait([task])
+
+    assert task.cancelled() is is_under_way
+
+
+async def test_who_is_cancelled_while_a_connection_is_opened_ends_and_leaves_no_socket_behind(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     repair_driver()
@@ -68,9 +89,10 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_be
         task: asyncio.Task[socket.socket] = asyncio.ensure_future(opening)
         for _ in range(after):
             await others_ran()
-        task.cancel()
+        is_under_way = task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled():
+        assert task.cancelled() is is_under_way
+        if not is_under_way:
             task.result().close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

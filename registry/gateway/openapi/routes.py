@@ -152,7 +152,7 @@ def _answer(result: HttpResult) -> Response:
     return JsonAnswer(orjson.Fragment(dump_text(result.body)), result.status, result.headers)
 
 
-def tool_endpoints_router() -> APIRouter:
+def _routes() -> APIRouter:
     """Return the routes, which are the same below servers, APIs and toolsets."""
     router = APIRouter(prefix="/api/v1", route_class=StrictJsonRoute)
     kinds: tuple[tuple[str, str, str, Any, Any], ...] = (
@@ -178,3 +178,6 @@ def tool_endpoints_router() -> APIRouter:
             tags=[prefix],
         )
     return router
+
+
+router = _routes()
