@@ -249,9 +249,16 @@ class RunningRegistry:
         return _descendants(self._process.pid)
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal and return the exit code, which must come in time."""
+        """Send a signal and return the exit code.
+
+        Raises:
+            AssertionError: It runs on after a while. Holds what it wrote.
+        """
         self._process.send_signal(number)
-        return self._process.wait(END_SECONDS)
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired as exc:
+            raise AssertionError(self.output) from exc
 
     def __enter__(self) -> Self:
         return self
