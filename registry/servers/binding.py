@@ -109,14 +109,21 @@ def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
 
 
 def _oauth_moves(request: ServerUpdate, config: JsonObject, *, within_origins: bool) -> bool:
-    """Whether OAuth moves: to another origin, or, *within_origins*, to another path."""
-    stored = members(config.get("oauth"))
+    """Whether OAuth moves: to another origin, or, *within_origins*, to another path.
+
+    Where an address is removed, the server says where tokens are obtained: that may be anywhere.
+    """
+    oauth, stored = request.oauth, members(config.get("oauth"))
+    if oauth is None:
+        return False
     shown = masked_oauth(stored)
-    return request.oauth is not None and any(
-        address != shown.get(name) and (within_origins or are_apart(address, stored.get(name)))
-        for name in OAUTH_ADDRESSES
-        if (address := getattr(request.oauth, name)) is not None
-    )
+    for name in OAUTH_ADDRESSES:
+        address, before = getattr(oauth, name), shown.get(name)
+        if name not in oauth.model_fields_set or address == before:
+            continue
+        if address is None or within_origins or are_apart(address, stored.get(name)):
+            return True
+    return False
 
 
 def _origin(address: str) -> Origin | None:

@@ -200,9 +200,12 @@ async def test_a_client_secret_is_not_taken_to_another_authorization_server(
 ) -> None:
     server = await registered(servers, alice, oauth=CLIENT)
     moved = {"token_url": "https://evil.example.com/token"}
+    # The server would say where the secret is sent.
+    found = dict.fromkeys(("authorization_url", "token_url"))
 
-    with pytest.raises(ValidationFailedError, match="client_secret"):
-        await servers.update(server.id, update(oauth=moved), alice)
+    for oauth in (moved, found):
+        with pytest.raises(ValidationFailedError, match="client_secret"):
+            await servers.update(server.id, update(oauth=oauth), alice)
     changed = await servers.update(
         server.id, update(oauth={**moved, "client_secret": "new"}), alice
     )
