@@ -16,6 +16,7 @@ from scripts.bench import (
     calls,
     definitions,
     embeddings,
+    finding,
     governance,
     growth,
     isolation,
@@ -57,6 +58,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "search": search.section,
     "rest": rest.section,
     "embeddings": embeddings.section,
+    "finding": finding.section,
 }
 
 

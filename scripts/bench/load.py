@@ -39,6 +39,7 @@ class Target:
         is_modern: Whether requests are of the stateless era.
         arguments: What else each call has as arguments.
         is_json: Whether the tool answers the text in a JSON object.
+        called_by: The tool that calls `tool`, with its other arguments; `parameters` are added.
     """
 
     host: str
@@ -51,6 +52,7 @@ class Target:
     is_modern: bool = False
     arguments: Mapping[str, object] = field(default_factory=dict)
     is_json: bool = False
+    called_by: tuple[str, Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,11 @@ class Client:
         await self.send(note)
 
     async def _call(self, text: str) -> bool:
-        arguments = {"text": text, **self._target.arguments}
-        params: dict[str, object] = {"name": self._target.tool, "arguments": arguments}
+        name, arguments = self._target.tool, {"text": text, **self._target.arguments}
+        if self._target.called_by is not None:
+            name, others = self._target.called_by
+            arguments = {**others, "parameters": arguments}
+        params: dict[str, object] = {"name": name, "arguments": arguments}
         if self._target.is_modern:
             params["_meta"] = MODERN_META
         message = {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}
