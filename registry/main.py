@@ -24,6 +24,7 @@ from registry.audit.routes import router as audit_router
 from registry.auth.errors import challenge
 from registry.auth.routes import auth_router
 from registry.catalog.routes import router as catalog_servers_router
+from registry.catalog.subregistry.routes import router as subregistry_router
 from registry.connections.routes import reconnection_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
@@ -147,6 +148,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.servers = parts.servers
     app.state.apis = parts.apis
     app.state.catalog = parts.catalog
+    app.state.subregistry = parts.subregistry
     app.state.api_servers = parts.apis.servers
     app.state.api_versions = parts.api_versions
     app.state.connections = parts.connections
@@ -186,6 +188,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.include_router(apis_router)
     app.include_router(tool_endpoints_router)
     app.include_router(catalog_servers_router)
+    app.include_router(subregistry_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
     app.include_router(reconnection_router)

@@ -284,6 +284,13 @@ class CatalogRepository:
                 former, {"$set": {"is_latest": False}}, session=tx
             )
         await self._version_rows.update_one(key, {"$set": document}, upsert=True, session=tx)
+        if not is_latest:
+            # Whoever asks for what changed since gets this version too.
+            await self._rows.update_one(
+                {"_id": document["server_id"]},
+                {"$set": {"updated_at": now}, "$inc": {"revision": 1}},
+                session=tx,
+            )
 
     async def known_by_names(self, names: Sequence[str]) -> list[KnownEntry]:
         """Return the servers with these names, their own or those in their source."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from packages.models.states import CatalogKind
 from registry.catalog.repository import CatalogRepository
 from registry.catalog.values import CatalogFilter, CatalogRow
 from registry.core import search
@@ -70,6 +71,10 @@ class CatalogTable:
         if ids is None:
             return [one.row for one in self._in_order()]
         return [self._known[one].row for one in ids if one in self._known]
+
+    def count(self, kind: CatalogKind) -> int:
+        """Return how many there are of a kind."""
+        return sum(one.row.kind is kind for one in self._known.values())
 
     def listed(self, narrowed: CatalogFilter) -> Sequence[CatalogRow]:
         """Return the servers that pass a filter: best match first, or by name."""

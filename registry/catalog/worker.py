@@ -6,6 +6,7 @@ noted; each of its writes may be repeated.
 
 import asyncio
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from registry.catalog.links import MAX_DESCRIPTION
 from registry.catalog.repository import CatalogRepository
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
+from registry.core.metrics import Metrics
 from registry.servers.storage.repository import ServerRepository
 from registry.sync.errors import LeaseLostError
 from registry.sync.schedule import RetryPolicy, failed
@@ -128,6 +130,7 @@ class CatalogWorker:
         retries: RetryPolicy,
         *,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._jobs = jobs
         self._links = links
@@ -135,6 +138,7 @@ class CatalogWorker:
         self._config = config
         self._retries = retries
         self._clock = clock
+        self._metrics = metrics
         self._woken = asyncio.Event()
         self._repaired_at = -REPAIR_SECONDS
 
@@ -174,8 +178,16 @@ class CatalogWorker:
         return count
 
     async def _run(self, job: SyncJobRecord) -> None:
+        task = CatalogTask.LINKS
         try:
-            counts = await self._done(job)
+            details = await self._jobs.details(job.id)
+            if details is not None and details.task is CatalogTask.IMPORT:
+                task = CatalogTask.IMPORT
+                counts = await self._imports.run(details)
+                self._count_import(details, counts)
+            else:
+                counts = {"servers": await self._links.run(job)}
+                self._metrics.catalog_links_changed.inc(counts["servers"])
         except asyncio.CancelledError:
             await asyncio.shield(self._jobs.release(job))
             raise
@@ -195,6 +207,9 @@ class CatalogWorker:
         else:
             log.info("catalog_job_done", job_id=job.id, **counts)
             ending = Ending(JobState.SUCCEEDED, RunOutcome.SUCCESS, counts=counts)
+        self._metrics.catalog_jobs.labels(
+            task.value, "success" if ending.outcome is RunOutcome.SUCCESS else "failure"
+        ).inc()
         try:
             repeat = await self._jobs.end(job, ending, self._clock.now())
         except LeaseLostError:
@@ -207,8 +222,8 @@ class CatalogWorker:
         chance = random.random()  # noqa: S311 - spreads retries
         return failed(error, job.attempts, self._retries, chance, is_final=is_final)
 
-    async def _done(self, job: SyncJobRecord) -> dict[str, int]:
-        details = await self._jobs.details(job.id)
-        if details is not None and details.task is CatalogTask.IMPORT:
-            return await self._imports.run(details)
-        return {"servers": await self._links.run(job)}
+    def _count_import(self, job: CatalogJobRecord, counts: Mapping[str, int]) -> None:
+        # Counts of a job are those of all its attempts; those before were not counted.
+        if job.request.get("dry_run") is not True:
+            for outcome, count in counts.items():
+                self._metrics.catalog_import_entries.labels(outcome).inc(count)

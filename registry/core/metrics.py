@@ -282,6 +282,31 @@ class Metrics:
             registry=self.registry,
         )
 
+    def _add_catalog(self) -> None:
+        self.catalog_servers = Gauge(
+            "catalog_servers",
+            "Servers of the catalog.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.catalog_jobs = Counter(
+            "catalog_jobs",
+            "Attempts of jobs of the catalog.",
+            ("task", "outcome"),
+            registry=self.registry,
+        )
+        self.catalog_import_entries = Counter(
+            "catalog_import_entries",
+            "Entries that imports read, by what became of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.catalog_links_changed = Counter(
+            "catalog_links_changed",
+            "Registered servers that followed a change of their server of the catalog.",
+            registry=self.registry,
+        )
+
     def _add_search(self) -> None:
         self.search_durations = Histogram(
             "search_duration_seconds",
@@ -302,6 +327,7 @@ class Metrics:
             registry=self.registry,
         )
         self._add_embedding()
+        self._add_catalog()
 
     def _add_governance(self) -> None:
         self.limit_leases = Counts(

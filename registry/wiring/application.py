@@ -194,7 +194,14 @@ async def components(  # noqa: PLR0915 - one statement for each part
             for source_type in (SourceType.MCP, SourceType.OPENAPI)
         )
         catalog = build_catalog(
-            settings, storage, servers, upstreams.guard, catalog_table, snapshot, clock=clock
+            settings,
+            storage,
+            servers,
+            upstreams.guard,
+            catalog_table,
+            snapshot,
+            clock=clock,
+            metrics=metrics,
         )
         upstream = await stack.enter_async_context(
             create_upstream_session(
@@ -324,6 +331,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             authenticator=known.authenticator,
             servers=servers,
             catalog=catalog.service,
+            subregistry=catalog.subregistry,
             apis=ApiService(api_servers, upstreams.vault),
             connections=ConnectionService(
                 tracker,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
+from packages.models.states import CatalogKind
 from registry.catalog.fetching import RegistryFetcher
 from registry.catalog.importing import ImportRunner
 from registry.catalog.jobs import CatalogJobs
 from registry.catalog.repository import CatalogRepository
 from registry.catalog.service import CatalogChanges, CatalogService, CatalogStore
+from registry.catalog.subregistry.service import SubregistryService
 from registry.catalog.table import CatalogTable
 from registry.catalog.worker import CatalogWorker, CatalogWorkerConfig, LinkFollower
 from registry.core.origin import process_name
@@ -18,6 +21,7 @@ from registry.sync.schedule import RetryPolicy
 
 if TYPE_CHECKING:
     from registry.core.clock import Clock
+    from registry.core.metrics import Metrics
     from registry.core.settings import Settings
     from registry.servers.service import ServerService
     from registry.upstream.guard import UrlGuard
@@ -30,6 +34,7 @@ class CatalogParts:
 
     service: CatalogService
     worker: CatalogWorker
+    subregistry: SubregistryService
 
 
 def build_catalog(
@@ -41,6 +46,7 @@ def build_catalog(
     changes: CatalogChanges,
     *,
     clock: Clock,
+    metrics: Metrics,
 ) -> CatalogParts:
     """Return the parts of the catalog; the caller starts its worker."""
     catalog = CatalogRepository(storage.database)
@@ -72,7 +78,10 @@ def build_catalog(
             settings.sync_backoff_max_seconds,
         ),
         clock=clock,
+        metrics=metrics,
     )
+    for kind in CatalogKind:
+        metrics.catalog_servers.labels(kind.value).set_function(partial(table.count, kind))
     service = CatalogService(
         storage.database,
         CatalogStore(catalog, jobs, imports, table, registered),
@@ -82,4 +91,7 @@ def build_catalog(
         worker.wake,
         clock=clock,
     )
-    return CatalogParts(service, worker)
+    subregistry = SubregistryService(
+        catalog, table, storage.repositories.visible, base_url=settings.base_url
+    )
+    return CatalogParts(service, worker, subregistry)

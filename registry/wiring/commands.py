@@ -175,6 +175,7 @@ class CommandServices:
             self.catalog_table,
             NoGateway(),
             clock=self.clock,
+            metrics=self._metrics,
         )
         return parts.service
 

@@ -22,6 +22,7 @@ from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys
 from registry.catalog.service import CatalogService
+from registry.catalog.subregistry.service import SubregistryService
 from registry.connections.reconnection import Reconnection
 from registry.connections.service import ConnectionService
 from registry.core.clock import Clock
@@ -68,6 +69,7 @@ class Components:
     authenticator: BearerAuthenticator
     servers: ServerService
     catalog: CatalogService
+    subregistry: SubregistryService
     apis: ApiService
     connections: ConnectionService
     reconnection: Reconnection

@@ -48,6 +48,7 @@ class Aggregation(StrEnum):
 
 
 GAUGES: Mapping[str, Aggregation] = {
+    "catalog_servers": Aggregation.OWN,
     "mcp_connections": Aggregation.SUM,
     "mcp_gateway_breaker_state": Aggregation.SUM,
     "mcp_gateway_notification_feeds": Aggregation.SUM,

@@ -240,6 +240,7 @@ TABLE: dict[tuple[str, str], Divided] = {
             ("GET", f"{V1}/permissions/search-principals"),
             *(("GET", f"{before}/mcp/openapi/catalog") for before in ("", V1)),
             ("POST", f"{V1}/search"),
+            ("GET", "/v0.1/servers"),
         ],
         Divided.LISTED,
     ),
@@ -249,6 +250,9 @@ TABLE: dict[tuple[str, str], Divided] = {
             *((one, f"{CATALOG}/servers/{{entry_id}}") for one in ("GET", "PATCH", "DELETE")),
             ("GET", f"{CATALOG}/servers/{{entry_id}}/versions"),
             ("GET", f"{CATALOG}/sources"),
+            # What is of a caller's tenant there is tested in `tests/catalog/test_subregistry.py`.
+            ("GET", "/v0.1/servers/{server_name:path}/versions"),
+            ("GET", "/v0.1/servers/{server_name:path}/versions/{version}"),
             *((method, f"{CATALOG}/imports") for method in ("GET", "POST")),
             ("GET", f"{CATALOG}/imports/{{import_id}}"),
         ],
@@ -384,6 +388,9 @@ class TwoTenants:
             named = Belongings({**named.ids, "server_id": about.ids["api_id"]})
         address = named.fill(path).removeprefix(V1) + QUERIES.get(path, "")
         sent = {} if body is None else {"json": named.fill(body)}
+        if path.startswith("/v0.1"):
+            headers = {"Authorization": f"Bearer {self.rest.token(user)}"}
+            return await self.rest.client.request(method, address, headers=headers, **sent)
         return await self.rest.ask(user, method, address, **sent)
 
     async def stored(self) -> dict[str, list[Any]]:

@@ -103,11 +103,12 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "group_id": str(group_id),
         "name": "swagger-ui.css",
     }
-    entry = {"name": "org.example/weather", "url": "http://weather.example/mcp"}
+    entry = {"name": "org.example/weather", "url": "http://weather.example/mcp", "version": "1"}
     made_entry = await rest.ask(root, "POST", "/catalog/servers", json=entry)
     list_of_none = {"source": "x", "document": {"servers": []}}
     imported = await rest.ask(root, "POST", "/catalog/imports", json=list_of_none)
     values |= {"entry_id": made_entry.json()["id"], "import_id": imported.json()["id"]}
+    values["server_name"] = entry["name"]
     api = await rest.ask(root, "POST", "/apis", json={"name": "pets", "document": document()})
     swept = await paths(rest, api.json()["id"], **values)
     database = await rest.parts.database.client.address

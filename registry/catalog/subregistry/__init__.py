@@ -1,0 +1,1 @@
+"""The catalog and the servers of this gateway in the API of the official MCP registry."""
