@@ -79,6 +79,31 @@ async def test_a_broken_entry_costs_only_itself_and_is_reported_with_its_place(
     assert job["problems"][0]["reason"] == "it has no name"
 
 
+async def test_imports_and_what_they_read_are_counted(rest: Rest) -> None:
+    entries: list[Any] = [
+        {"name": "io.example/good", "remotes": [{"url": "https://a.example"}]},
+        7,
+    ]
+    before = (await rest.client.get("/metrics")).text
+
+    await imported(rest, {"servers": entries}, dryRun=True)
+    await imported(rest, {"servers": entries})
+
+    after = (await rest.client.get("/metrics")).text
+    names = (
+        'catalog_jobs_total{outcome="success",task="import"}',
+        'catalog_import_entries_total{outcome="added"}',
+        'catalog_import_entries_total{outcome="broken"}',
+    )
+    assert [value_of(after, name) - value_of(before, name) for name in names] == [2, 1, 1]
+    assert value_of(after, 'catalog_servers{kind="remote"}') == 1
+
+
+def value_of(page: str, name: str) -> float:
+    found = [line for line in page.splitlines() if line.startswith(f"{name} ")]
+    return float(found[0].split()[-1]) if found else 0.0
+
+
 async def test_a_new_version_updates_and_keeps_the_former(rest: Rest) -> None:
     server = {"name": "io.example/one", "version": "1.9.0", "remotes": [{"url": "https://a.b"}]}
     await imported(rest, {"servers": [{"server": server}]})
