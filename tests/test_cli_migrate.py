@@ -32,13 +32,19 @@ def test_a_dump_is_tried_taken_over_and_taken_over_once(
 
     assert (tried.exit_code, taken.exit_code, before) == (0, 0, 0)
     assert [line.split()[0] for line in tried.stdout.splitlines()] == [
-        *["skipped"] * 2,
-        *["would_import"] * 2,
+        *["would_import"] * 4,
     ]
     stored = {one["serverName"]: one["status"] for one in stored_servers(database_uri)}
     assert stored == {"github": "inactive", "Our-Docs": "inactive"}
+    listed = json.loads(run("catalog", "list", "--json").stdout)
+    assert [(one["name"], one["numTools"]) for one in listed] == [
+        ("github", 1),
+        ("io.example/time", 1),
+    ]
+    github = json.loads(run("servers", "show", "github", "--json").stdout)
+    assert (github["registryServerName"], github["package"]["registryType"]) == ("github", "oci")
     report = json.loads(again.stdout)
-    assert [one["outcome"] for one in report["reports"]] == [*["skipped"] * 2, *["exists"] * 2]
+    assert [one["outcome"] for one in report["reports"]] == ["exists"] * 4
     assert report["rows"] == {"mcpserver": 3, "tool": 3}
 
 

@@ -290,7 +290,8 @@ class CatalogService:
 
         entry_id = await self._database.transaction(write)
         await self._changed(entry_id, AuditAction.CREATE, user)
-        return await self.get(entry_id, user)
+        # No server is linked to what is new.
+        return CatalogSeen(await self._require(entry_id), await self._catalog.tools(entry_id), 0)
 
     async def update(
         self,

@@ -171,16 +171,23 @@ class SourceRow(Projection):
 
 @dataclass(frozen=True, slots=True)
 class CatalogToolInput:
-    """A tool to store with a server of the catalog."""
+    """A tool to store with a server of the catalog.
+
+    Attributes:
+        whole: The tool object, where all of it is known.
+    """
 
     name: str
     title: str | None = None
     description: str | None = None
     input_schema: JsonObject | None = None
+    whole: JsonObject | None = None
 
     @property
     def definition(self) -> JsonObject:
         """Return the tool object, as far as it is known."""
+        if self.whole is not None:
+            return self.whole
         known: JsonObject = {"name": self.name}
         if self.title is not None:
             known["title"] = self.title

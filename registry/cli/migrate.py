@@ -36,20 +36,20 @@ def migrate(
 
     Workloads become servers with their tools, turned off and not contacted. A server that exists
     is compared with its row and left alone: repeated, or continued after an interruption, the
-    command stores only what is missing. Rows that came from a registry are reported as skipped:
-    there is no catalog to keep them. Exit code 1 when a row needs attention.
+    command stores only what is missing. Rows that came from a registry become entries of the
+    catalog, to which the servers are linked. Exit code 1 when a row needs attention.
     """
 
     async def work() -> None:
         from registry.migration.dump import read_dump  # noqa: PLC0415 - heavy imports
-        from registry.migration.service import Migration, NoCatalog  # noqa: PLC0415
+        from registry.migration.service import Migration  # noqa: PLC0415
 
         found = read_dump(dump)
         reports: list[dict[str, object]] = []
         failed = False
         async with services(changes=not dry_run) as built:
             user = acting_for(await owner_of(built, owner))
-            migration = Migration(built.servers, NoCatalog())
+            migration = Migration(built.servers, built.legacy_entries)
             async for report in migration.run(found, user, scope=scope, dry_run=dry_run):
                 failed |= report.outcome.is_failure
                 if as_json:

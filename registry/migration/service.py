@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from registry.auth.identity import UserContext
 from registry.core.errors import RegistryError, problems_of
+from registry.core.json import members
 from registry.migration.values import (
     SERVERS,
     Dump,
@@ -31,7 +32,7 @@ NOTICE = (
     "Taken over from another program, and never read here: check its address and credentials, "
     "turn it on, and refresh it."
 )
-NO_ADDRESS = "has no URL under which its workload could be called"
+NO_ADDRESS = "has no URL under which its workload could be called, and no package"
 MAX_PROBLEMS = 3
 """How many tools that cannot be stored a report names."""
 
@@ -41,17 +42,6 @@ class CatalogEntries(Protocol):
 
     async def take(self, server: OldServer, *, dry_run: bool) -> Report:
         """Store a catalog entry with its tools, or compare it with the one that is there."""
-
-
-class NoCatalog:
-    """Leaves rows that came from a registry: there is no catalog. Implements `CatalogEntries`."""
-
-    async def take(self, server: OldServer, *, dry_run: bool) -> Report:  # noqa: ARG002 - as of others
-        """Report that it is left."""
-        message = "came from a registry, and there is no catalog to keep it"
-        return Report(
-            f"{SERVERS} {server.id}", Kind.CATALOG, Outcome.SKIPPED, server.name, message
-        )
 
 
 class Migration:
@@ -101,7 +91,7 @@ class Migration:
             Kind.SERVER,
             Outcome.WOULD_IMPORT if dry_run else Outcome.IMPORTED,
             name,
-            f"from {server.address}",
+            f"from {server.address or server.package}",
             len(server.tools.tools),
             digest,
         )
@@ -112,7 +102,7 @@ class Migration:
                 found = await self._servers.find_by_name(name, user)
             elif found is not None:
                 report = replace(report, outcome=Outcome.EXISTS, message="is stored already")
-            elif server.address is None:
+            elif server.address is None and server.package is None:
                 return replace(report, outcome=Outcome.FAILED, message=NO_ADDRESS)
             if found is None:
                 return report
@@ -131,8 +121,11 @@ class Migration:
     ) -> None:
         body: dict[str, object] = {
             "serverName": name,
-            "url": server.address or "",
-            "type": server.transport,
+            "url": server.address,
+            "type": None if server.address is None else server.transport,
+            "package": None
+            if server.package is None
+            else {"registryType": "oci", "identifier": server.package},
             "title": server.name if server.name != name else None,
             "description": server.description,
             "tags": list(server.tags) or None,
@@ -147,11 +140,11 @@ class Migration:
             instructions=None,
             init_duration_ms=0,
         )
-        await self._servers.record(request, user, found, Recorded(NOTICE, server.package))
+        await self._servers.record(request, user, found, Recorded(NOTICE))
 
     async def _stored_digest(self, server: ServerRecord, user: UserContext) -> str:
         _, tools = await self._servers.tools(server.id, user)
-        package = server.registry.get("package")
+        package = members(server.registry.get("package")).get("identifier")
         url, description = server.config.get("url"), server.config.get("description")
         return content_digest(
             url if isinstance(url, str) else None,

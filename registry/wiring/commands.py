@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from registry.audit.service import AuditService
     from registry.auth.identity import UserContext
     from registry.auth.repository import DirectoryRepository
+    from registry.catalog.legacy import LegacyEntries
     from registry.catalog.service import CatalogService
     from registry.catalog.table import CatalogTable
     from registry.servers.apis.service import ApiService
@@ -178,6 +179,15 @@ class CommandServices:
             metrics=self._metrics,
         )
         return parts.service
+
+    @cached_property
+    def legacy_entries(self) -> LegacyEntries:
+        """Return what stores entries of an older layout in the catalog."""
+        from registry.auth.identity import OPERATOR  # noqa: PLC0415
+        from registry.catalog.legacy import LegacyEntries  # noqa: PLC0415
+        from registry.catalog.repository import CatalogRepository  # noqa: PLC0415
+
+        return LegacyEntries(CatalogRepository(self.storage.database), self.catalog, OPERATOR)
 
     @cached_property
     def catalog_table(self) -> CatalogTable:

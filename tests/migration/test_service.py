@@ -75,7 +75,8 @@ async def test_workloads_become_servers_that_are_off_with_all_that_was_known(
     written.pop("title")
     assert outcomes(reports) == [("github", Outcome.IMPORTED), ("Our-Docs", Outcome.IMPORTED)]
     assert [json.loads(tool.definition) for tool in tools] == [written]
-    assert github.registry["package"] == "ghcr.io/github/github-mcp-server"
+    image = "ghcr.io/github/github-mcp-server"
+    assert github.registry["package"] == {"registry_type": "oci", "identifier": image}
     assert (github.status, github.tags, github.author) == (
         ServerStatus.INACTIVE,
         ("code",),
@@ -145,14 +146,19 @@ async def test_a_tool_that_cannot_be_stored_is_reported_as_a_loss(
     assert "tools that cannot be stored: spaced name" in docs.message
 
 
-async def test_a_container_without_an_address_fails_alone(
+async def test_a_container_without_an_address_is_recorded_with_its_package(
     servers: ServerService, alice: UserContext
 ) -> None:
     lone = {**ROWS[0], "url": None}
 
-    reports = await migrated(servers, read_rows([lone, ROWS[1]], []), alice)
+    reports = await migrated(servers, read_rows([lone, ROWS[1]], TOOL_ROWS[:2]), alice)
+    again = await migrated(servers, read_rows([lone], TOOL_ROWS[:1]), alice)
 
-    assert outcomes(reports) == [("github", Outcome.FAILED), ("Our-Docs", Outcome.IMPORTED)]
+    github = await servers.find_by_name("github", alice)
+    assert outcomes(reports) == [("github", Outcome.IMPORTED), ("Our-Docs", Outcome.IMPORTED)]
+    assert outcomes(again) == [("github", Outcome.EXISTS)]
+    assert github is not None
+    assert (github.config.get("url"), github.status) == (None, ServerStatus.INACTIVE)
 
 
 async def test_a_migration_that_was_killed_goes_on_where_it_was(

@@ -98,18 +98,14 @@ class Recorded:
 
     Attributes:
         notice: Stored as `errorMessage` until it is read.
-        package: The package of its container.
     """
 
     notice: str
-    package: str | None = None
 
     def changes(self, outcome: DiscoveryChanges) -> DiscoveryChanges:
         """Return the fields of a discovery without those that say that there was one."""
         known = {k: v for k, v in outcome.set_fields.items() if k not in NOT_CONTACTED}
         known["errorMessage"] = self.notice
-        if self.package is not None:
-            known["registry.package"] = self.package
         return DiscoveryChanges(known)
 
 
