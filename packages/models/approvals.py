@@ -40,7 +40,8 @@ class ApprovalDocument(Document):
         is_error: Whether that is an error.
         fetched_at: When the requester got it, or was told how the request ended.
         reason: Why it is void, unknown, denied, cancelled or put off.
-        notices: What the webhook has still to tell, oldest first: `id`, `state`, `at`, `attempts`.
+        notices: What the webhook has still to tell, oldest first: `id`, `state`, `at`, `attempts`;
+            absent if nothing is told of the request.
         notice_at: When the first of them is sent, or sent again; absent if there is none.
         expires_at: When a request that is not decided, or not executed, ends.
         delete_at: When the database removes the document.

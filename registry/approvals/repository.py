@@ -51,7 +51,8 @@ class ApprovalRepository:
     Args:
         lifetime: How long a request may wait for people, and for its execution.
         retention: How long a request is kept after that.
-        announces: Whether each change of state leaves a notice for the webhook.
+        announces: Whether each change of state leaves a notice for the webhook; those of requests
+            that were opened so leave one in any case.
     """
 
     def __init__(
@@ -436,8 +437,9 @@ class ApprovalRepository:
             {"_id": key, "notices.0.id": ObjectId(notice.id)},
             {"$pop": {"notices": -1}, "$set": {"notice_at": await self._time.now()}},
         )
+        # The empty list stays: it says that the changes of the request are told.
         none_left = {"_id": key, "notices": {"$size": 0}}
-        await self._rows.update_one(none_left, {"$unset": {"notices": "", "notice_at": ""}})
+        await self._rows.update_one(none_left, {"$unset": {"notice_at": ""}})
 
     def arguments_of(self, approval: Approval) -> str:
         """Return the JSON text of the arguments.
@@ -531,17 +533,34 @@ class ApprovalRepository:
         update: Doc = {"$set": {**changes, "updated_at": now}}
         if gone:
             update["$unset"] = gone
-        if self._announces and leaves_notice and "state" in changes:
-            update["$set"]["notice_at"] = now
-            pushed = {**(pushed or {}), "notices": _notice(changes["state"], now)}
         if pushed:
             update["$push"] = pushed
         if "revision" not in changes:
             update["$inc"] = {"revision": 1}
         states = state if isinstance(state, tuple) else (state,)
-        is_in: Doc = {"state": {"$in": [one.value for one in states]}}
+        query: Doc = {
+            "_id": ObjectId(approval_id),
+            "state": {"$in": [one.value for one in states]},
+            **(where or {}),
+        }
+        if not leaves_notice or "state" not in changes:
+            return await self._updated(query, update, tx)
+        telling: Doc = {
+            **update,
+            "$set": {**update["$set"], "notice_at": now},
+            "$push": {**(pushed or {}), "notices": _notice(changes["state"], now)},
+        }
+        if self._announces:
+            return await self._updated(query, telling, tx)
+        # A process without the webhook's settings, such as a command, changes what others tell of.
+        found = await self._updated({**query, "notices": {"$exists": False}}, update, tx)
+        if found is None:
+            found = await self._updated({**query, "notices": {"$exists": True}}, telling, tx)
+        return found
+
+    async def _updated(self, query: Doc, update: Doc, tx: Transaction | None) -> Approval | None:
         row: Any = await self._rows.find_one_and_update(
-            {"_id": ObjectId(approval_id), **is_in, **(where or {})},
+            query,
             update,
             projection=PROJECTION,
             return_document=ReturnDocument.AFTER,

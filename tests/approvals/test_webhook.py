@@ -125,7 +125,7 @@ async def test_replicas_tell_each_change_once_in_order_and_signed(
     ids, types = zip(*receiver.told, strict=True)
     assert types == ("approval.pending", "approval.approved", "approval.executed")
     assert len(set(ids)) == 3
-    assert (row.get("notices"), row.get("notice_at")) == (None, None)
+    assert (row.get("notices"), row.get("notice_at")) == ([], None)
     for headers, body in receiver.messages:
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         mac = base64.b64encode(hmac.digest(KEY, signed, hashlib.sha256)).decode()
@@ -134,6 +134,36 @@ async def test_replicas_tell_each_change_once_in_order_and_signed(
     assert (data["id"], data["state"], data["tool"]) == (approval.id, "pending", CALL.tool)
     assert data["requester"] == {"user_id": "a" * 24, "username": "anna"}
     assert b"12345678901234567890" not in b"".join(body for _, body in receiver.messages)
+
+
+async def test_what_a_process_without_the_settings_decides_is_told_too(
+    database: Database, cipher: Cipher, approvals: ApprovalRepository
+) -> None:
+    command = repository_of(database, cipher, announces=False)
+    async with (
+        receiving() as receiver,
+        telling(approvals, receiver.url, "127.0.0.0/8") as webhook,
+    ):
+        approval = await opened(approvals)
+        await webhook.deliver_due()
+        await command.decide(approval, decision(1))
+        await webhook.deliver_due()
+
+    assert [kind for _, kind in receiver.told] == ["approval.pending", "approval.approved"]
+
+
+async def test_requests_from_before_the_settings_are_not_told_of(
+    database: Database, cipher: Cipher, approvals: ApprovalRepository
+) -> None:
+    silent = repository_of(database, cipher, announces=False)
+    approval = await opened(silent)
+
+    decided = await silent.decide(approval, decision(1))
+    row = await database.collection("approvals").find_one({}) or {}
+
+    assert decided is not None
+    assert decided.state is ApprovalState.APPROVED
+    assert not {"notices", "notice_at"} & row.keys()
 
 
 @pytest.mark.parametrize("status", [500, 307, 410])
