@@ -94,6 +94,7 @@ def test_entries_that_cannot_be_read_are_named_and_fail_the_import(tmp_path: Pat
     result = run("catalog", "import", str(file))
 
     assert result.exit_code == 1
+    assert result.stdout == "1 broken\n"
     assert "servers[0]: it has neither a remote" in result.stderr
 
 

@@ -45,7 +45,6 @@ COLUMNS = [
     Column("Description", "description", wraps=True),
     Column("Id", "id"),
 ]
-IMPORT_COLUMNS = [Column("Entries", "outcome"), Column("Number", "count")]
 SCHEMES = ("http://", "https://")
 
 Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or name in the catalog.")]
@@ -98,8 +97,8 @@ def catalog_import(
         if as_json:
             show_json({"counts": dict(result.counts), "problems": result.problems})
         else:
-            rows = [{"outcome": one, "count": count} for one, count in result.counts.items()]
-            show_rows(rows, IMPORT_COLUMNS, as_json=False)
+            counted = [f"{count} {one}" for one, count in result.counts.items() if count]
+            typer.echo(", ".join(counted) or "no servers")
             for problem in result.problems:
                 typer.echo(text(f"{problem['place']}: {problem['reason']}"), err=True)
         if result.counts["broken"]:
