@@ -50,6 +50,17 @@ def test_tools_are_listed_and_shown(local: tuple[Path, RunningRegistry]) -> None
     assert (shown["name"], shown["owner_name"]) == ("echo", "demo")
 
 
+def test_the_schemas_of_a_tool_can_be_read(local: tuple[Path, RunningRegistry]) -> None:
+    shown = json.loads(run(local, "tools", "show", "demo__echo", "--json").stdout)
+
+    printed = run(local, "tools", "show", "demo__echo").stdout
+
+    _, _, rest = printed.partition("\ninput_schema:\n")
+    schema, end = json.JSONDecoder().raw_decode(rest)
+    assert schema == shown["input_schema"]
+    assert rest[:end].splitlines()[1].startswith("  ")
+
+
 def test_a_tool_is_called_through_the_gateway(local: tuple[Path, RunningRegistry]) -> None:
     called = run(local, "tools", "call", "demo/add", '{"a": 1, "b": 2}', "--json")
     failed = run(local, "tools", "call", "demo/add", '{"a": "one"}')

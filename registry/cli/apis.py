@@ -70,6 +70,24 @@ KeyName = Annotated[
     typer.Option(help="Header, query parameter or cookie that carries a custom key."),
 ]
 KeyIn = Annotated[str | None, typer.Option(help="header, query or cookie.")]
+OnChange = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of a changed tool: accept, hold or block; default: hold if the API is "
+        "shared, accept if it is private."
+    ),
+]
+AutoExpose = Annotated[
+    str | None,
+    typer.Option(help="Which new tools are served: all, which is the default, read_only or none."),
+]
+Timeout = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Milliseconds that a call may be silent; default: GATEWAY_IDLE_TIMEOUT_SECONDS.",
+    ),
+]
 Header = Annotated[
     list[str] | None,
     typer.Option(help="NAME=VALUE, the value as for --key; repeat for several."),
@@ -120,6 +138,9 @@ def apis_add(  # noqa: PLR0913 - options
     key_name: KeyName = None,
     key_in: KeyIn = None,
     header: Header = None,
+    on_change: OnChange = None,
+    auto_expose: AutoExpose = None,
+    timeout: Timeout = None,
     owner: Owner = None,
     strict: Annotated[bool, typer.Option(help="Refuse an API that cannot be read.")] = False,
     as_json: AsJson = False,
@@ -133,6 +154,7 @@ def apis_add(  # noqa: PLR0913 - options
         "tags": tag or None,
         "scope": scope,
         "path": path,
+        **_handling(on_change, auto_expose, timeout),
         **_credentials(key, key_type, key_name, key_in, header),
     }
 
@@ -237,6 +259,9 @@ def apis_update(  # noqa: PLR0913 - options
     key_name: KeyName = None,
     key_in: KeyIn = None,
     header: Header = None,
+    on_change: OnChange = None,
+    auto_expose: AutoExpose = None,
+    timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a REST API; what is not given stays."""
@@ -248,6 +273,7 @@ def apis_update(  # noqa: PLR0913 - options
         "description": description,
         "tags": tag or None,
         "scope": scope,
+        **_handling(on_change, auto_expose, timeout),
         **_credentials(key, key_type, key_name, key_in, header),
     }
 
@@ -358,10 +384,14 @@ def _described(
     described: dict[str, Any] = {"base_url": base_url, "operations": _operations(include, exclude)}
     if source.startswith(("http://", "https://")):
         return {**described, "url": source}
+    if source.startswith("file:"):
+        fail(f"{source} is a URL of a file; give the path of the file alone")
     try:
         return {**described, "document": Path(source).read_text()}
-    except (OSError, UnicodeDecodeError) as exc:
-        fail(f"{source} cannot be read: {exc}")
+    except OSError as exc:
+        fail(f"{source} cannot be read: {exc.strerror or exc}; give a URL, or the path of a file")
+    except UnicodeDecodeError:
+        fail(f"{source} cannot be read: it is not text in UTF-8")
 
 
 def _operations(include: list[str] | None, exclude: list[str] | None) -> dict[str, Any] | None:
@@ -378,6 +408,12 @@ def _rules(given: list[str] | None) -> list[dict[str, str]]:
             fail(f"{one!r} selects nothing; write tag:NAME, path:/pets*, method:get or id:NAME")
         rules.append({kind: value})
     return rules
+
+
+def _handling(
+    on_change: str | None, auto_expose: str | None, timeout: int | None
+) -> dict[str, Any]:
+    return {"onChange": on_change, "autoExpose": auto_expose, "timeout": timeout}
 
 
 def _credentials(

@@ -103,13 +103,23 @@ def show_rows(
         sys.stderr.write(f"{len(rows)} in all\n" if rows else "none\n")
 
 
-def show_fields(fields: Row, *, as_json: bool) -> None:
-    """Print one thing with its members, each in a line; as JSON, all of it."""
+def show_fields(fields: Row, *, as_json: bool, documents: Sequence[str] = ()) -> None:
+    """Print one thing with its members, each in a line; as JSON, all of it.
+
+    Args:
+        fields: Its members.
+        as_json: Print JSON.
+        documents: Members that are read as what they are: they follow as indented JSON.
+    """
     if as_json:
         show_json(fields)
         return
-    rows = [{"name": name, "value": value} for name, value in fields.items()]
+    below = [name for name in documents if fields.get(name)]
+    rows = [{"name": name, "value": value} for name, value in fields.items() if name not in below]
     _print_table([Column("Field", "name"), Column("Value", "value", wraps=True)], rows)
+    for name in below:
+        typer.echo(f"\n{name}:")
+        show_json(fields[name])
 
 
 def show_json(value: object) -> None:

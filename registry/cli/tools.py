@@ -35,6 +35,12 @@ COLUMNS = [
     Column("Id", "id"),
 ]
 
+DOCUMENTS = [
+    *("input_schema", "output_schema", "annotations", "definition"),
+    *("pending_definition", "offered_definition", "pending_change", "drift"),
+]
+"""Members of a tool that are JSON, shown after the others."""
+
 Tool = Annotated[
     str, typer.Argument(metavar="TOOL", help="Id, SERVER/TOOL, or SERVER__TOOL as clients see it.")
 ]
@@ -87,7 +93,7 @@ def tools_show(tool: Tool, *, as_json: AsJson = False) -> None:
 
         async with services() as built:
             found = await tool_of(built, tool)
-        show_fields(present_detail(found), as_json=as_json)
+        show_fields(present_detail(found), as_json=as_json, documents=DOCUMENTS)
 
     run(work)
 

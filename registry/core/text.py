@@ -1,5 +1,6 @@
 """Patterns of text that several routes share, and their meaning in words."""
 
+import re
 from datetime import datetime
 from typing import Annotated
 
@@ -62,6 +63,19 @@ PATTERN_WORDS = {
     ),
 }
 """Explanation of each pattern of the API, for error messages."""
+
+
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Characters that terminals obey, that nobody sees or that turn the direction of others. Without
+the joiners, which belong to words and to emoji."""
+
+
+def visible(text: str) -> str:
+    """Return a text of unknown origin with a replacement character for each that is hidden."""
+    return HIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def timestamp(moment: datetime) -> str:

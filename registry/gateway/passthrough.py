@@ -369,6 +369,7 @@ class PassThrough:
                     standing_until=standing_until,
                     may_repeat=standing_until is None and self._may_repeat(exchange),
                     user_id=user.user_id if route.is_user_level else None,
+                    elsewhere=None if route.api is None else route.api.elsewhere(exchange.tool),
                 )
             except CredentialsRejected as rejected:
                 if exchange.client.has_started:

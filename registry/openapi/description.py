@@ -13,6 +13,7 @@ from typing import TypeGuard, cast
 from urllib.parse import urljoin, urlsplit
 
 from registry.core.json import JsonObject, JsonValue, members
+from registry.core.text import visible
 from registry.openapi.binding import Location, SecurityScheme, Style
 from registry.openapi.errors import DescriptionError
 from registry.openapi.references import Place, References, below, shown
@@ -198,12 +199,38 @@ def describe(
     Raises:
         DescriptionError: It is no OpenAPI description.
     """
+    version = _version(document)
+    return _Reader(document, version, url, References(document, url, files)).read()
+
+
+def check(document: JsonObject, *, url: str | None = None) -> tuple[str, ...]:
+    """Return the servers that a parsed description names, without reading its operations.
+
+    Raises:
+        DescriptionError: It is no OpenAPI description.
+    """
+    version = _version(document)
+    return _Reader(document, version, url, References(document, url, {})).servers()
+
+
+def _version(document: JsonObject) -> str:
     version = document.get("openapi") or document.get("swagger")
     if isinstance(version, float | int):
         version = str(float(version))
     if not isinstance(version, str) or not version.startswith(("2.", "3.")):
-        raise DescriptionError("", "is neither OpenAPI 3 nor Swagger 2.0")
-    return _Reader(document, version, url, References(document, url, files)).read()
+        place = next((f"/{name}" for name in ("openapi", "swagger") if name in document), "")
+        raise DescriptionError(place, "is neither OpenAPI 3 nor Swagger 2.0")
+    if not isinstance(document.get("paths", {}), dict):
+        raise DescriptionError("/paths", "has paths that are no object")
+    return version
+
+
+LEFT_OUT = ", so its operation is left out"
+"""Ends the reason of a problem without whose cause an operation would be another one."""
+
+
+class _UnusableOperationError(Exception):
+    """An operation cannot be called as it is described. Its problem is noted before."""
 
 
 class _Reader:
@@ -216,6 +243,10 @@ class _Reader:
         self._references = references
         self._is_swagger = version.startswith("2")
         self._problems: list[Problem] = []
+
+    def servers(self) -> tuple[str, ...]:
+        """Return the servers of the API."""
+        return self._api_servers()
 
     def read(self) -> Description:
         info = members(self._document.get("info"))
@@ -253,6 +284,21 @@ class _Reader:
             beside = {name: one for name, one in value.items() if name != "$ref"}
             return {**found.value, **beside}, found.place
         return found.value, found.place
+
+    def _required_object(self, value: JsonValue, place: Place) -> tuple[JsonObject, Place]:
+        """Follow a reference to a part without which an operation cannot be called.
+
+        Raises:
+            _UnusableOperationError: There is none; the problem is noted.
+        """
+        found = self._references.resolved(value, place)
+        if found is None or not isinstance(found.value, dict):
+            reason = "refers to nothing" if found is None else "is no object"
+            self._problem(place, f"{reason}{LEFT_OUT}")
+            raise _UnusableOperationError
+        resolved = self._object(value, place)
+        assert resolved is not None  # noqa: S101 - looked at above
+        return resolved
 
     def _api_servers(self) -> tuple[str, ...]:
         if not self._is_swagger:
@@ -347,8 +393,13 @@ class _Reader:
         if any(part in {".", ".."} for part in URL_PATH.split(path)[0].split("/")):
             self._problem(place, "has a path that is not one of a URL")
             return None
-        parameters = self._parameters(value, place, shared, shared_at)
-        servers = value.get("servers") or shared.get("servers")
+        try:
+            parameters = self._parameters(value, place, shared, shared_at)
+            body = self._body(value, place, parameters)
+            servers = self._own_servers(value, place, shared, shared_at)
+        except _UnusableOperationError:
+            # Its problem is noted at the place of the part that cannot be read.
+            return None
         identifier = value.get("operationId")
         tags = value.get("tags")
         return Operation(
@@ -361,11 +412,27 @@ class _Reader:
             description=_text(value.get("description")) or _text(shared.get("description")),
             is_deprecated=value.get("deprecated") is True,
             parameters=tuple(one for one in parameters if isinstance(one, Parameter)),
-            body=self._body(value, place, parameters),
+            body=body,
             answers=self._answers(value, place),
-            servers=self._servers(servers) if servers else (),
+            servers=servers,
             security=self._security(value),
         )
+
+    def _own_servers(
+        self, operation: JsonObject, place: Place, shared: JsonObject, shared_at: Place
+    ) -> tuple[str, ...]:
+        """Return the servers that an operation has instead of the API's."""
+        for owner, at in ((operation, place), (shared, shared_at)):
+            stored = owner.get("servers")
+            if not stored:
+                continue
+            found = self._servers(stored)
+            if not found:
+                # Elsewhere it must not go: that is not where it is described to be.
+                self._problem(below(at, "servers"), f"names no usable URL{LEFT_OUT}")
+                raise _UnusableOperationError
+            return found
+        return ()
 
     def _security(self, operation: JsonObject) -> tuple[Mapping[str, tuple[str, ...]], ...]:
         stored = operation.get("security")
@@ -387,10 +454,7 @@ class _Reader:
             listed = owner.get("parameters")
             for index, value in enumerate(listed if isinstance(listed, list) else []):
                 where = below(at, "parameters", index)
-                resolved = self._object(value, where)
-                if resolved is None:
-                    continue
-                parameter = self._parameter(*resolved)
+                parameter = self._parameter(*self._required_object(value, where))
                 if parameter is not None:
                     key = "body" if isinstance(parameter, _FormPart) else parameter.location
                     found[parameter.name, key] = parameter
@@ -399,13 +463,13 @@ class _Reader:
     def _parameter(self, value: JsonObject, place: Place) -> "Parameter | _FormPart | None":
         name, stored = value.get("name"), value.get("in")
         if not isinstance(name, str) or not name:
-            self._problem(place, "has no name")
+            self._without(value, place, "has no name")
             return None
         if self._is_swagger and stored in {"body", "formData"}:
             return _FormPart(name, value, place, is_body=stored == "body")
         location = next((one for one in Location if one.value == stored), None)
         if location is None:
-            self._problem(place, "is sent in an unknown place")
+            self._without(value, place, "is sent in an unknown place")
             return None
         style, explode = self._style(value, location)
         schema, content_type = self._parameter_schema(value, place)
@@ -421,6 +485,18 @@ class _Reader:
             description=_text(value.get("description")),
             is_deprecated=value.get("deprecated") is True,
         )
+
+    def _without(self, parameter: JsonObject, place: Place, reason: str) -> None:
+        """Note a parameter that cannot be sent.
+
+        Raises:
+            _UnusableOperationError: It is required.
+        """
+        if parameter.get("required") is not True:
+            self._problem(place, reason)
+            return
+        self._problem(place, f"{reason}{LEFT_OUT}")
+        raise _UnusableOperationError
 
     def _style(self, value: JsonObject, location: Location) -> tuple[Style, bool]:
         known = STYLES[location]
@@ -455,14 +531,16 @@ class _Reader:
         stored = operation.get("requestBody")
         if stored is None:
             return None
-        found = self._object(stored, below(place, "requestBody"))
-        if found is None:
-            return None
-        body, at = found
-        media = self._media(body.get("content"), below(at, "content"))
+        body, at = self._required_object(stored, below(place, "requestBody"))
+        content = body.get("content")
+        media = self._media(content, below(at, "content"))
+        is_required = body.get("required") is True
         if not media:
+            if is_required and content:
+                self._problem(below(at, "content"), f"names no usable type{LEFT_OUT}")
+                raise _UnusableOperationError
             return None
-        return Body(media, body.get("required") is True, _text(body.get("description")))
+        return Body(media, is_required, _text(body.get("description")))
 
     def _media(self, content: JsonValue, at: Place) -> tuple[Media, ...]:
         found: list[Media] = []
@@ -599,7 +677,7 @@ def _security_scheme(scheme: JsonObject) -> SecurityScheme:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+    return visible(value) if isinstance(value, str) and value.strip() else None
 
 
 def _is_list(value: JsonValue) -> "TypeGuard[list[JsonValue]]":

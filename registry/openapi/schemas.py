@@ -10,6 +10,7 @@ from typing import Final, cast
 import jsonschema_rs
 
 from registry.core.json import JsonObject, JsonValue, members
+from registry.core.text import visible
 from registry.openapi.description import SchemaAt
 from registry.openapi.references import Place, References, below
 
@@ -98,6 +99,7 @@ PLAIN: Mapping[str, Callable[[JsonValue], bool]] = {
 }
 """Keywords whose values are no schemas, and whether a value is valid."""
 
+FOR_PEOPLE: Final = frozenset({"title", "description", "$comment"})
 ONE_SCHEMA: Final = (
     *("additionalProperties", "items", "contains", "not", "if", "then", "else"),
     *("propertyNames", "unevaluatedItems", "unevaluatedProperties", "contentSchema"),
@@ -276,7 +278,7 @@ class SchemaWriter:
             if fits is None:
                 continue
             if fits(value):
-                written[name] = value
+                written[name] = visible(str(value)) if name in FOR_PEOPLE else value
                 self._bytes += len(name) + _length(value)
             elif not (name.startswith("exclusive") and isinstance(value, bool)):
                 self.problems.append((below(place, name), "cannot be used, and is left out"))

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Final, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.core.definitions import MAX_DEPTH
 from registry.core.json import JsonObject, JsonValue, members, nesting
 from registry.core.schema_bounds import excess
+from registry.core.text import visible
 from registry.openapi.binding import (
     BodyBinding,
     Location,
@@ -79,10 +79,30 @@ class Rule(BaseModel):
         """Whether it is about an operation."""
         return (
             (self.tag is None or self.tag in operation.tags)
-            and (self.path is None or fnmatchcase(operation.path, self.path))
+            and (self.path is None or _matches(self.path, operation.path))
             and (self.method is None or self.method.upper() == operation.method)
             and (self.id is None or self.id == operation.operation_id)
         )
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a path is as a pattern says, in which only `*` is special: any characters, or none.
+
+    Braces, brackets and `?` are parts of paths. Takes linear time.
+    """
+    first, *others = pattern.split("*")
+    if not others:
+        return pattern == path
+    last = others.pop()
+    start, end = len(first), len(path) - len(last)
+    if end < start or not (path.startswith(first) and path.endswith(last)):
+        return False
+    for piece in others:
+        found = path.find(piece, start, end)
+        if found < 0:
+            return False
+        start = found + len(piece)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +131,16 @@ class ConvertedTool:
     Attributes:
         external_id: What the description calls the operation.
         definition: The tool object, with its binding.
+        base_url: Where it is called, if that is not where the API is.
+        place: Of the operation in the description, as it is told to people.
     """
 
     name: str
     external_id: str
     tags: tuple[str, ...]
     definition: JsonObject
+    base_url: str | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +244,19 @@ class _Tool:
             definition["outputSchema"] = output
         definition["annotations"] = self._annotations()
         return ConvertedTool(
-            self._name, operation.external_id, operation.tags, with_binding(definition, binding)
+            self._name,
+            visible(operation.external_id),
+            operation.tags,
+            with_binding(definition, binding),
+            binding.base_url,
+            shown(operation.place),
         )
 
     def _told(self) -> str:
         operation = self._operation
         texts = [operation.summary, operation.description]
         told = "\n\n".join(dict.fromkeys(text.strip() for text in texts if text))
-        told = told or f"{operation.method} {operation.path}"
+        told = told or visible(f"{operation.method} {operation.path}")
         if operation.is_deprecated:
             told = f"Deprecated. {told}"
         return _cut(told, MAX_DESCRIPTION_CHARACTERS)

@@ -75,6 +75,11 @@ SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh
 SENDABLE = re.compile(r"[\x20-\x7e\t]*")
 """Characters that a header can contain."""
 
+COOKIE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
+"""What the value of a cookie may be (RFC 6265, 4.1.1)."""
+
+COOKIE = re.compile(rf"[^=;,\s]+={COOKIE_VALUE.pattern}")
+
 LONG_VALUE = 16
 """Minimum length from which on a URL parameter without a name counts as a secret."""
 
@@ -256,13 +261,26 @@ class CredentialVault:
             fields["custom_header"] = given.custom_header
         if given.place != "header":
             fields["location"] = given.place
+        if given.place == "cookie" and given.key not in {None, MASK}:
+            require_cookie_value(str(given.key), "apiKey.key")
         if given.source == "admin":
             kept = (stored or {}).get("key")
             if given.key is not None and given.key != MASK:
                 fields["key"] = self._cipher.encrypt_shared(given.key)
             elif kept is not None:
+                if given.place == "cookie":
+                    self._require_kept_cookie(kept)
                 fields["key"] = kept
         return fields
+
+    def _require_kept_cookie(self, stored: JsonValue) -> None:
+        """Refuse to send a key that is kept in a cookie, if none can carry it."""
+        try:
+            key = self.decrypt(str(stored), "new", "config.apiKey.key")
+        except CredentialUnreadableError:
+            # It has to be entered again, and is looked at then.
+            return
+        require_cookie_value(key, "apiKey.key")
 
     def stored_oauth(self, given: OAuthInput, stored: JsonObject | None) -> JsonObject:
         """Return `config.oauth` for the input; a masked secret keeps the stored one.
@@ -359,6 +377,9 @@ class CredentialVault:
         for name, value in headers.items():
             if not SENDABLE.fullmatch(value):
                 raise CredentialUnusableError(name)
+        cookie = headers.get("Cookie") if api_key.get("location") == "cookie" else None
+        if cookie is not None and not COOKIE.fullmatch(cookie):
+            raise CredentialUnusableError("Cookie")
         return headers
 
     def _api_key_header(
@@ -398,6 +419,20 @@ class CredentialVault:
             return self._cipher.decrypt(stored, FieldRef(COLLECTION, server_id, field))
         except DecryptionError as exc:
             raise CredentialUnreadableError(COLLECTION, server_id, field) from exc
+
+
+def require_cookie_value(key: str, field: str) -> None:
+    """Refuse a key that would be several cookies, or none.
+
+    Raises:
+        ValidationFailedError: It holds characters that no cookie's value may (RFC 6265, 4.1.1).
+    """
+    if not COOKIE_VALUE.fullmatch(key):
+        raise ValidationFailedError(
+            field,
+            "cannot be a cookie: it must be printable ASCII without spaces, quotes, commas, "
+            "semicolons and backslashes",
+        )
 
 
 def placed_key(name: str, key: str, location: object) -> dict[str, str]:

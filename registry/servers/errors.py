@@ -15,8 +15,8 @@ class ServerNotFoundError(RegistryError):
 
     kind = ErrorKind.NOT_FOUND
 
-    def __init__(self) -> None:
-        super().__init__("Server not found")
+    def __init__(self, *, is_api: bool = False) -> None:
+        super().__init__(f"{'API' if is_api else 'Server'} not found")
 
 
 class ServerTurnedOffError(RegistryError):
@@ -29,12 +29,16 @@ class ServerTurnedOffError(RegistryError):
 
 
 class ServerExistsError(RegistryError):
-    """Another server has the same name or path."""
+    """Another server or API has the same name or path."""
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, field: str, value: str) -> None:
-        super().__init__(f"A server with {field} {value!r} already exists", {"field": field})
+    def __init__(self, field: str, value: str, *, is_api: bool = False) -> None:
+        message = f"A server with {field} {value!r} already exists"
+        if is_api:
+            field = "name" if field == "serverName" else field
+            message = f"An API or server with {field} {value!r} already exists"
+        super().__init__(message, {"field": field})
 
 
 class ServerModifiedError(RegistryError):
@@ -42,11 +46,14 @@ class ServerModifiedError(RegistryError):
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, current: datetime, provided: datetime | None) -> None:
+    def __init__(
+        self, current: datetime, provided: datetime | None, *, is_api: bool = False
+    ) -> None:
         facts: dict[str, object] = {"current_updated_at": _timestamp(current)}
         if provided is not None:
             facts["provided_updated_at"] = _timestamp(provided)
-        super().__init__("Server was modified by another process", facts)
+        what = "API" if is_api else "Server"
+        super().__init__(f"{what} was modified by another process", facts)
 
 
 class UnknownEtagError(RegistryError):
@@ -56,7 +63,7 @@ class UnknownEtagError(RegistryError):
 
     def __init__(self) -> None:
         super().__init__(
-            "If-Match is not an ETag of this server; send the ETag header of its last response."
+            "If-Match is not an ETag of this resource; send the ETag header of its last response."
         )
 
 
@@ -81,8 +88,8 @@ class ServerUnusableError(RegistryError):
 class UnsafeUrlError(ValidationFailedError):
     """A URL that the registry must not contact. *reason* is safe to show."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__("url", reason)
+    def __init__(self, reason: str, field: str = "url") -> None:
+        super().__init__(field, reason)
 
 
 class DiscoveryFailedError(RegistryError):
@@ -197,10 +204,10 @@ class ListsOutdatedError(RegistryError):
 
 
 class PathTakenError(ServerExistsError):
-    """Another server has the gateway path."""
+    """Another server or API has the gateway path."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("path", path)
+    def __init__(self, path: str, *, is_api: bool = False) -> None:
+        super().__init__("path", path, is_api=is_api)
 
 
 def _timestamp(moment: datetime) -> str:

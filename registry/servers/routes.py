@@ -272,7 +272,7 @@ async def toggle_server(
             **_named(server),
             "status": server.effective_status.value,
             "enabled": body.enabled,
-            "message": f"Server {'enabled' if body.enabled else 'disabled'} successfully",
+            "message": f"{_kind(server)} {'enabled' if body.enabled else 'disabled'} successfully",
             "updatedAt": timestamp(server.updated_at),
             "permissions": present_flags(server.bits),
         }
@@ -360,11 +360,18 @@ async def refresh_server(
 
 
 def _told(refreshed: Refreshed) -> str:
+    is_api = refreshed.server.is_api
     if refreshed.failure is not None:
+        if is_api:
+            return f"The description cannot be read: {refreshed.failure}"
         return f"Server health check failed: {refreshed.failure}"
     if refreshed.unread is not None:
-        return f"The server was not asked: {refreshed.unread}"
-    return "Server health check successful"
+        return f"The {'API' if is_api else 'server'} was not asked: {refreshed.unread}"
+    return "The description was read" if is_api else "Server health check successful"
+
+
+def _kind(server: ServerRecord) -> str:
+    return "API" if server.is_api else "Server"
 
 
 async def detail_answer(

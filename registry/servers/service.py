@@ -125,6 +125,9 @@ class ServerService:
         source_type: SourceType = SourceType.MCP,
     ) -> None:
         self._source_type = source_type
+        self._is_api = source_type is SourceType.OPENAPI
+        self._noun_alone = "API" if self._is_api else "server"
+        self._noun = f"an {self._noun_alone}" if self._is_api else f"a {self._noun_alone}"
         self._servers = repositories.servers
         self._visible = repositories.visible
         self._inventory = repositories.inventory
@@ -147,7 +150,7 @@ class ServerService:
             ListsOutdatedError: The database has been unavailable for too long.
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
-            validate_admin(user, "Listing the servers of another author")
+            validate_admin(user, f"Listing the {self._noun_alone}s of another author")
         narrowed = replace(narrowed, source_type=self._source_type)
         return await self._visible.list_page(user, narrowed, page)
 
@@ -162,7 +165,7 @@ class ServerService:
     async def _get(self, server_id: str, user: UserContext, *, whole: bool = True) -> ServerRecord:
         server = await self._visible.get(server_id, user, self._clock.now(), whole=whole)
         if server is None or server.source_type is not self._source_type:
-            raise ServerNotFoundError
+            raise self._not_found()
         return server
 
     async def read(self, server_id: str, user: UserContext) -> ServerRecord:
@@ -334,14 +337,14 @@ class ServerService:
         for _ in range(UPDATE_ATTEMPTS):
             current = await self._require_editable(server_id, user)
             if not precondition.holds(current.updated_at):
-                raise ServerModifiedError(self._moment(current), expected)
+                raise self._modified(self._moment(current), expected)
             if await self._try_change(current, await work_out(current), user, action):
                 self._operations.labels(action.value, "success").inc()
                 return await self.get(server_id, user)
             if expected is not None:
                 latest = await self.get(server_id, user)
-                raise ServerModifiedError(self._moment(latest), expected)
-        raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+                raise self._modified(self._moment(latest), expected)
+        raise self._modified(self._moment(await self.get(server_id, user)), None)
 
     async def toggle(
         self,
@@ -385,12 +388,12 @@ class ServerService:
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_deletable(server_id, user)
             if not precondition.holds(server.updated_at):
-                raise ServerModifiedError(self._moment(server), precondition.provided)
+                raise self._modified(self._moment(server), precondition.provided)
             may_delete = self._still(server, user, Permission.DELETE)
             if await self._upstreams.remove(server, user, may_delete):
                 break
         else:
-            raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+            raise self._modified(self._moment(await self.get(server_id, user)), None)
         self._operations.labels("delete", "success").inc()
         log.info("server_deleted", server_id=server_id, user_id=user.user_id)
 
@@ -416,7 +419,7 @@ class ServerService:
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_editable(server_id, user, whole=False)
             if not precondition.holds(server.updated_at):
-                raise ServerModifiedError(self._moment(server), precondition.provided)
+                raise self._modified(self._moment(server), precondition.provided)
             reading = await self._upstreams.read(server, user)
             if not accept:
                 reading = with_confirmation(server, reading)
@@ -429,7 +432,7 @@ class ServerService:
                 self._operations.labels("refresh", outcome).inc()
                 waiting = await self._waiting(server_id, written.synced)
                 return Refreshed(written.server, reading.failure, reading.unread, waiting)
-        raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+        raise self._modified(self._moment(await self.get(server_id, user)), None)
 
     async def _waiting(self, server_id: str, synced: Synced | None) -> tuple[str, ...]:
         """Return the names of the tools that wait for review."""
@@ -537,12 +540,12 @@ class ServerService:
 
     async def _require_free(self, request: ServerCreate, user: UserContext) -> None:
         if request.scope.is_shared:
-            validate_admin(user, f"Registering a server with the scope {request.scope.value}")
+            validate_admin(user, f"Registering {self._noun} with the scope {request.scope.value}")
         tenant_id = user.tenant_id
         if await self._servers.name_is_taken(request.server_name, tenant_id):
-            raise ServerExistsError("serverName", request.server_name)
+            raise ServerExistsError("serverName", request.server_name, is_api=self._is_api)
         if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
-            raise PathTakenError(request.path)
+            raise PathTakenError(request.path, is_api=self._is_api)
 
     def _paths(self, request: ServerCreate) -> list[str]:
         if request.path is not None:
@@ -578,7 +581,7 @@ class ServerService:
         if request.status is ServerStatus.ERROR and current.status is not ServerStatus.ERROR:
             raise ValidationFailedError("status", "can be set to error only by the registry")
         if request.scope is not None and request.scope is not current.scope:
-            validate_admin(user, "Changing the scope of a server")
+            validate_admin(user, f"Changing the scope of {self._noun}")
         if (
             "default_effect" in request.model_fields_set
             and (request.default_effect or Effect.ALLOW) is not current.default_effect
@@ -586,7 +589,8 @@ class ServerService:
             and not current.bits & Permission.SHARE
         ):
             raise ServerForbiddenError(
-                "defaultEffect is changed by those who may share the server, as policies are."
+                f"defaultEffect is changed by those who may share the {self._noun_alone}, as "
+                "policies are."
             )
         if request.path is not None and request.path != current.effective_path:
             slug = slug_of(request.path)
@@ -611,7 +615,9 @@ class ServerService:
         try:
             validate_owner(server.bits)
         except AccessDeniedError as exc:
-            raise ServerForbiddenError(f"You may not change this server: {exc.rule}.") from exc
+            raise ServerForbiddenError(
+                f"You may not change this {self._noun_alone}: {exc.rule}."
+            ) from exc
         return server
 
     def _still(self, server: ServerRecord, user: UserContext, needed: Permission) -> Confirm:
@@ -629,7 +635,7 @@ class ServerService:
                 validate_owner(bits, needed)
             except AccessDeniedError as exc:
                 raise ServerForbiddenError(
-                    f"You may not change this server any more: {exc.rule}."
+                    f"You may not change this {self._noun_alone} any more: {exc.rule}."
                 ) from exc
 
         return confirm
@@ -637,18 +643,27 @@ class ServerService:
     async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self._servers.get_unchecked(server_id)
         if server is None or server.source_type is not self._source_type:
-            raise ServerNotFoundError
+            raise self._not_found()
         seen = await self._visible.get(server_id, user, self._clock.now())
         try:
             validate_owner(seen.bits if seen is not None else NO_BITS, Permission.DELETE)
         except AccessDeniedError as exc:
-            if server.scope is ServerScope.PRIVATE_USER and self._admin_sees_private:
+            is_told = self._admin_sees_private and not self._is_api
+            if server.scope is ServerScope.PRIVATE_USER and is_told:
                 message = "Cannot delete another user's private server"
                 raise ServerForbiddenError(message) from exc
             if seen is None:
-                raise ServerNotFoundError from None
-            raise ServerForbiddenError(f"You may not delete this server: {exc.rule}.") from exc
+                raise self._not_found() from None
+            raise ServerForbiddenError(
+                f"You may not delete this {self._noun_alone}: {exc.rule}."
+            ) from exc
         return server
+
+    def _not_found(self) -> ServerNotFoundError:
+        return ServerNotFoundError(is_api=self._is_api)
+
+    def _modified(self, current: datetime, provided: datetime | None) -> ServerModifiedError:
+        return ServerModifiedError(current, provided, is_api=self._is_api)
 
     def _moment(self, server: ServerRecord) -> datetime:
         return server.updated_at or self._clock.now()

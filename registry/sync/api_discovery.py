@@ -1,6 +1,7 @@
 """Discovery of a REST API: reads its description, and makes tools of its operations."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -13,15 +14,16 @@ from pydantic import JsonValue
 
 from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
-from registry.openapi.description import Description, describe
+from registry.openapi.description import LEFT_OUT, Description, Problem, describe
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
 from registry.openapi.references import external_references
-from registry.openapi.tools import Converted, Rule, Selection, tools_of
-from registry.servers.errors import DiscoveryFailedError
+from registry.openapi.tools import Converted, ConvertedTool, Rule, Selection, tools_of
+from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiFacts, ApiSource, ConnectionSpec, Discovered, Era
 from registry.tools.intake import take
 from registry.upstream.descriptions import DescriptionFetcher, FetchedDescription, origin_of, reach
+from registry.upstream.errors import UnsafeAddressError, UpstreamError
 from registry.upstream.guard import UrlGuard
 from registry.upstream.values import ReadingLimits
 
@@ -30,6 +32,9 @@ API_VERSION = "2025-11-25"
 
 MAX_FILES = 100
 """Files of one description."""
+
+MAX_ORIGINS = 100
+"""Other places than the API that are looked up when a description is read."""
 
 NO_SERVER = "The description names no server; give `base_url`."
 
@@ -44,7 +49,8 @@ async def read_api(
     """Read the description of an API, and return its operations as tools.
 
     Raises:
-        UnsafeAddressError: The description or the API may not be contacted.
+        UnsafeAddressError: The description may not be contacted.
+        UnsafeUrlError: The API may not be contacted.
         UpstreamError: The description cannot be fetched.
         DiscoveryFailedError: It cannot be read.
     """
@@ -66,12 +72,17 @@ async def read_api(
     target = base_url or named
     if target is None:
         raise DiscoveryFailedError(NO_SERVER)
-    await guard.check(target)
-    snapshot = take([tool.definition for tool in converted.tools], None, max_definition_bytes)
-    external = {tool.name: tool.external_id for tool in converted.tools}
+    try:
+        await guard.check(target)
+    except UnsafeAddressError as exc:
+        told = "" if base_url else f"the description names the server {origin_of(target)}: "
+        raise UnsafeUrlError(f"{told}{exc.message}", "baseUrl") from exc
+    tools, forbidden = await _allowed(converted.tools, guard, limits.connect_timeout_seconds)
+    snapshot = take([tool.definition for tool in tools], None, max_definition_bytes)
+    external = {tool.name: tool.external_id for tool in tools}
     problems = [
         Rejection(problem.place or "description", problem.reason)
-        for problem in (*description.problems, *converted.problems)
+        for problem in (*description.problems, *converted.problems, *forbidden)
     ]
     if base_url is not None and named is not None and origin_of(named) != origin_of(base_url):
         known = f"names the server {named}; calls go to {base_url}, until `base_url` is changed"
@@ -121,6 +132,42 @@ async def reach_api(connection: ConnectionSpec, guard: UrlGuard, limits: Reading
         UpstreamError: It does not answer.
     """
     await reach(connection.url, guard, limits)
+
+
+async def _allowed(
+    tools: tuple[ConvertedTool, ...], guard: UrlGuard, timeout_seconds: float
+) -> tuple[list[ConvertedTool], list[Problem]]:
+    """Leave out tools whose operations are at other places than the API, where none may be called.
+
+    What a name leads to is looked at again with each call: of a name that cannot be resolved now
+    the tools stay.
+    """
+    urls = {origin_of(tool.base_url): tool.base_url for tool in tools if tool.base_url}
+    refused: dict[str, str] = {}
+
+    async def look(origin: str, url: str) -> None:
+        try:
+            await guard.check(url)
+        except UnsafeAddressError as exc:
+            refused[origin] = exc.message
+        except UpstreamError:
+            return
+
+    checked = list(urls.items())[:MAX_ORIGINS]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as group:
+            for origin, url in checked:
+                group.create_task(look(origin, url))
+    left, problems = [], []
+    for tool in tools:
+        reason = refused.get(origin_of(tool.base_url)) if tool.base_url else None
+        if reason is None:
+            left.append(tool)
+        else:
+            where = origin_of(tool.base_url or "")
+            told = f"is at {where}, where it may not be called: {reason}{LEFT_OUT}"
+            problems.append(Problem(tool.place, told))
+    return left, problems
 
 
 async def _root(source: ApiSource, fetcher: DescriptionFetcher) -> FetchedDescription:

@@ -418,6 +418,18 @@ async def test_a_preview_stores_nothing(rest: Rest, root: UserContext, shop: Sho
             422,
             "custom",
         ),
+        ({"name": "x", "document": '{"swagger": 1}'}, 422, "neither OpenAPI 3 nor Swagger 2.0"),
+        ({"name": "x", "document": '{"swagger": 1}'}, 422, "at /swagger"),
+        ({"name": "x", "document": '{"openapi": "3.0.0", "paths": []}'}, 422, "at /paths"),
+        ({"name": "x", "document": '{"openapi": "3.0.0", "paths": {}}'}, 422, "baseUrl"),
+        ({"name": "x", "url": "http://127.0.0.1:9", "requiresOAuth": True}, 422, "baseUrl"),
+        ({"name": "x", "url": "http://127.0.0.1:9", "apiKey": {"source": "user"}}, 422, "baseUrl"),
+        ({"name": "x", "document": "a: [\n", "base_url": "http://127.0.0.1:9"}, 422, "in line"),
+        (
+            {"name": "x", "document": document(), "baseUrl": "http://169.254.169.254"},
+            422,
+            "baseUrl",
+        ),
     ],
 )
 async def test_bad_input_is_refused_by_name(
@@ -429,6 +441,142 @@ async def test_bad_input_is_refused_by_name(
         answer.text
     )
     assert word in answer.text
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "a: [", '{"openapi": "3.0.0", "paths": 7}'])
+async def test_a_given_description_that_cannot_be_used_is_refused_wherever_it_is_given(
+    rest: Rest, root: UserContext, shop: Shop, text: str
+) -> None:
+    made = await registered(rest, root, shop, name=fresh())
+    place = f"/apis/{made['id']}"
+
+    answers = [
+        await rest.ask(root, method, path, json=body)
+        for method, path, body in (
+            ("POST", "/apis", {"name": fresh(), "document": text}),
+            ("POST", "/apis?strict=true", {"name": fresh(), "document": text}),
+            ("POST", "/apis/preview", {"document": text}),
+            ("PATCH", place, {"document": text}),
+            ("PUT", place, {"document": text}),
+        )
+    ]
+    after = (await rest.ask(root, "GET", place)).json()
+
+    assert [answer.status_code for answer in answers] == [422] * 5
+    assert {answer.json()["details"][0]["field"] for answer in answers} == {"document"}
+    assert after["tools"] == made["tools"]
+
+
+@pytest.mark.parametrize("key", ["a;b=c", "a,b", 'a"b', "a b", "a\\b", "a\tb", "b\u00e4"])
+async def test_a_key_that_no_cookie_can_carry_is_refused(
+    rest: Rest, root: UserContext, shop: Shop, key: str
+) -> None:
+    def in_a(place: str, value: str) -> dict[str, Any]:
+        key = {"key": value, "authorization_type": "custom", "custom_header": "sid"}
+        return {"apiKey": {**key, "location": place}}
+
+    body = {"name": fresh(), "url": shop.description_url, **in_a("cookie", key)}
+    made = await registered(rest, root, shop, name=fresh(), **in_a("query", "a;b"))
+
+    refused = await rest.ask(root, "POST", "/apis", json=body)
+    moved = await rest.ask(root, "PATCH", f"/apis/{made['id']}", json=in_a("cookie", "***"))
+
+    assert (refused.status_code, moved.status_code) == (422, 422)
+    assert "apiKey" in refused.json()["details"][0]["field"]
+    assert moved.json()["details"][0]["field"] == "apiKey.key"
+    assert key not in refused.text
+
+
+async def test_a_users_own_key_that_no_cookie_can_carry_is_refused(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    key = {"source": "user", "authorization_type": "custom", "custom_header": "sid"}
+    made = await registered(
+        rest, root, shop, name=fresh(), apiKey={**key, "location": "cookie"}, baseUrl=shop.api.url
+    )
+
+    path = f"/servers/{made['id']}/user-keys"
+    refused = await rest.ask(root, "PUT", path, json={"values": {"MCP_API_KEY": "a; b=c"}})
+    stored = await rest.ask(root, "PUT", path, json={"values": {"MCP_API_KEY": "a-b"}})
+
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["details"][0]["field"] == "values.MCP_API_KEY"
+    assert stored.status_code == 200, stored.text
+
+
+async def test_operations_where_nobody_may_call_are_reported_and_left_out(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    shop.paths["/pets"]["get"]["servers"] = [{"url": "http://169.254.169.254/latest"}]
+
+    made = await registered(rest, root, shop, name=fresh())
+
+    assert made["tools"] == "addPet, showPet, removePet"
+    (problem,) = made["toolProblems"]
+    assert problem["name"] == "/paths/~1pets/get"
+    assert "http://169.254.169.254, where it may not be called" in problem["reason"]
+
+
+async def test_another_persons_private_api_is_not_found_by_any_method(
+    rest: Rest, alice: UserContext, bob: UserContext, shop: Shop
+) -> None:
+    made = await registered(rest, alice, shop, name=fresh())
+    place = f"/apis/{made['id']}"
+
+    answers = [
+        await rest.ask(bob, method, path, json=body)
+        for method, path, body in (
+            ("GET", place, None),
+            ("PATCH", place, {"title": "Mine"}),
+            ("DELETE", place, None),
+            ("POST", f"{place}/toggle", {"enabled": False}),
+            ("POST", f"{place}/refresh", None),
+            ("GET", f"{place}/tools", None),
+        )
+    ]
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert {answer.text for answer in answers} == {
+        '{"error":"not_found","message":"API not found"}'
+    }
+
+
+NOT_FOR_BOB = (
+    "Registering an API with the scope shared_app needs the role ADMIN, which this token's user "
+    "does not have."
+)
+
+
+async def test_messages_about_apis_are_about_apis(
+    rest: Rest, root: UserContext, bob: UserContext, shop: Shop
+) -> None:
+    name = fresh()
+    made = await registered(rest, root, shop, name=name, scope="shared_app")
+    place = f"/apis/{made['id']}"
+    again = {"name": name, "url": shop.description_url}
+    old = {"title": "x", "updatedAt": "2020-01-01T00:00:00Z"}
+
+    same_name = await rest.ask(root, "POST", "/apis", json=again)
+    same_path = await rest.ask(
+        root, "POST", "/apis", json={**again, "name": fresh(), "path": made["path"]}
+    )
+    outdated = await rest.ask(root, "PATCH", place, json=old)
+    off = await rest.ask(root, "POST", f"{place}/toggle", json={"enabled": True})
+    read = await rest.ask(root, "POST", f"{place}/refresh")
+    removed = await rest.ask(bob, "DELETE", place)
+    shared = await rest.ask(bob, "POST", "/apis", json={**again, "scope": "shared_app"})
+    told = [same_name, same_path, outdated, off, read, removed, shared]
+
+    assert same_name.json()["field"] == "name"
+    assert [answer.json()["message"] for answer in told] == [
+        f"An API or server with name '{name}' already exists",
+        f"An API or server with path '/mcp/{name}' already exists",
+        "API was modified by another process",
+        "API enabled successfully",
+        "The description was read",
+        "You may not delete this API: no ACL entry grants it.",
+        NOT_FOR_BOB,
+    ]
 
 
 async def test_a_whole_answer_can_be_sent_back(rest: Rest, root: UserContext, shop: Shop) -> None:

@@ -172,10 +172,12 @@ def test_odd_swagger_costs_only_itself() -> None:
                         {"name": "m", "in": "query", "type": "array", "collectionFormat": "tsv"},
                         {"in": "query"},
                         {"name": "o", "in": "nowhere"},
-                        "text",
-                        {"$ref": "#/parameters/none"},
                     ],
                 }
+            },
+            "/lacking": {
+                "get": {"parameters": ["text"]},
+                "post": {"parameters": [{"$ref": "#/parameters/none"}]},
             },
             "/b": {"get": 1, "post": None, "parameters": {}},
             "/c": "text",

@@ -6,11 +6,11 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.openapi.binding import OperationBinding, binding_of
 from registry.openapi.description import describe
 from registry.openapi.schemas import size_of
-from registry.openapi.tools import MAX_INPUT_BYTES, Converted, Selection, tools_of
+from registry.openapi.tools import MAX_INPUT_BYTES, Converted, Rule, Selection, tools_of
 from registry.upstream.rest.requests import request_of
 
 API = "https://api.example.com"
@@ -237,3 +237,98 @@ def test_of_what_there_is_no_room_for_the_required_members_are_told() -> None:
     assert not jsonschema_rs.is_valid(schema, {"body": [{"leaf": {"port": "1", "at": "a"}}]})
     assert not jsonschema_rs.is_valid(schema, {"body": [{"leaf": {"port": 1, "at": "c"}}]})
     assert not jsonschema_rs.is_valid(schema, {"body": [{"leaf": {"port": 1}}]})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("/pets/{id}", "/pets/{id}", True),
+        ("/pets/*", "/pets/{id}", True),
+        ("*", "/pets", True),
+        ("/*/toys", "/pets/{id}/toys", True),
+        ("/a*b*c", "/a-b-c", True),
+        ("/a*b*c", "/a-c", False),
+        ("/pets*pets", "/pets", False),
+        ("/find?q={q}", "/find?q={q}", True),
+        ("/find?q={q}", "/findXq={q}", False),
+        ("/[a]", "/[a]", True),
+        ("/[a]", "/a", False),
+        ("/pet?", "/pets", False),
+    ],
+)
+def test_of_the_characters_in_rules_for_paths_the_star_alone_is_special(
+    pattern: str, path: str, *, fits: bool
+) -> None:
+    described = describe({"openapi": "3.1.0", "paths": {path: {"get": {}}}}, url=None, files={})
+
+    assert Selection((Rule(path=pattern),)).holds(described.operations[0]) is fits
+
+
+BROKEN: JsonObject = {"$ref": "#/components/parameters/Gone"}
+FINE: JsonObject = {"get": {"operationId": "fine"}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "place"),
+    [
+        ({"parameters": [BROKEN]}, "/paths/~1x/get/parameters/0"),
+        ({"parameters": [7]}, "/paths/~1x/get/parameters/0"),
+        (
+            {"parameters": [{"name": "a", "in": "somewhere", "required": True}]},
+            "/paths/~1x/get/parameters/0",
+        ),
+        (
+            {"requestBody": {"$ref": "#/components/requestBodies/Gone"}},
+            "/paths/~1x/get/requestBody",
+        ),
+        (
+            {"requestBody": {"required": True, "content": {"text/plain": 7}}},
+            "/paths/~1x/get/requestBody/content",
+        ),
+        ({"servers": [{"url": "ws://elsewhere.example"}]}, "/paths/~1x/get/servers"),
+    ],
+)
+def test_an_operation_that_lacks_a_part_that_it_needs_costs_itself_alone(
+    operation: JsonObject, place: str
+) -> None:
+    described = describe(
+        {"openapi": "3.1.0", "paths": {"/x": {"get": operation}, "/y": FINE}}, url=None, files={}
+    )
+
+    problems = {one.place: one.reason for one in described.problems}
+    assert [one.operation_id for one in described.operations] == ["fine"]
+    assert problems[place].endswith(", so its operation is left out")
+
+
+def test_a_broken_parameter_of_a_path_costs_the_operations_of_that_path() -> None:
+    paths: JsonObject = {"/x": {"parameters": [BROKEN], "get": {}, "post": {}}, "/y": FINE}
+
+    assert [tool.name for tool in converted(paths).tools] == ["fine"]
+
+
+def test_an_optional_parameter_that_cannot_be_sent_costs_itself_alone() -> None:
+    paths: JsonObject = {"/x": {"get": {"parameters": [{"name": "a", "in": "somewhere"}]}}}
+
+    schema, _ = only(paths)
+
+    assert schema["properties"] == {}
+
+
+def test_hidden_characters_of_descriptions_are_seen() -> None:
+    hidden = "a\x1b[31mb\u202ec\u200bd\U000e0041e\nf \U0001f468\u200d\U0001f469"
+    seen = "a\ufffd[31mb\ufffdc\ufffdd\ufffde\nf \U0001f468\u200d\U0001f469"
+    described: JsonObject = {"type": "object", "title": hidden, "description": hidden}
+    operation: JsonObject = {
+        "operationId": "a\x07",
+        "summary": hidden,
+        "description": hidden,
+        "parameters": [{"name": "q", "in": "query", "description": hidden, "schema": described}],
+    }
+
+    (tool,) = converted({"/x": {"get": operation}}).tools
+
+    assert tool.definition["title"] == seen
+    assert tool.definition["description"] == seen
+    assert tool.external_id == "a\ufffd"
+    properties = members(members(tool.definition["inputSchema"])["properties"])
+    assert properties["q"] == {"type": "object", "title": seen, "description": seen}

@@ -319,6 +319,55 @@ async def test_an_api_whose_front_is_down_is_not_asked_for_a_while(
     assert "HTTP 503" not in said(results[2])
 
 
+ELSEWHERE = {
+    "dead": "http://127.0.0.1:9",
+    "forbidden": "http://169.254.169.254",
+}
+
+
+@ERAS
+@PATHS
+@pytest.mark.parametrize("where", ELSEWHERE)
+async def test_failures_at_another_origin_cost_the_operations_there_alone(
+    api: ScriptedApi, start_gateway: StartGateway, where: str, era: str, slug: str
+) -> None:
+    there = ITEM.model_copy(update={"base_url": ELSEWHERE[where]})
+    tools = [api_tool("get_item", ITEM), api_tool("far_item", there)]
+    route = api_route(api.url, tools=tools)
+    gateway: Gateway = await start_gateway(route, gateway_breaker_failures=2)
+
+    far = [said(await called(gateway, era, slug, "far_item", id="7")) for _ in range(4)]
+    near = await called(gateway, era, slug, id="7")
+
+    place = f"The server demo at {ELSEWHERE[where]} "
+    assert all(one.startswith(place) for one in far)
+    assert "cannot be reached" in far[0]
+    assert "cannot be reached" not in far[-1]
+    assert near["isError"] is False
+
+
+async def test_what_was_not_sent_does_not_show_that_an_api_works_again(
+    api: ScriptedApi, start_gateway: StartGateway
+) -> None:
+    async def down(_: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    api.answers = down
+    gateway: Gateway = await start_gateway(
+        api_route(api.url), gateway_breaker_failures=2, gateway_breaker_cool_down_seconds=0.001
+    )
+    for _ in range(2):
+        await called(gateway, "modern", "demo", id="7")
+
+    refused = said(await called(gateway, "modern", "demo", id=".."))
+    closed = gateway.metrics.registry.get_sample_value(
+        "mcp_gateway_breaker_transitions_total", {"server": "demo", "state": "closed"}
+    )
+
+    assert "Nothing was sent" in refused
+    assert closed is None
+
+
 @ERAS
 async def test_an_answer_that_drips_ends_with_the_call(
     api: ScriptedApi, start_gateway: StartGateway, era: str

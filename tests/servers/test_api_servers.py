@@ -554,7 +554,7 @@ async def test_a_strange_etag_is_refused_by_name(rest: Rest, alice: UserContext)
     )
 
     assert (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
-    assert answer.json()["message"].startswith("If-Match is not an ETag of this server")
+    assert answer.json()["message"].startswith("If-Match is not an ETag of this resource")
 
 
 @pytest.mark.requirement("R-132")

@@ -92,15 +92,21 @@ def session_headers(session: UpstreamSession) -> CIMultiDict[str]:
     return headers
 
 
-def failed(route: Route, error: Exception) -> Refusal:
-    """Return the error for the client of a failed conversation."""
+def failed(route: Route, error: Exception, elsewhere: str | None = None) -> Refusal:
+    """Return the error for the client of a failed conversation.
+
+    Args:
+        route: The server.
+        error: What the conversation ended with.
+        elsewhere: The name of what was asked on its behalf, if it is another place.
+    """
     match error:
         case EventTooLargeError():
             return too_large(route)
         case orjson.JSONDecodeError():
             return UpstreamFailed(f"The server {route.server_name} sent what is no JSON.")
         case _:
-            return failure(route.server_name, error)
+            return failure(elsewhere or route.server_name, error)
 
 
 def hello_text(request_id: str, version: str, capabilities: Mapping[str, Any]) -> bytes:

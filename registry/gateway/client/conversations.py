@@ -112,7 +112,7 @@ async def converse(connector: Connector, ask: Ask) -> Conversation:
         conversation = StatelessConversation(connector, ask)
     else:
         conversation = SessionConversation(connector, ask)
-    bulkhead = connector.bulkheads.of(ask.route)
+    bulkhead = connector.bulkheads.of(ask.route, _elsewhere(ask))
     permit = bulkhead.call(is_standing=ask.is_standing, user_id=ask.user_id)
     await permit.__aenter__()
     conversation.permit = permit
@@ -122,12 +122,18 @@ async def converse(connector: Connector, ask: Ask) -> Conversation:
         conversation.error = exc
         conversation.is_open &= _may_be_at_work(exc)
         await connector.leave(conversation)
-        raise failed(ask.route, exc) from exc
+        raise failed(ask.route, exc, bulkhead.name) from exc
     except BaseException as exc:
         conversation.error = exc
         await connector.leave(conversation)
         raise
     return conversation
+
+
+def _elsewhere(ask: Ask) -> str | None:
+    """Return the origin that is asked, if it is an operation of a REST API at another than its."""
+    api = ask.route.api
+    return api.elsewhere(str(ask.params.get("name"))) if api is not None else None
 
 
 def _may_be_at_work(failure: Exception) -> bool:

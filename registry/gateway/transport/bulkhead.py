@@ -33,6 +33,7 @@ from registry.gateway.transport.failures import (
     says_that_it_fails,
 )
 from registry.gateway.values import Route
+from registry.http.client.exchange import UNASKED
 
 log = structlog.get_logger()
 
@@ -77,9 +78,10 @@ def bulkhead_limits(settings: Settings) -> BulkheadLimits:
 
 
 class Bulkhead:
-    """The gate of one server.
+    """The gate of one server, or of another origin that operations of a REST API are at.
 
     Attributes:
+        name: Of what is behind it, for messages.
         breaker: Whether the server is asked at all.
         busy: How many calls are under way.
         notification_streams: How many streams are open that stay so.
@@ -95,6 +97,7 @@ class Bulkhead:
         "busy",
         "connections",
         "limits",
+        "name",
         "notification_streams",
         "route",
     )
@@ -106,8 +109,10 @@ class Bulkhead:
         clock: Clock,
         metrics: Metrics,
         connections: ConnectionTracker | None,
+        elsewhere: str | None = None,
     ) -> None:
         self.route = route
+        self.name = _name(route, elsewhere)
         self.limits = limits
         self.connections = connections
         self.breaker = CircuitBreaker(limits.rules)
@@ -146,7 +151,7 @@ class Bulkhead:
         before = breaker.state
         seconds = breaker.admit(self._clock.monotonic())
         if seconds:
-            raise UpstreamPaused(self.route.server_name, max(1, math.ceil(seconds)))
+            raise UpstreamPaused(self.name, max(1, math.ceil(seconds)))
         self._tell(before)
         return False
 
@@ -167,7 +172,7 @@ class Bulkhead:
         waiters = self._waiters
         if len(waiters) >= self.limits.max_waiting:
             self._metrics.gateway_queue_refusals.labels(self.route.label).inc()
-            raise UpstreamBusy(self.route.server_name)
+            raise UpstreamBusy(self.name)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters.append(place)
         try:
@@ -181,7 +186,7 @@ class Bulkhead:
                 waiters.remove(place)
             if isinstance(exc, TimeoutError):
                 self._metrics.gateway_queue_refusals.labels(self.route.label).inc()
-                raise UpstreamBusy(self.route.server_name) from None
+                raise UpstreamBusy(self.name) from None
             raise
 
     def leave(self) -> None:
@@ -225,7 +230,7 @@ class Bulkhead:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 seconds = max(1, math.ceil(self.limits.rules.cool_down_seconds))
-                waiter.set_exception(UpstreamPaused(self.route.server_name, seconds))
+                waiter.set_exception(UpstreamPaused(self.name, seconds))
 
     def _tell(self, before: BreakerState) -> None:
         now = self.breaker.state
@@ -250,6 +255,10 @@ class Bulkhead:
         self.breaker = CircuitBreaker(replace(self.limits.rules, failures=0))
 
 
+def _name(route: Route, elsewhere: str | None) -> str:
+    return route.server_name if elsewhere is None else f"{route.server_name} at {elsewhere}"
+
+
 class Permit:
     """One call's way through a gate, as a context that it is made in.
 
@@ -270,6 +279,7 @@ class Permit:
         "_front_status",
         "_is_declined",
         "_is_standing",
+        "_is_unasked",
         "_user_id",
         "_version",
         "_works",
@@ -279,6 +289,7 @@ class Permit:
         self._bulkhead = bulkhead
         self._is_standing = is_standing
         self._is_declined = False
+        self._is_unasked = False
         self._front_status = 0
         self._epoch = 0
         self._works = 0
@@ -346,7 +357,9 @@ class Permit:
         """End the turn, with what it failed with."""
         bulkhead = self._bulkhead
         # First, for a place that comes free may be of no use any more.
-        if not self._front_status:
+        if self._is_unasked:
+            bulkhead.abandoned(self._epoch)
+        elif not self._front_status:
             if error is None or isinstance(error, Refusal):
                 bulkhead.breaker.completed()
             elif is_silence(error):
@@ -365,6 +378,9 @@ class Permit:
     def answered(self, status: int, *, is_handshake: bool = False) -> None:
         """Note the head of an answer; that of a handshake says nothing before it is read."""
         bulkhead = self._bulkhead
+        if status == UNASKED:
+            self._is_unasked = self._is_declined = True
+            return
         if status in FRONT_FAILURES:
             self._front_status = status
             bulkhead.failed(self._epoch)
@@ -444,15 +460,22 @@ class Bulkheads:
         self._connections = connections
         self._clock = clock
         self._metrics = metrics
-        self._bulkheads: dict[str, Bulkhead] = {}
+        self._bulkheads: dict[str | tuple[str, str], Bulkhead] = {}
         self._prune_at = MIN_IDLE_CHECK
 
-    def of(self, route: Route) -> Bulkhead:
-        """Return the gate of the route's server."""
-        bulkhead = self._bulkheads.get(route.server_id)
+    def of(self, route: Route, elsewhere: str | None = None) -> Bulkhead:
+        """Return the gate of the route's server.
+
+        Args:
+            route: The server.
+            elsewhere: Another origin that is asked on its behalf. It has a gate of its own, and
+                says nothing of the server's connection.
+        """
+        key = route.server_id if elsewhere is None else (route.server_id, elsewhere)
+        bulkhead = self._bulkheads.get(key)
         if bulkhead is not None and (bulkhead.route is route or self._is_still(bulkhead, route)):
             return bulkhead
-        return self._make(route)
+        return self._make(key, route, elsewhere)
 
     def _is_still(self, bulkhead: Bulkhead, route: Route) -> bool:
         if bulkhead.route.target != route.target or bulkhead.route.label != route.label:
@@ -460,12 +483,15 @@ class Bulkheads:
         bulkhead.route = route
         return True
 
-    def _make(self, route: Route) -> Bulkhead:
-        former = self._bulkheads.get(route.server_id)
+    def _make(self, key: str | tuple[str, str], route: Route, elsewhere: str | None) -> Bulkhead:
+        former = self._bulkheads.get(key)
         if former is not None:
             former.retire()
-        bulkhead = Bulkhead(route, self._limits, self._clock, self._metrics, self._connections)
-        self._bulkheads[route.server_id] = bulkhead
+        connections = self._connections if elsewhere is None else None
+        bulkhead = Bulkhead(
+            route, self._limits, self._clock, self._metrics, connections, elsewhere
+        )
+        self._bulkheads[key] = bulkhead
         if len(self._bulkheads) > self._prune_at:
             self._prune(bulkhead)
         return bulkhead
@@ -473,8 +499,8 @@ class Bulkheads:
     def _prune(self, kept: Bulkhead) -> None:
         """Forget gates that hold nothing; those of removed servers are among them."""
         self._bulkheads = {
-            server_id: bulkhead
-            for server_id, bulkhead in self._bulkheads.items()
+            key: bulkhead
+            for key, bulkhead in self._bulkheads.items()
             if bulkhead is kept or not bulkhead.is_idle
         }
         self._prune_at = max(MIN_IDLE_CHECK, 2 * len(self._bulkheads))

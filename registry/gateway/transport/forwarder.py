@@ -328,6 +328,7 @@ class Forwarder:
         standing_until: Callable[[], Awaitable[Exception]] | None = None,
         may_repeat: bool = False,
         user_id: str | None = None,
+        elsewhere: str | None = None,
     ) -> None:
         """Send a request and relay its answer to the client.
 
@@ -341,6 +342,7 @@ class Forwarder:
                 as it likes; waits for a reason to end it, and returns that.
             may_repeat: Whether the upstream may get the request twice.
             user_id: Whose connection it is, where users have their own.
+            elsewhere: Another origin that an operation of a REST API is at.
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
@@ -352,7 +354,7 @@ class Forwarder:
             timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
             total_seconds = max(total_seconds, route.idle_timeout_seconds)
             first_byte_seconds = route.first_byte_timeout_seconds
-        bulkhead = self._bulkheads.of(route)
+        bulkhead = self._bulkheads.of(route, elsewhere)
         permit = bulkhead.call(is_standing=standing_until is not None, user_id=user_id)
         ask = partial(self._ask, route, http_method, headers, body, timeout, first_byte_seconds)
         try:
@@ -379,7 +381,7 @@ class Forwarder:
                     raise
                 permit.end(None)
         except (TimeoutError, ClientError, InvalidHttpError, OSError, ValueError) as exc:
-            raise failure(route.server_name, exc) from exc
+            raise failure(bulkhead.name, exc) from exc
 
     def _ask(
         self,

@@ -147,13 +147,18 @@ class RequestTarget:
     idle: IdleConnections
 
 
+UNASKED = 0
+"""In place of the status of an upstream's answer that was made without it."""
+
+
 class UpstreamAnswer:
     """The head of an upstream's answer, and its body as a stream.
 
     Attributes:
         headers: Those that are read at all, by lower-case name.
         max_bytes: The longest message that is put together in memory of it.
-        health_status: The status that says whether the upstream works.
+        health_status: The status that says whether the upstream works; `UNASKED` if it was not
+            asked.
     """
 
     __slots__ = ("body", "headers", "health_status", "max_bytes", "status")

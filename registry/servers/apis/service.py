@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, cast
 
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
+from registry.oauth.policy import grant_of
+from registry.openapi.description import check
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
 from registry.servers.changes import MOVING, FieldChanges, config_of, update_of
-from registry.servers.credentials import CredentialVault, masked_url, require_no_secret
+from registry.servers.credentials import (
+    CredentialVault,
+    masked_url,
+    needs_user_key,
+    require_no_secret,
+)
 from registry.servers.presenter import present_api_detail
 from registry.servers.values import NO_PRECONDITION, Discovered, Precondition, ServerRecord
 
@@ -72,11 +79,15 @@ class ApiService:
         """
         if request.updated_at is not None:
             precondition = replace(precondition, updated_at=request.updated_at)
+        servers: tuple[str, ...] = ()
         if request.document is not None:
-            await _require_readable(request.document)
+            servers = await _readable(request.document)
 
         async def work_out(current: ServerRecord) -> FieldChanges:
             _refuse_read_only(request, current)
+            has_base_url = bool(request.base_url or current.config.get("url"))
+            if request.document is not None and not has_base_url:
+                _require_server(servers)
             server = request.as_server()
             changes = update_of(server, current, self._vault)
             self.servers.check_update(server, current, user)
@@ -86,13 +97,19 @@ class ApiService:
 
     async def _config(self, request: ApiCreate | ApiPreview) -> JsonObject:
         config, _ = config_of(request.as_server(), self._vault)
+        if request.base_url is None and (needs_user_key(config) or grant_of(config) is not None):
+            raise ValidationFailedError(
+                "baseUrl", "is needed where users have credentials of their own"
+            )
         if request.url is not None:
             require_no_secret(request.url, "url")
         source: JsonObject = {}
         if request.url is not None:
             source["description_url"] = request.url
         if request.document is not None:
-            await _require_readable(request.document)
+            servers = await _readable(request.document)
+            if request.base_url is None:
+                _require_server(servers)
             source["document"] = request.document
         if request.operations is not None:
             source |= _selection(request.operations)
@@ -142,8 +159,29 @@ def _refuse_read_only(request: ApiUpdate, current: ServerRecord) -> None:
             raise ValidationFailedError(wire, "cannot be changed")
 
 
-async def _require_readable(document: str) -> None:
+async def _readable(document: str) -> tuple[str, ...]:
+    """Return the servers that a given description names.
+
+    Raises:
+        ValidationFailedError: It is no description.
+    """
     try:
-        await asyncio.to_thread(load, document.encode())
+        return await asyncio.to_thread(_servers_of, document)
     except DescriptionError as exc:
-        raise ValidationFailedError("document", exc.reason) from exc
+        where = f" (at {exc.place})" if exc.place else ""
+        raise ValidationFailedError("document", f"{exc.reason}{where}") from exc
+
+
+def _servers_of(document: str) -> tuple[str, ...]:
+    return check(load(document.encode()))
+
+
+def _require_server(servers: tuple[str, ...]) -> None:
+    """Refuse a given description that does not say where calls go.
+
+    Raises:
+        ValidationFailedError: It names no server.
+    """
+    if not servers:
+        place = "names no server with an absolute URL (at /servers); give baseUrl"
+        raise ValidationFailedError("document", place)

@@ -59,8 +59,7 @@ OAUTH_MISSING = (
 """Stored as `errorMessage` of a server whose users authorise the registry, until it is read."""
 
 NOTHING_OFFERED = (
-    "The server returned none of its known tools. They are kept until a second discovery confirms "
-    "this."
+    "None of the known tools were found. They are kept until a second discovery confirms this."
 )
 MOVED_MEANWHILE = (
     "The server listed a tool twice and omitted known ones, as if its list had changed during the "

@@ -363,7 +363,8 @@ class ServerRepository:
             # As it is: the document's own insert would leave out members that it does not know.
             await table.collection.insert_one(document, session=tx)
         except DuplicateKeyError as exc:
-            raise _taken(exc, fields["serverName"], fields["path"]) from exc
+            is_api = source_type is SourceType.OPENAPI
+            raise _taken(exc, fields["serverName"], fields["path"], is_api=is_api) from exc
         server_id = str(document["_id"])
         self._tables.note(table, server_id)
         await self._states.insert(server_id, states, tx, source_type)
@@ -376,13 +377,14 @@ class ServerRepository:
             ServerExistsError: The name is taken.
             PathTakenError: The path is taken.
         """
-        other = self._tables.servers if table is self._tables.apis else self._tables.apis
+        is_api = table is self._tables.apis
+        other = self._tables.servers if is_api else self._tables.apis
         tenant = of_tenants(Tenants(fields.get("tenantId")))
         named = {"serverName": fields["serverName"], **tenant}
         if await other.documents.find(named, session=tx).exists():
-            raise ServerExistsError("serverName", fields["serverName"])
+            raise ServerExistsError("serverName", fields["serverName"], is_api=is_api)
         if await other.documents.find({"path": fields["path"], **tenant}, session=tx).exists():
-            raise PathTakenError(fields["path"])
+            raise PathTakenError(fields["path"], is_api=is_api)
 
     def update(
         self,
@@ -720,12 +722,14 @@ class ServerRepository:
         return None
 
 
-def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
+def _taken(
+    error: DuplicateKeyError, server_name: str, path: str, *, is_api: bool = False
+) -> Exception:
     details = error.details or {}
     pattern = details.get("keyPattern") or {}
     if OWN_PATH in pattern or PATH_INDEX in str(details.get("errmsg", "")):
-        return PathTakenError(path)
-    return ServerExistsError("serverName", server_name)
+        return PathTakenError(path, is_api=is_api)
+    return ServerExistsError("serverName", server_name, is_api=is_api)
 
 
 def new_document(model: type[Document], fields: Doc, apart: Container[str]) -> Doc:

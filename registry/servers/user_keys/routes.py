@@ -13,6 +13,7 @@ from registry.servers.routes import server_errors
 from registry.servers.schemas import UserKeys, UserKeysInput
 from registry.servers.service import ServerService, UserKeyResult
 from registry.servers.user_keys.service import UserKeyService
+from registry.servers.values import ServerRecord
 from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer
 
@@ -23,8 +24,9 @@ Variable = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 router = APIRouter(prefix="/api/v1/servers", tags=["servers"], route_class=StrictJsonRoute)
 
 
-def _servers(request: Request) -> ServerService:
-    return cast("ServerService", request.app.state.servers)
+def _servers(request: Request, server: ServerRecord) -> ServerService:
+    state = request.app.state
+    return cast("ServerService", state.api_servers if server.is_api else state.servers)
 
 
 def _user_keys(request: Request) -> UserKeyService:
@@ -57,10 +59,10 @@ async def put_user_keys(
     they are stored in any case. The first one that an editor of the server stores makes its tools
     known.
     """
-    await _user_keys(request).store(server_id, body.values, user)
+    server = await _user_keys(request).store(server_id, body.values, user)
     check = None
     if any(value is not None for value in body.values.values()):
-        check = await _servers(request).try_user_keys(server_id, user)
+        check = await _servers(request, server).try_user_keys(server_id, user)
     return await _keys_answer(request, user, server_id, check)
 
 

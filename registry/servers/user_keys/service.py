@@ -11,10 +11,11 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
-from registry.servers.credentials import user_variables_of
+from registry.servers.credentials import require_cookie_value, user_variables_of
 from registry.servers.errors import (
+    USER_VARIABLE,
     ServerModifiedError,
     ServerNotFoundError,
     UnknownVariableError,
@@ -83,13 +84,14 @@ class UserKeyService:
 
     async def store(
         self, server_id: str, values: Mapping[str, str | None], user: UserContext
-    ) -> None:
-        """Store values of *user*; None removes one, the mask keeps it.
+    ) -> ServerRecord:
+        """Store values of *user*; None removes one, the mask keeps it. Return the server.
 
         Raises:
             ServerNotFoundError: The server does not exist, or *user* may not see it.
             UnknownVariableError: The server has no such variable.
             ServerModifiedError: It was moved to another URL since it was read.
+            ValidationFailedError: A key that is sent as a cookie cannot be one.
         """
         server = await self._require_visible(server_id, user)
         asked = user_variables_of(server.config)
@@ -99,9 +101,13 @@ class UserKeyService:
         given = {
             name: value for name, value in values.items() if value is not None and value != MASK
         }
+        if members(server.config.get("apiKey")).get("location") == "cookie":
+            key = given.get(USER_VARIABLE)
+            if key is not None:
+                require_cookie_value(key, f"values.{USER_VARIABLE}")
         removed = [name for name, value in values.items() if value is None]
         if not given and not removed:
-            return
+            return server
 
         async def write(tx: Transaction) -> None:
             await self._require_unmoved(server, tx)
@@ -121,6 +127,7 @@ class UserKeyService:
 
         await self._database.transaction(write)
         await self._changed(server_id, user)
+        return server
 
     async def remove(self, server_id: str, name: str | None, user: UserContext) -> None:
         """Remove one value of *user*, or all.

@@ -17,7 +17,7 @@ from aiohttp import ClientTimeout
 
 from registry.core.json import load_exact, members
 from registry.http.client.connection import WholeResponseBody
-from registry.http.client.exchange import HeaderLines, UpstreamAnswer
+from registry.http.client.exchange import UNASKED, HeaderLines, UpstreamAnswer
 from registry.openapi.binding import OPERATION, OperationBinding, binding_of, without_binding
 from registry.openapi.projection import Projection, ProjectionError
 from registry.upstream.rest.bodies import is_json
@@ -98,7 +98,7 @@ class RestApi:
         home: Its origin, which alone gets the credentials.
     """
 
-    __slots__ = ("_ready", "_tools", "home", "name", "takes_tokens", "url")
+    __slots__ = ("_elsewhere", "_ready", "_tools", "home", "name", "takes_tokens", "url")
 
     def __init__(
         self, name: str, url: str, tools: Mapping[str, RestTool], *, takes_tokens: bool = False
@@ -108,7 +108,12 @@ class RestApi:
         self.home = origin_of(urlsplit(url))
         self.takes_tokens = takes_tokens
         self._tools = tools
+        self._elsewhere = _origins_elsewhere(tools, self.home)
         self._ready: dict[str, _Ready] = {}
+
+    def elsewhere(self, name: str | None) -> str | None:
+        """Return the origin that a tool's operation is at; None if it is the API's own."""
+        return None if name is None else self._elsewhere.get(name)
 
     def ready(self, name: str) -> _Ready | None:
         """Return an operation by the name of its tool; None if there is none.
@@ -142,6 +147,16 @@ class RestApi:
         return ready
 
 
+def _origins_elsewhere(tools: Mapping[str, RestTool], home: str) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name, tool in tools.items():
+        if tool.binding.base_url is not None:
+            origin = origin_of(urlsplit(tool.binding.base_url))
+            if origin != home:
+                found[name] = origin
+    return found
+
+
 class RestServer:
     """Answers messages for all APIs.
 
@@ -168,7 +183,7 @@ class RestServer:
         message = members(load_exact(body))
         request_id = message.get("id")
         if request_id is None:
-            return self._answer(202, b"")
+            return self._unasked(self._answer(202, b""))
         if message.get("method") != "tools/call":
             return self._error(request_id, METHOD_NOT_FOUND, "The server is a REST API.")
         params = members(message.get("params"))
@@ -189,7 +204,8 @@ class RestServer:
                 is_projected=ready.shape.projection is not None,
             )
         except (ArgumentError, RedirectError, UnusableToolError) as exc:
-            return self._result(request_id, failure_result(str(exc)))
+            failed = self._result(request_id, failure_result(str(exc)))
+            return failed if isinstance(exc, RedirectError) else self._unasked(failed)
         if answer.status == UNAUTHORIZED and api.takes_tokens:
             # The gateway renews the token, or has its user authorise the registry again.
             return self._answer(UNAUTHORIZED, b"")
@@ -207,9 +223,13 @@ class RestServer:
 
     def _error(self, request_id: object, code: int, text: str) -> UpstreamAnswer:
         error = {"code": code, "message": text}
-        return self._answer(
-            200, orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
-        )
+        body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
+        return self._unasked(self._answer(200, body))
+
+    def _unasked(self, answer: UpstreamAnswer) -> UpstreamAnswer:
+        """Mark an answer for which the API was not asked: it says nothing of the API."""
+        answer.health_status = UNASKED
+        return answer
 
     def _answer(self, status: int, body: bytes) -> UpstreamAnswer:
         headers = {"content-length": str(len(body))}
