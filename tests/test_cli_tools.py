@@ -45,7 +45,8 @@ def test_tools_are_listed_and_shown(local: tuple[Path, RunningRegistry]) -> None
     shown = json.loads(run(local, "tools", "show", "demo__echo", "--json").stdout)
 
     header, *rows = listed.stdout.splitlines()
-    assert header.split() == ["Tool", "Served", "Review", "State", "Version", "Id"]
+    titles = ["Tool", "Served", "Review", "Change", "State", "Version", "Id"]
+    assert header.split() == titles
     assert {row.split()[0] for row in rows} == {"demo/add", "demo/count", "demo/echo", "demo/now"}
     assert (shown["name"], shown["owner_name"]) == ("echo", "demo")
 

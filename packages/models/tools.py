@@ -165,6 +165,7 @@ class ToolVersion(Document):
         version: Number, from 1 for each tool.
         definition: The whole tool object.
         weight: Weight of the gravest change; absent for the first version.
+        compatibility: `breaking` or `safe`, of all changes together; absent like *weight*.
         changes: Differences from the version that was served before: `weight`, `path` (JSON
             Pointer), `summary`, and the values `before` and `after` as JSON text, shortened.
         compared_with: Number of that version.
@@ -183,6 +184,7 @@ class ToolVersion(Document):
     state: VersionState
     origin: VersionOrigin
     weight: str | None = None
+    compatibility: str | None = None
     changes: list[dict[str, Any]] = Field(default_factory=list)
     compared_with: int | None = None
     created_at: datetime

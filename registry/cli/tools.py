@@ -30,6 +30,7 @@ COLUMNS = [
     Column("Tool", lambda row: f"{row['owner_name'] or row['owner_id']}/{row['name']}"),
     Column("Served", "is_exposed"),
     Column("Review", "review"),
+    Column("Change", lambda row: (row["pending_change"] or {}).get("compatibility")),
     Column("State", lambda row: f"{row['registration_state']} {row['exposure_state']}"),
     Column("Version", "served_version"),
     Column("Id", "id"),

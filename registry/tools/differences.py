@@ -7,7 +7,7 @@ data. So an addition to either is risky, whatever the schema's own logic says.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from itertools import islice
 
 from pydantic import JsonValue
@@ -20,6 +20,15 @@ from registry.tools.metadata import SAFE_HINTS
 MAX_CHANGES = 200
 SHOWN_CHARACTERS = 400
 """Maximum length of a value in a change; the versions have them whole."""
+
+
+class Compatibility(StrEnum):
+    """What a change does to the calls that worked before, whatever it says to models."""
+
+    BREAKING = "breaking"
+    """Some of them may fail, do another thing, or be answered in another form."""
+
+    SAFE = "safe"
 
 
 class Weight(IntEnum):
@@ -40,6 +49,7 @@ class DefinitionChange:
         summary: What it is, in a few words.
         before: JSON text of the value, cut; None where there was none.
         after: Likewise.
+        breaks: Whether calls that worked may not work as before.
     """
 
     weight: Weight
@@ -47,6 +57,12 @@ class DefinitionChange:
     summary: str
     before: str | None
     after: str | None
+    breaks: bool = False
+
+    @property
+    def compatibility(self) -> Compatibility:
+        """Return the same in a word."""
+        return Compatibility.BREAKING if self.breaks else Compatibility.SAFE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,12 @@ class DefinitionDifference:
     def weight(self) -> Weight:
         """Return the greatest weight."""
         return max((change.weight for change in self.changes), default=Weight.COSMETIC)
+
+    @property
+    def compatibility(self) -> Compatibility:
+        """Return `breaking` if one of them is."""
+        is_breaking = any(change.breaks for change in self.changes)
+        return Compatibility.BREAKING if is_breaking else Compatibility.SAFE
 
 
 UNREAD = frozenset({"icons"})
@@ -73,9 +95,23 @@ LOOSER: Mapping[str, Callable[[float, float], bool]] = {
 }
 """Bounds, and whether the second value allows more."""
 
+DESCRIPTIVE = frozenset(
+    {
+        *("title", "description", "$comment", "default", "examples", "example", "deprecated"),
+        *("readOnly", "writeOnly", "$schema", "$id", "$anchor"),
+    }
+)
+"""Keywords of schemas that allow no value and refuse none."""
+
+OF_ANSWERS = frozenset({"accepts", "idempotency_key"})
+"""Members of a binding that change nothing of what a call means."""
+
 SETS = frozenset({"enum", "type", "anyOf", "oneOf"})
 SAID: Mapping[Weight, str] = {Weight.NARROWING: "narrowed", Weight.WIDENING: "widened"}
 """How a change of a set of allowed values is called."""
+
+CONDITIONS = frozenset({"patternProperties", "dependentSchemas"})
+"""Maps of schemas whose members hold for values that were allowed without them."""
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 SCHEMAS = frozenset(
@@ -89,7 +125,7 @@ def difference(before: JsonObject, after: JsonObject) -> DefinitionDifference:
     found = list(islice(_changes(before, after), MAX_CHANGES))
     if _turns_truth_into_number(before, after):
         summary = "true or false became a number, or the reverse"
-        found.append(DefinitionChange(Weight.RISKY, "", summary, None, None))
+        found.append(DefinitionChange(Weight.RISKY, "", summary, None, None, breaks=True))
     found.sort(key=lambda change: (-change.weight, change.path))
     return DefinitionDifference(tuple(found))
 
@@ -102,7 +138,10 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange
     yield from _schema(before.get("inputSchema"), after.get("inputSchema"), "/inputSchema")
     if before.get("outputSchema") != after.get("outputSchema"):
         summary = "output changed"
-        yield _change(Weight.RISKY, "/outputSchema", summary, before, after, "outputSchema")
+        breaks = _breaks_answers(before.get("outputSchema"), after.get("outputSchema"))
+        yield _change(
+            Weight.RISKY, "/outputSchema", summary, before, after, "outputSchema", breaks=breaks
+        )
     yield from _operation(before, after)
     before, after = _without_operation(before), _without_operation(after)
     known = {"name", "description", "title", "annotations", "inputSchema", "outputSchema"}
@@ -140,7 +179,8 @@ def _operation(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChan
             continue
         else:
             summary = f"{name} of the request changed"
-            yield _change(Weight.RISKY, _join(place, name), summary, was, now, name)
+            breaks = name not in OF_ANSWERS
+            yield _change(Weight.RISKY, _join(place, name), summary, was, now, name, breaks=breaks)
 
 
 def _parameters(
@@ -149,7 +189,12 @@ def _parameters(
     first, second = _by_argument(was), _by_argument(now)
     if first is None or second is None:
         yield DefinitionChange(
-            Weight.RISKY, place, "parameters of the request changed", _shown(was), _shown(now)
+            Weight.RISKY,
+            place,
+            "parameters of the request changed",
+            _shown(was),
+            _shown(now),
+            breaks=True,
         )
         return
     for argument in sorted(first.keys() | second.keys()):
@@ -263,7 +308,41 @@ def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Definiti
             yield from _schema(before[name], after[name], place)
         else:
             weight, summary = _keyword(name, before.get(name), after.get(name))
-            yield _change(weight, place, summary, before, after, name)
+            breaks = _narrows(weight) and not _is_descriptive(name)
+            yield _change(weight, place, summary, before, after, name, breaks=breaks)
+
+
+def _narrows(weight: Weight) -> bool:
+    """Whether what was allowed may not be any more."""
+    return weight in {Weight.NARROWING, Weight.RISKY}
+
+
+def _is_descriptive(keyword: str) -> bool:
+    return keyword in DESCRIPTIVE or keyword.startswith("x-")
+
+
+def _breaks_answers(before: JsonValue, after: JsonValue) -> bool:
+    """Whether answers may lack what was promised: all but members that are told besides."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        # Without a schema nothing was promised.
+        return before not in (None, True) and before != after
+    for name in before.keys() | after.keys():
+        first, second = before.get(name), after.get(name)
+        if first == second or _is_descriptive(name):
+            continue
+        if name in MAPS and _are_maps(before.get(name, {}), after.get(name, {})):
+            was, now = members(first), members(second)
+            if any(key not in now or _breaks_answers(was[key], now[key]) for key in was):
+                return True
+        elif name == "required":
+            if not _names(first) <= _names(second):
+                return True
+        elif name in SCHEMAS and name in before:
+            if _breaks_answers(first, second):
+                return True
+        else:
+            return True
+    return False
 
 
 def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
@@ -288,7 +367,9 @@ def _either(before: JsonValue, after: JsonValue, path: str) -> DefinitionChange:
         weight, summary = Weight.WIDENING, "allows more"
     else:
         weight, summary = Weight.RISKY, "changed"
-    return DefinitionChange(weight, path, summary, _shown(before), _shown(after))
+    return DefinitionChange(
+        weight, path, summary, _shown(before), _shown(after), breaks=_narrows(weight)
+    )
 
 
 def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[DefinitionChange]:
@@ -297,7 +378,7 @@ def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Defi
     for name in sorted(second - first):
         is_new = name not in members(before.get("properties"))
         summary = f"required argument {name} added" if is_new else f"argument {name} made required"
-        yield DefinitionChange(Weight.RISKY, place, summary, None, _shown(name))
+        yield DefinitionChange(Weight.RISKY, place, summary, None, _shown(name), breaks=True)
     for name in sorted(first - second):
         summary = f"argument {name} made optional"
         yield DefinitionChange(Weight.WIDENING, place, summary, _shown(name), None)
@@ -306,7 +387,8 @@ def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Defi
             _values(after.get("required")) or ()
         )
         weight = Weight.COSMETIC if is_the_same else Weight.RISKY
-        yield _change(weight, place, "required changed", before, after, "required")
+        breaks = not is_the_same
+        yield _change(weight, place, "required changed", before, after, "required", breaks=breaks)
 
 
 def _are_maps(*values: JsonValue) -> bool:
@@ -321,10 +403,14 @@ def _map(
         place = _join(path, name)
         if name not in before:
             summary = f"{what} {name} added"
-            yield DefinitionChange(Weight.RISKY, place, summary, None, _shown(after[name]))
+            breaks = kind in CONDITIONS
+            shown = _shown(after[name])
+            yield DefinitionChange(Weight.RISKY, place, summary, None, shown, breaks=breaks)
         elif name not in after:
             summary = f"{what} {name} removed"
-            yield DefinitionChange(Weight.NARROWING, place, summary, _shown(before[name]), None)
+            breaks = kind == "properties"
+            shown = _shown(before[name])
+            yield DefinitionChange(Weight.NARROWING, place, summary, shown, None, breaks=breaks)
         else:
             yield from _schema(before[name], after[name], place)
 
@@ -406,7 +492,14 @@ WEIGHED: Mapping[str, Callable[[JsonValue, JsonValue], Weight]] = {
 
 
 def _change(
-    weight: Weight, path: str, summary: str, before: JsonObject, after: JsonObject, name: str
+    weight: Weight,
+    path: str,
+    summary: str,
+    before: JsonObject,
+    after: JsonObject,
+    name: str,
+    *,
+    breaks: bool = False,
 ) -> DefinitionChange:
     return DefinitionChange(
         weight,
@@ -414,6 +507,7 @@ def _change(
         summary,
         _shown(before[name]) if name in before else None,
         _shown(after[name]) if name in after else None,
+        breaks,
     )
 
 

@@ -600,6 +600,7 @@ def _version_row(
         "state": version.state.value,
         "origin": version.origin.value,
         "weight": None if difference is None else difference.weight.name.lower(),
+        "compatibility": None if difference is None else difference.compatibility.value,
         "changes": []
         if difference is None
         else [_change_row(change) for change in difference.changes],
@@ -614,6 +615,7 @@ def _version_row(
 def _change_row(change: DefinitionChange) -> Doc:
     row: Doc = {
         "weight": change.weight.name.lower(),
+        "compatibility": change.compatibility.value,
         "path": change.path,
         "summary": change.summary,
         "before": change.before,

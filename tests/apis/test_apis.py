@@ -646,9 +646,14 @@ async def test_a_held_change_says_what_it_would_break(
     assert [tool["name"] for tool in waiting] == ["listPets"]
     assert pending["weight"] == "risky"
     assert [(one["weight"], one["summary"]) for one in pending["changes"]] == expected
+    words = ["safe", "breaking", "breaking"]
+    assert pending["compatibility"] == "breaking"
+    assert [one["compatibility"] for one in pending["changes"]] == words
     newest = history["versions"][0]
     assert newest["state"] == "pending"
     assert [(one["weight"], one["summary"]) for one in newest["changes"]] == expected
+    assert newest["compatibility"] == "breaking"
+    assert [one["compatibility"] for one in newest["changes"]] == words
 
 
 @pytest.mark.requirement("R-002")

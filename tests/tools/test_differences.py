@@ -53,6 +53,79 @@ IN = "inputSchema"
 AT = "inputSchema/properties"
 
 
+OUTPUT = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "word"),
+    [
+        ("description", "Sends a letter.", "safe"),
+        ("title", "Send", "safe"),
+        ("annotations/readOnlyHint", False, "safe"),
+        (f"{AT}/note", {"type": "string"}, "safe"),
+        (f"{AT}/to/description", "To whom", "safe"),
+        (f"{AT}/to/examples", ["a"], "safe"),
+        (f"{AT}/count/default", 2, "safe"),
+        (f"{IN}/required", [], "safe"),
+        (f"{AT}/kind/enum", ["mail", "chat", "fax"], "safe"),
+        (f"{AT}/to/maxLength", 60, "safe"),
+        (f"{IN}/required", ["to", "kind"], "breaking"),
+        (f"{AT}/kind/enum", ["mail"], "breaking"),
+        (f"{AT}/count/type", "integer", "breaking"),
+        (f"{AT}/to/type", "integer", "breaking"),
+        (f"{AT}/to/maxLength", 40, "breaking"),
+        (f"{AT}/to/pattern", "^a", "breaking"),
+        (f"{IN}/additionalProperties", False, "breaking"),
+        (f"{IN}/patternProperties", {"^x": {"type": "string"}}, "breaking"),
+        ("outputSchema", OUTPUT, "safe"),
+    ],
+)
+def test_a_change_is_breaking_or_safe_for_calls_that_worked(
+    path: str, value: Any, word: str
+) -> None:
+    found = difference(TOOL, changed(path, value))
+
+    assert found.changes
+    assert (found.compatibility, found.changes[0].compatibility) == (word, word)
+
+
+def test_a_required_argument_that_is_added_is_breaking_and_its_schema_is_not() -> None:
+    after = changed(f"{AT}/day", {"type": "string"})
+    after["inputSchema"]["required"] = ["to", "day"]
+
+    words = {one.summary: one.compatibility for one in difference(TOOL, after).changes}
+
+    assert words == {"argument day added": "safe", "required argument day added": "breaking"}
+
+
+def test_an_argument_that_went_is_breaking() -> None:
+    assert difference(TOOL, changed(f"{AT}/kind", gone=True)).compatibility == "breaking"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "word"),
+    [
+        ("outputSchema/properties/name", {"type": "string"}, "safe"),
+        ("outputSchema/description", "What was found.", "safe"),
+        ("outputSchema/required", ["id", "name"], "safe"),
+        ("outputSchema/required", [], "breaking"),
+        ("outputSchema/properties/id", {"type": "integer"}, "breaking"),
+        ("outputSchema/properties", {}, "breaking"),
+        ("outputSchema/type", ["object", "null"], "breaking"),
+    ],
+)
+def test_answers_may_hold_more_and_not_less(path: str, value: Any, word: str) -> None:
+    before = {**TOOL, "outputSchema": _copy(OUTPUT)}
+    after = _copy(before)
+    *way, leaf = path.split("/")
+    node = after
+    for name in way:
+        node = node[name]
+    node[leaf] = value
+
+    assert difference(before, after).compatibility == word
+
+
 @pytest.mark.parametrize(
     ("path", "value", "weight", "summary"),
     [

@@ -22,7 +22,7 @@ from registry.tools.naming import public_name
 from registry.tools.tool_events import ToolEvent
 from registry.tools.values import StoredTool
 
-CHANGE_MEMBERS = ("weight", "path", "summary", "before", "after")
+CHANGE_MEMBERS = ("weight", "compatibility", "path", "summary", "before", "after")
 
 
 def present_summary(tool: StoredTool) -> JsonObject:
@@ -139,13 +139,15 @@ def _difference(tool: StoredTool, offered: str | None, digest: str | None) -> Js
         compared = difference(load_text(tool.definition or "{}"), load_text(offered))
     except (ValueError, RecursionError):
         # Another program wrote it; the rest of the tool is shown all the same.
-        return {"discovery_hash": digest, "weight": None, "changes": []}
+        return {"discovery_hash": digest, "weight": None, "compatibility": None, "changes": []}
     return {
         "discovery_hash": digest,
         "weight": compared.weight.name.lower(),
+        "compatibility": compared.compatibility.value,
         "changes": [
             {
                 "weight": change.weight.name.lower(),
+                "compatibility": change.compatibility.value,
                 "path": change.path,
                 "summary": change.summary,
                 "before": change.before,
@@ -188,6 +190,7 @@ def present_version(version: ToolVersionRecord) -> JsonObject:
         "origin": version.origin,
         "discovery_hash": version.discovery_hash,
         "weight": version.weight,
+        "compatibility": version.compatibility,
         "compared_with": version.compared_with,
         "changes": [
             {name: change.get(name) for name in CHANGE_MEMBERS} for change in version.changes

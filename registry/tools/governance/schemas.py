@@ -299,6 +299,10 @@ class ChangeAnswer(BaseModel):
     """One difference between two definitions."""
 
     weight: str = Field(description="`cosmetic`, `widening`, `narrowing` or `risky`.")
+    compatibility: str | None = Field(
+        description="`breaking` if calls that worked may fail, do another thing or be answered in "
+        "another form, else `safe`; null where it was not recorded."
+    )
     path: str = Field(description="JSON Pointer into the definition.")
     summary: str = Field(description="The change in a few words.")
     before: str | None
@@ -310,6 +314,7 @@ class OfferedChange(BaseModel):
 
     discovery_hash: str | None = Field(description="Of the offered definition.")
     weight: str | None = Field(description="Of the gravest change; null for an unreadable one.")
+    compatibility: str | None = Field(description="`breaking` if one of the changes is.")
     changes: list[ChangeAnswer]
 
 
@@ -415,6 +420,7 @@ class ToolVersionAnswer(BaseModel):
     origin: str
     discovery_hash: str
     weight: str | None
+    compatibility: str | None
     compared_with: int | None
     changes: list[ChangeAnswer]
     definition: dict[str, Any]

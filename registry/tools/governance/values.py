@@ -60,6 +60,7 @@ class ToolVersionRecord(Projection):
     discovery_hash: TextOrEmpty = ""
     definition: Annotated[str, PlainValidator(lambda stored: json_text_of(stored) or "{}")] = "{}"
     weight: StoredText = None
+    compatibility: StoredText = None
     changes: Annotated[
         tuple[JsonObject, ...], PlainValidator(lambda stored: tuple(_changes(stored)))
     ] = ()

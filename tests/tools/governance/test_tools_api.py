@@ -192,6 +192,7 @@ async def test_a_changed_tool_is_held_read_and_accepted(
     assert newest["changes"] == [
         {
             "weight": "risky",
+            "compatibility": "safe",
             "path": "/description",
             "summary": "description changed",
             "before": '"Does sum."',
