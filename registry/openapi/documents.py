@@ -149,31 +149,57 @@ def _is_too_deep(value: JsonValue) -> bool:
     return False
 
 
-class _Copier:
-    """Copies what a YAML loader made to JSON, each place of an alias by itself."""
+class _Measure:
+    """Measures what a YAML loader made, in which all places of an alias are one object.
+
+    So that what is too large is refused before anything is copied.
+    """
 
     def __init__(self) -> None:
-        self.left = MAX_VALUES
+        self._known: dict[int, tuple[int, int]] = {}
 
-    def copy(self, value: object, depth: int) -> JsonValue:
-        self.left -= 1
-        if self.left < 0:
-            raise DescriptionError("", f"has more than {MAX_VALUES:,} values with its aliases")
+    def of(self, value: object, depth: int = 1) -> tuple[int, int]:
+        """Return how many values one stands for, and how deep they are nested.
+
+        Raises:
+            DescriptionError: They are too many, or nested too deep.
+        """
         if depth > MAX_DEPTH:
             raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
-        match value:
-            case None | bool() | str() | int():
-                return value
-            case float():
-                return value if math.isfinite(value) else None
-            case dict():
-                return {_key(name): self.copy(one, depth + 1) for name, one in value.items()}
-            case list():
-                return [self.copy(one, depth + 1) for one in value]
-            case bytes():
-                return value.decode("latin-1")
-            case _:
-                raise DescriptionError("", f"holds a {type(value).__name__}, which JSON has not")
+        if not isinstance(value, dict | list):
+            return 1, 1
+        found = self._known.get(id(value))
+        if found is None:
+            # Until it is known, what contains itself is measured on, down to the deepest level.
+            count, height = 1, 0
+            for one in value.values() if isinstance(value, dict) else value:
+                inner, levels = self.of(one, depth + 1)
+                count, height = count + inner, max(height, levels)
+                if count > MAX_VALUES:
+                    raise DescriptionError(
+                        "", f"has more than {MAX_VALUES:,} values with its aliases"
+                    )
+            found = self._known[id(value)] = count, height + 1
+        if depth + found[1] - 1 > MAX_DEPTH:
+            raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
+        return found
+
+
+def _copied(value: object) -> JsonValue:
+    """Return what a YAML loader made as JSON, each place of an alias by itself."""
+    match value:
+        case None | bool() | str() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {_key(name): _copied(one) for name, one in value.items()}
+        case list():
+            return [_copied(one) for one in value]
+        case bytes():
+            return value.decode("latin-1")
+        case _:
+            raise DescriptionError("", f"holds a {type(value).__name__}, which JSON has not")
 
 
 def _key(name: object) -> str:
@@ -190,7 +216,8 @@ def _key(name: object) -> str:
 
 
 def _plain(value: object) -> JsonValue:
-    return _Copier().copy(value, 1)
+    _Measure().of(value)
+    return _copied(value)
 
 
 def _in_a_process(text: bytes) -> JsonValue:
