@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from registry.servers.errors import DiscoveryFailedError
+from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiSource, ConnectionSpec, Discovered, Transport
 from registry.sync.api_discovery import MAX_FILES, read_api
 from registry.upstream.errors import (
@@ -132,14 +132,14 @@ async def test_a_reference_to_a_file_of_this_machine_leads_nowhere(host: Scripte
 async def test_a_server_at_a_private_address_is_refused(host: ScriptedApi, address: str) -> None:
     document = json.dumps(described(servers=[{"url": address}])).encode()
 
-    with pytest.raises(UnsafeAddressError):
+    with pytest.raises(UnsafeUrlError, match="baseUrl"):
         await read(host, document=document)
 
 
 async def test_a_variable_of_a_server_may_not_lead_to_a_private_address(host: ScriptedApi) -> None:
     server = {"url": "http://{host}/v1", "variables": {"host": {"default": "169.254.169.254"}}}
 
-    with pytest.raises(UnsafeAddressError):
+    with pytest.raises(UnsafeUrlError, match="baseUrl"):
         await read(host, document=json.dumps(described(servers=[server])).encode())
 
 
