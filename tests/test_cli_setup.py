@@ -210,6 +210,35 @@ def test_some_servers_are_exported_to_a_file(various: list[str], tmp_path: Path)
     assert [server["serverName"] for server in content["servers"]] == ["bearer", "users"]
 
 
+def test_the_files_of_a_local_description_are_given_with_it(tmp_path: Path, url: str) -> None:
+    limit = {"$ref": "parts/limit.json#/limit"}
+    secret = {"$ref": "parts/link.json#/secret"}
+    paths = {
+        "/pets": {"get": {"operationId": "listPets", "parameters": [limit]}},
+        "/keys": {"get": {"operationId": "listKeys", "parameters": [secret]}},
+    }
+    folder = tmp_path / "description"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "api.json").write_text(document(paths, server=url))
+    (folder / "parts" / "limit.json").write_text('{"limit": {"name": "limit", "in": "query"}}')
+    (tmp_path / "secret.json").write_text('{"secret": {"name": "secret", "in": "query"}}')
+    (folder / "parts" / "link.json").symlink_to(tmp_path / "secret.json")
+
+    tried = run("apis", "try", str(folder / "api.json"), "--json")
+
+    (tool,) = json.loads(tried.stdout)
+    assert (tool["name"], [*tool["inputSchema"]["properties"]]) == ("listPets", ["limit"])
+
+
+def test_a_source_that_is_no_file_is_told_in_words(tmp_path: Path) -> None:
+    missing = run("apis", "try", str(tmp_path / "none.json"))
+    url = run("apis", "try", f"file://{tmp_path}/none.json")
+
+    assert (missing.exit_code, url.exit_code) == (1, 1)
+    assert "No such file or directory; give a URL, or the path of a file" in missing.stderr
+    assert "give the path of the file alone" in url.stderr
+
+
 def test_apis_are_part_of_the_set_up(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

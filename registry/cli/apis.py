@@ -386,12 +386,47 @@ def _described(
         return {**described, "url": source}
     if source.startswith("file:"):
         fail(f"{source} is a URL of a file; give the path of the file alone")
+    path = Path(source)
+    document = _read(path)
+    return {**described, "document": document, **_others_of(path, document)}
+
+
+def _read(path: Path) -> str:
     try:
-        return {**described, "document": Path(source).read_text()}
+        return path.read_text(encoding="utf-8")
     except OSError as exc:
-        fail(f"{source} cannot be read: {exc.strerror or exc}; give a URL, or the path of a file")
+        fail(f"{path} cannot be read: {exc.strerror or exc}; give a URL, or the path of a file")
     except UnicodeDecodeError:
-        fail(f"{source} cannot be read: it is not text in UTF-8")
+        fail(f"{path} cannot be read: it is not text in UTF-8")
+
+
+def _others_of(path: Path, document: str) -> dict[str, Any]:
+    """Return the files that a description refers to, in its folder and below it."""
+    from registry.openapi.bundles import MAX_FILES, is_name  # noqa: PLC0415 - heavy imports
+    from registry.openapi.documents import load  # noqa: PLC0415
+    from registry.openapi.errors import DescriptionError  # noqa: PLC0415
+    from registry.openapi.references import GIVEN, external_references  # noqa: PLC0415
+
+    folder = path.resolve().parent
+    files: dict[str, str] = {}
+    wanted = [(document, GIVEN + path.name)]
+    while wanted:
+        text, url = wanted.pop()
+        try:
+            references = external_references(load(text.encode()), url)
+        except DescriptionError:
+            # Told where it is, when the request is looked at.
+            continue
+        for other in sorted(references):
+            name = other.removeprefix(GIVEN)
+            if not other.startswith(GIVEN) or not is_name(name) or name in {*files, path.name}:
+                continue
+            found = (folder / name).resolve()
+            # What is not there, or elsewhere by a link, is reported as not given.
+            if found.is_relative_to(folder) and found.is_file() and len(files) < MAX_FILES:
+                files[name] = _read(found)
+                wanted.append((files[name], other))
+    return {"files": files, "documentName": path.name} if files else {}
 
 
 def _operations(include: list[str] | None, exclude: list[str] | None) -> dict[str, Any] | None:

@@ -187,7 +187,12 @@ class Description:
 
 
 def describe(
-    document: JsonObject, *, url: str | None, files: Mapping[str, JsonObject]
+    document: JsonObject,
+    *,
+    url: str | None,
+    files: Mapping[str, JsonObject],
+    bases: Mapping[str, str] | None = None,
+    given_as: str | None = None,
 ) -> Description:
     """Read a parsed description.
 
@@ -195,12 +200,16 @@ def describe(
         document: The description.
         url: Where it was fetched, if it was; relative URLs are relative to it.
         files: The other files that it names, by their URLs.
+        bases: Where those of them were that were elsewhere.
+        given_as: In place of *url*, what references in it are relative to, if it was given with
+            other files. Servers are not relative to that.
 
     Raises:
         DescriptionError: It is no OpenAPI description.
     """
     version = _version(document)
-    return _Reader(document, version, url, References(document, url, files)).read()
+    references = References(document, given_as or url, files, bases)
+    return _Reader(document, version, url, references).read()
 
 
 def check(document: JsonObject, *, url: str | None = None) -> tuple[str, ...]:

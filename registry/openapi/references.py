@@ -10,6 +10,9 @@ WEB = frozenset({"http", "https"})
 MAX_CHAIN = 50
 """Longest chain of references to references."""
 
+GIVEN = "https://given.invalid/"
+"""Begins the URLs of files that were given with a description, and that nobody fetches."""
+
 NO_SCHEMAS = frozenset({"example", "examples", "default", "enum", "const"})
 """Members whose values are data: a `$ref` in them refers to nothing."""
 
@@ -71,13 +74,20 @@ class References:
     Args:
         document: The first file.
         url: Where it was fetched, if it was.
-        files: The others, by their URLs.
+        files: The others, by the URLs that name them.
+        bases: Where redirects led to, of those that were elsewhere: relative references in them
+            are relative to that (RFC 3986, 5.1.3).
     """
 
     def __init__(
-        self, document: JsonObject, url: str | None, files: Mapping[str, JsonObject]
+        self,
+        document: JsonObject,
+        url: str | None,
+        files: Mapping[str, JsonObject],
+        bases: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url or ""
+        self._bases = bases or {}
         self._files: dict[str, JsonObject] = {**files, "": document}
         if url:
             self._files[url] = document
@@ -87,7 +97,7 @@ class References:
         try:
             address, fragment = urldefrag(reference)
             if address:
-                absolute = urljoin(file or self._url, address)
+                absolute = urljoin(self._bases.get(file, file) or self._url, address)
                 file = "" if absolute == self._url else absolute
         except ValueError:
             return None
@@ -132,4 +142,5 @@ def below(place: Place, *names: str | int) -> Place:
 
 def shown(place: Place) -> str:
     """Return a place as it is told to people."""
-    return f"{place.file}#{place.pointer}" if place.file else place.pointer
+    name = place.file.removeprefix(GIVEN)
+    return f"{name}#{place.pointer}" if name else place.pointer

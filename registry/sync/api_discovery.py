@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
@@ -14,24 +13,22 @@ from pydantic import JsonValue
 
 from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
+from registry.openapi.bundles import MAX_FILES, Bundle, unbundled
 from registry.openapi.description import LEFT_OUT, Description, Problem, describe
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
-from registry.openapi.references import external_references
+from registry.openapi.references import GIVEN, external_references
 from registry.openapi.tools import Converted, ConvertedTool, Rule, Selection, tools_of
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiFacts, ApiSource, ConnectionSpec, Discovered, Era
 from registry.tools.intake import take
 from registry.upstream.descriptions import DescriptionFetcher, FetchedDescription, origin_of, reach
-from registry.upstream.errors import UnsafeAddressError, UpstreamError
+from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamMissingError
 from registry.upstream.guard import UrlGuard
 from registry.upstream.values import ReadingLimits
 
 API_VERSION = "2025-11-25"
 """The protocol version that the gateway negotiates first for an API."""
-
-MAX_FILES = 100
-"""Files of one description."""
 
 MAX_ORIGINS = 100
 """Other places than the API that are looked up when a description is read."""
@@ -61,10 +58,11 @@ async def read_api(
     fetched = await _root(source, fetcher)
     content = fetched.content or b""
     try:
-        document = await asyncio.to_thread(load, content)
-        files = await _others(document, fetched.url or None, fetcher)
+        bundle = await asyncio.to_thread(_loaded, content)
+        url = fetched.url or None
+        others = await _others(bundle, url, fetcher)
         # Megabytes of description take seconds, during which calls must go on.
-        work = partial(_convert, document, fetched.url or None, files, source)
+        work = partial(_convert, bundle, url, others, source)
         description, converted = await asyncio.to_thread(work)
     except DescriptionError as exc:
         raise DiscoveryFailedError(exc.message) from exc
@@ -82,7 +80,12 @@ async def read_api(
     external = {tool.name: tool.external_id for tool in tools}
     problems = [
         Rejection(problem.place or "description", problem.reason)
-        for problem in (*description.problems, *converted.problems, *forbidden)
+        for problem in (
+            *others.problems,
+            *description.problems,
+            *converted.problems,
+            *forbidden,
+        )
     ]
     if base_url is not None and named is not None and origin_of(named) != origin_of(base_url):
         known = f"names the server {named}; calls go to {base_url}, until `base_url` is changed"
@@ -189,29 +192,75 @@ async def _root(source: ApiSource, fetcher: DescriptionFetcher) -> FetchedDescri
     return FetchedDescription("", source.document, None)
 
 
-async def _others(
-    document: JsonObject, url: str | None, fetcher: DescriptionFetcher
-) -> Mapping[str, JsonObject]:
-    """Return the other files of a description, and those that they name, by their URLs."""
-    files: dict[str, JsonObject] = {}
-    wanted = [(document, url)]
+@dataclass(slots=True)
+class _Files:
+    """The files of a description besides the first.
+
+    Attributes:
+        by_url: As they are named.
+        bases: Where redirects led to.
+        problems: Those that cannot be read, which costs what needs them.
+    """
+
+    by_url: dict[str, JsonObject]
+    bases: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _loaded(content: bytes) -> Bundle:
+    return unbundled(load(content))
+
+
+async def _others(bundle: Bundle, url: str | None, fetcher: DescriptionFetcher) -> _Files:
+    """Return the other files of a description, and those that they name.
+
+    A file that does not exist, may not be fetched, or is none costs what needs it. All else is a
+    failure of the whole: what a server does not answer now would be missing tools.
+    """
+    found = _Files(dict(bundle.files))
+    wanted = [
+        (bundle.document, bundle.url or url),
+        *((one, at) for at, one in found.by_url.items()),
+    ]
+    asked = {bundle.url, url, *found.by_url}
     while wanted:
         one, at = wanted.pop()
         for other in sorted(external_references(one, at)):
-            if other in files or other == url:
+            if other in asked:
                 continue
-            if len(files) >= MAX_FILES:
+            asked.add(other)
+            if len(asked) > MAX_FILES + 2:
                 raise DiscoveryFailedError(f"The description has more than {MAX_FILES} files.")
-            fetched = await fetcher.fetch(other)
-            files[other] = await asyncio.to_thread(load, fetched.content or b"")
-            wanted.append((files[other], other))
-    return files
+            if other.startswith(GIVEN):
+                name = other.removeprefix(GIVEN)
+                found.problems.append(Problem(name, "is not among the given files"))
+                continue
+            try:
+                fetched = await fetcher.fetch(other)
+                document = await asyncio.to_thread(load, fetched.content or b"")
+            except (UnsafeAddressError, UpstreamMissingError) as exc:
+                found.problems.append(Problem(other, f"cannot be fetched: {exc.message}"))
+                continue
+            except DescriptionError as exc:
+                found.problems.append(Problem(other, exc.reason))
+                continue
+            found.by_url[other] = document
+            if fetched.url != other:
+                found.bases[other] = fetched.url
+            wanted.append((document, fetched.url))
+    return found
 
 
 def _convert(
-    document: JsonObject, url: str | None, files: Mapping[str, JsonObject], source: ApiSource
+    bundle: Bundle, url: str | None, others: _Files, source: ApiSource
 ) -> tuple[Description, Converted]:
-    description = describe(document, url=url, files=files)
+    description = describe(
+        bundle.document,
+        url=url,
+        files=others.by_url,
+        bases=others.bases,
+        given_as=bundle.url,
+    )
     selection = Selection(
         tuple(Rule.model_validate(one) for one in source.include),
         tuple(Rule.model_validate(one) for one in source.exclude),

@@ -16,6 +16,7 @@ from registry.upstream.errors import (
     UnsafeAddressError,
     UpstreamConnectError,
     UpstreamError,
+    UpstreamMissingError,
     UpstreamRefusedError,
     UpstreamTimeoutError,
     UpstreamTooLargeError,
@@ -30,6 +31,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 FORBIDDEN = 403
 REFUSED = frozenset({401, FORBIDDEN})
 NOT_MODIFIED = 304
+MISSING = frozenset({404, 410})
 CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 OK = 200
 
@@ -120,7 +122,9 @@ class DescriptionFetcher:
                 raise UpstreamRefusedError(message, is_forbidden=answer.status == FORBIDDEN)
             if answer.status != OK:
                 message = f"{origin_of(url)} answered {answer.status} instead of the description."
-                raise UpstreamError(message)
+                raise (UpstreamMissingError if answer.status in MISSING else UpstreamError)(
+                    message
+                )
             content = bytearray()
             async for piece in answer.body.iter_any():
                 content += piece

@@ -6,6 +6,7 @@ UpstreamError
 │   └── UpstreamBrokenError     it broke
 ├── UpstreamTimeoutError    no answer in time
 ├── UpstreamTooLargeError   more bytes or tools than we take
+├── UpstreamMissingError    what was asked for does not exist
 └── UpstreamProtocolError   an answer that is not MCP, or an MCP error
     ├── UpstreamLoopError       it leads back to this registry
     └── UpstreamRefusedError    credentials are missing or wrong
@@ -42,6 +43,10 @@ class UpstreamTimeoutError(UpstreamError):
 
 class UpstreamTooLargeError(UpstreamError):
     """The answer is larger than we take."""
+
+
+class UpstreamMissingError(UpstreamError):
+    """What was asked for does not exist there."""
 
 
 class UpstreamProtocolError(UpstreamError):

@@ -387,6 +387,41 @@ async def test_a_given_description_is_read_again_from_where_it_is_kept(
     assert "document" not in str(changed.json().get("operations"))
 
 
+async def test_a_description_of_several_files_can_be_given(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    pets = {
+        "get": {"operationId": "listPets", "parameters": [{"$ref": "parts/limit.yaml#/limit"}]}
+    }
+    text = document({"/pets": pets}, server=shop.api.url)
+    limit = "limit:\n  name: limit\n  in: query\n  schema: {$ref: '../types.json#/Count'}\n"
+    files = {"parts/limit.yaml": limit, "types.json": '{"Count": {"type": "integer"}}'}
+    name = fresh()
+
+    made = await rest.ask(
+        root, "POST", "/apis", json={"name": name, "document": text, "files": files}
+    )
+    place = f"/apis/{made.json()['id']}"
+    again = await rest.ask(root, "POST", f"{place}/refresh")
+    narrowed = {**files, "types.json": '{"Count": {"type": "integer", "maximum": 5}}'}
+    changed = await rest.ask(root, "PATCH", place, json={"document": text, "files": narrowed})
+    tools = (await rest.ask(root, "GET", f"{place}/tools")).json()["tools"]
+    odd = [
+        await rest.ask(root, "PATCH", place, json={"document": text, "files": {"a": "["}}),
+        await rest.ask(root, "PATCH", place, json={"document": text, "files": {"../a": "{}"}}),
+        await rest.ask(root, "PATCH", place, json={"files": files}),
+    ]
+
+    assert made.status_code == 201, made.text
+    assert made.json()["numTools"] == 1
+    assert "toolProblems" not in made.json()
+    assert again.json()["ok"] is True
+    assert changed.status_code == 200, changed.text
+    assert tools[0]["inputSchema"]["$defs"]["Count"] == {"type": "integer", "maximum": 5}
+    assert [one.status_code for one in odd] == [422] * 3
+    assert odd[0].json()["details"][0]["field"] == "files.a"
+
+
 async def test_a_preview_stores_nothing(rest: Rest, root: UserContext, shop: Shop) -> None:
     before = await rest.parts.database.collection("raw_apis").count_documents({})
     answer = await rest.ask(root, "POST", "/apis/preview", json={"url": shop.description_url})

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from registry.core.json import JsonObject
+from registry.openapi.bundles import MAX_FILES, bundled
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiSource, ConnectionSpec, Discovered, Transport
-from registry.sync.api_discovery import MAX_FILES, read_api
+from registry.sync.api_discovery import read_api
 from registry.upstream.errors import (
     UnsafeAddressError,
     UpstreamConnectError,
@@ -102,19 +104,118 @@ async def test_a_reference_to_a_private_address_is_not_followed(
 ) -> None:
     serves(host, {"/openapi.json": referring(address)})
 
+    found = await read(host)
+
+    assert found.snapshot.rejected[0].name == address
+    assert found.snapshot.rejected[0].reason.startswith("cannot be fetched: ")
+    assert [seen.target for seen in host.seen] == ["/openapi.json"]
+
+
+@pytest.mark.parametrize("address", [METADATA, "file:///etc/passwd", "ftp://127.0.0.1/a"])
+async def test_a_redirect_to_where_nothing_may_be_fetched_is_not_followed(
+    host: ScriptedApi, address: str
+) -> None:
+    serves(host, {"/openapi.json": address})
+
     with pytest.raises(UnsafeAddressError):
         await read(host)
 
 
 @pytest.mark.parametrize("address", [METADATA, "file:///etc/passwd", "ftp://127.0.0.1/a"])
-@pytest.mark.parametrize("moved", ["/openapi.json", "/part.json"])
-async def test_a_redirect_to_where_nothing_may_be_fetched_is_not_followed(
-    host: ScriptedApi, moved: str, address: str
+async def test_a_file_that_leads_to_where_nothing_may_be_fetched_is_a_problem(
+    host: ScriptedApi, address: str
 ) -> None:
-    serves(host, {"/openapi.json": referring(f"{host.url}/part.json"), moved: address})
+    part = f"{host.url}/part.json"
+    serves(host, {"/openapi.json": referring(part), "/part.json": address})
 
-    with pytest.raises(UnsafeAddressError):
+    found = await read(host)
+
+    assert found.snapshot.rejected[0].name == part
+    assert [seen.target for seen in host.seen] == ["/openapi.json", "/part.json"]
+
+
+async def test_a_file_that_does_not_exist_costs_what_needs_it(host: ScriptedApi) -> None:
+    needs = {"parameters": [{"$ref": "gone.json#/limit"}]}
+    paths = {"/x": {"get": {"operationId": "readX", **needs}}, "/y": {"get": {}}}
+    serves(host, {"/openapi.json": described(paths=paths)})
+
+    found = await read(host)
+
+    assert [tool.name for tool in found.snapshot.tools] == ["get_y"]
+    problems = {problem.name: problem.reason for problem in found.snapshot.rejected}
+    assert "answered 404" in problems[f"{host.url}/gone.json"]
+    assert problems["/paths/~1x/get/parameters/0"].endswith("so its operation is left out")
+
+
+async def test_a_file_that_is_no_description_costs_what_needs_it(host: ScriptedApi) -> None:
+    serves(host, {"/openapi.json": referring("odd.json#/x"), "/odd.json": [1]})
+
+    found = await read(host)
+
+    assert [tool.name for tool in found.snapshot.tools] == ["readX"]
+    assert found.snapshot.rejected[0].name == f"{host.url}/odd.json"
+
+
+async def test_a_file_that_is_not_answered_now_is_a_failure_of_the_whole(
+    host: ScriptedApi,
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/openapi.json":
+            return web.json_response(referring("part.json#/x"))
+        return web.Response(status=503)
+
+    host.answers = answer
+
+    with pytest.raises(UpstreamError, match="503"):
         await read(host)
+
+
+async def test_references_are_relative_to_where_a_redirect_led(host: ScriptedApi) -> None:
+    serves(
+        host,
+        {
+            "/latest": "/v2/openapi.json",
+            "/v2/openapi.json": referring("parts.json#/One"),
+            "/v2/parts.json": "/v2/deep/parts.json",
+            "/v2/deep/parts.json": {"One": {"$ref": "more.json#/Two"}},
+            "/v2/deep/more.json": {"Two": {"type": "integer", "maximum": 3}},
+        },
+    )
+
+    found = await read(host, "/latest")
+
+    assert found.snapshot.rejected == ()
+    assert '"maximum":3' in found.snapshot.tools[0].definition
+
+
+GIVEN_FILES: dict[str, JsonObject] = {
+    "schemas/one.json": {"One": {"$ref": "../two.yaml#/Two"}},
+    "two.yaml": {"Two": {"$ref": "api.json#/components/schemas/Three"}},
+}
+THREE = {"schemas": {"Three": {"type": "integer", "maximum": 3}}}
+
+
+async def test_files_that_are_given_together_refer_to_each_other(host: ScriptedApi) -> None:
+    document = {**referring("schemas/one.json#/One"), "components": THREE}
+    text = bundled(document, "api.json", GIVEN_FILES)
+
+    found = await read(host, document=text.encode())
+
+    assert found.snapshot.rejected == ()
+    assert '"maximum":3' in found.snapshot.tools[0].definition
+    assert host.seen == []
+
+
+async def test_a_file_that_was_not_given_is_a_problem_and_fetched_nowhere(
+    host: ScriptedApi,
+) -> None:
+    text = bundled(referring("schemas/none.json#/One"), None, GIVEN_FILES)
+
+    found = await read(host, document=text.encode())
+
+    names = {problem.name: problem.reason for problem in found.snapshot.rejected}
+    assert names["schemas/none.json"] == "is not among the given files"
+    assert host.seen == []
 
 
 async def test_a_reference_to_a_file_of_this_machine_leads_nowhere(host: ScriptedApi) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -19,6 +20,7 @@ from registry.access.schemas import PermissionFlags
 from registry.connections.values import ConnectionState
 from registry.core.json import JsonObject
 from registry.core.text import ONE_LINE
+from registry.openapi.bundles import MAX_FILES, is_name
 from registry.servers.schemas import (
     ApiKeyInput,
     ApiKeyView,
@@ -107,11 +109,30 @@ class ApiKeyOfApi(ApiKeyInput):
 Document = Annotated[str, Field(min_length=1, max_length=MAX_DOCUMENT_CHARACTERS)]
 
 
+def _is_file_name(value: str) -> str:
+    if not is_name(value):
+        msg = "must be a relative path with slashes, without . and .. and without %, ?, # and :"
+        raise ValueError(msg)
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_is_file_name)]
+
+
 class _ApiInput(_ConfigInput):
     api_key: ApiKeyOfApi | None = None
     url: Url | None = Field(default=None, description="Where the OpenAPI description is.")
     document: Document | None = Field(
         default=None, description="The description itself, JSON or YAML."
+    )
+    files: Annotated[dict[FileName, Document], Field(max_length=MAX_FILES)] | None = Field(
+        default=None,
+        description="The other files of `document`, JSON or YAML, by path from its folder.",
+    )
+    document_name: FileName | None = Field(
+        default=None,
+        description="The path of `document` itself, where the other files refer to it; "
+        "openapi.yaml when not given.",
     )
     base_url: Url | None = Field(
         default=None,
@@ -120,10 +141,21 @@ class _ApiInput(_ConfigInput):
     )
     operations: Operations | None = None
 
+    @model_validator(mode="after")
+    def _files_belong_to_a_document(self) -> Self:
+        if self.document is None and (self.files or self.document_name):
+            msg = "`files` and `documentName` are given with `document`"
+            raise ValueError(msg)
+        texts = (self.document or "", *(self.files or {}).values())
+        if sum(map(len, texts)) > MAX_DOCUMENT_CHARACTERS:
+            msg = f"`document` and `files` have more than {MAX_DOCUMENT_CHARACTERS:,} characters"
+            raise ValueError(msg)
+        return self
+
 
 def _server_fields(request: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
     """Return what was given of *request* that a body of a server has, too."""
-    own = {"url", "document", "base_url", "operations"}
+    own = {"url", "document", "files", "document_name", "base_url", "operations"}
     return {
         name: getattr(request, name)
         for name in request.model_fields_set - own

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.oauth.policy import grant_of
+from registry.openapi.bundles import bundled, unbundled
 from registry.openapi.description import check
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
@@ -23,6 +24,8 @@ from registry.servers.presenter import present_api_detail
 from registry.servers.values import NO_PRECONDITION, Discovered, Precondition, ServerRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import BaseModel, JsonValue
 
     from registry.auth.identity import UserContext
@@ -79,19 +82,19 @@ class ApiService:
         """
         if request.updated_at is not None:
             precondition = replace(precondition, updated_at=request.updated_at)
-        servers: tuple[str, ...] = ()
+        given: _Given | None = None
         if request.document is not None:
-            servers = await _readable(request.document)
+            given = await _given(request, request.document)
 
         async def work_out(current: ServerRecord) -> FieldChanges:
             _refuse_read_only(request, current)
             has_base_url = bool(request.base_url or current.config.get("url"))
-            if request.document is not None and not has_base_url:
-                _require_server(servers)
+            if given is not None and not has_base_url:
+                _require_server(given)
             server = request.as_server()
             changes = update_of(server, current, self._vault)
             self.servers.check_update(server, current, user)
-            return _with_source(changes, request, current)
+            return _with_source(changes, request, current, given)
 
         return await self.servers.change(api_id, work_out, user, precondition=precondition)
 
@@ -107,16 +110,18 @@ class ApiService:
         if request.url is not None:
             source["description_url"] = request.url
         if request.document is not None:
-            servers = await _readable(request.document)
+            given = await _given(request, request.document)
             if request.base_url is None:
-                _require_server(servers)
-            source["document"] = request.document
+                _require_server(given)
+            source["document"] = given.text
         if request.operations is not None:
             source |= _selection(request.operations)
         return {**config, "url": request.base_url or "", "openapi": source}
 
 
-def _with_source(changes: FieldChanges, request: ApiUpdate, current: ServerRecord) -> FieldChanges:
+def _with_source(
+    changes: FieldChanges, request: ApiUpdate, current: ServerRecord, description: _Given | None
+) -> FieldChanges:
     """Return the changes with those of the description's place and of the selection."""
     stored = members(current.config.get("openapi"))
     given = request.model_fields_set
@@ -126,9 +131,9 @@ def _with_source(changes: FieldChanges, request: ApiUpdate, current: ServerRecor
         if not (isinstance(shown, str) and request.url == masked_url(shown)):
             require_no_secret(request.url, "url")
             source["description_url"] = request.url
-    if "document" in given and request.document is not None:
+    if description is not None:
         source.pop("description_url", None)
-        source["document"] = request.document
+        source["document"] = description.text
     if "operations" in given:
         for name in ("include", "exclude"):
             source.pop(name, None)
@@ -159,29 +164,53 @@ def _refuse_read_only(request: ApiUpdate, current: ServerRecord) -> None:
             raise ValidationFailedError(wire, "cannot be changed")
 
 
-async def _readable(document: str) -> tuple[str, ...]:
-    """Return the servers that a given description names.
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A description that was given.
+
+    Attributes:
+        text: With the other files, if there are any.
+        servers: What it names as its servers.
+    """
+
+    text: str
+    servers: tuple[str, ...]
+
+
+async def _given(request: ApiCreate | ApiPreview | ApiUpdate, document: str) -> _Given:
+    """Return a description that was given with a request.
 
     Raises:
-        ValidationFailedError: It is no description.
+        ValidationFailedError: It is none, or one of its files cannot be read.
     """
+    name, files = request.document_name, request.files or {}
+    return await asyncio.to_thread(_taken, document, name, files)
+
+
+def _taken(document: str, name: str | None, files: Mapping[str, str]) -> _Given:
+    field = "document"
     try:
-        return await asyncio.to_thread(_servers_of, document)
+        whole = load(document.encode())
+        servers = check(whole)
+        unbundled(whole)
+        if not files:
+            return _Given(document, servers)
+        parsed: dict[str, JsonObject] = {}
+        for file, text in files.items():
+            field = f"files.{file}"
+            parsed[file] = load(text.encode())
     except DescriptionError as exc:
         where = f" (at {exc.place})" if exc.place else ""
-        raise ValidationFailedError("document", f"{exc.reason}{where}") from exc
+        raise ValidationFailedError(field, f"{exc.reason}{where}") from exc
+    return _Given(bundled(whole, name, parsed), servers)
 
 
-def _servers_of(document: str) -> tuple[str, ...]:
-    return check(load(document.encode()))
-
-
-def _require_server(servers: tuple[str, ...]) -> None:
+def _require_server(given: _Given) -> None:
     """Refuse a given description that does not say where calls go.
 
     Raises:
         ValidationFailedError: It names no server.
     """
-    if not servers:
+    if not given.servers:
         place = "names no server with an absolute URL (at /servers); give baseUrl"
         raise ValidationFailedError("document", place)
