@@ -170,6 +170,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     app.state.simulation = parts.simulation
     app.state.quarantines = parts.quarantines
     app.state.search = parts.search
+    app.state.embeddings = parts.vectors
     app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.authorizations = parts.authorizations

@@ -73,6 +73,7 @@ NOT_CONNECTED = "stdio"
 MOVING = frozenset(
     {
         "connection_state",
+        "embedding",
         "error_message",
         "is_recently_active",
         "last_connected",

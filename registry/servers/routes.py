@@ -52,6 +52,7 @@ from registry.servers.values import (
 )
 from registry.tools.values import ToolDefinition
 from registry.web.bodies import ServerId, StrictJsonRoute
+from registry.web.embedding import embedding_of
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import PageNumber, PerPage, pagination
 
@@ -383,6 +384,7 @@ async def detail_answer(
     body = {
         **(present_api_detail(server) if server.is_api else present_detail(server)),
         **present_connection(server, views[server.id], connections.now()),
+        **embedding_of(request, "server", server.id),
     }
     headers = {}
     if server.updated_at is not None:

@@ -43,6 +43,7 @@ from registry.tools.call_rules import (
 from registry.tools.exposure import AutoExpose
 from registry.tools.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.tools.reconcile import OnChange
+from registry.web.embedding import Embedding
 from registry.web.pages import Pagination
 
 HEADER_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}$"
@@ -517,6 +518,7 @@ class ServerUpdate(_ConfigInput):
     error_message: ReadOnly = None
     connection_state: ReadOnly = Field(default=None, alias="connection_state")
     is_recently_active: ReadOnly = Field(default=None, alias="is_recently_active")
+    embedding: ReadOnly = None
     capabilities: ReadOnly = None
     tools: ReadOnly = None
     tool_functions: ReadOnly = None
@@ -624,6 +626,7 @@ class FeatureProblemAnswer(BaseModel):
 class ServerDetail(ServerSummary):
     """Everything about a server but its secrets."""
 
+    embedding: Embedding = None
     tool_functions: dict[str, Any]
     oauth_metadata: JsonObject | None = Field(default=None, alias="oauthMetadata")
     last_error: datetime | None

@@ -19,7 +19,7 @@ from registry.search.embedding.model_client import (
     QueryEmbedder,
     chosen,
 )
-from registry.search.ports import VectorIndex
+from registry.search.ports import DocumentKey, Kind, VectorIndex
 from registry.workers.peers import WorkerPeers
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ class Vectors:
             pending=metrics.embeddings_pending,
         )
         return [self.feeder.follow(), worker.follow()]
+
+    def state_of(self, kind: str, document_id: str) -> JsonObject | None:
+        """Return how far the embedding of a document is. Implements `EmbeddingStates`."""
+        if self.feeder is None:
+            return {"state": "off", "problem": None}
+        found = self.feeder.status(DocumentKey(Kind(kind), document_id))
+        return None if found is None else {"state": found.state.value, "problem": found.problem}
 
     def facts(self) -> JsonObject:
         """Return the state of the model, for people."""

@@ -45,6 +45,7 @@ from registry.servers.schemas import (
 from registry.servers.values import ServerStatus, SyncMode, Transport
 from registry.tools.exposure import AutoExpose
 from registry.tools.naming import RESERVED_SLUGS
+from registry.web.embedding import Embedding
 from registry.web.pages import Pagination
 
 MAX_DOCUMENT_CHARACTERS = 16 * 1024 * 1024
@@ -260,6 +261,7 @@ class ApiUpdate(_ApiInput):
     error_message: ReadOnly = None
     connection_state: ReadOnly = Field(default=None, alias="connection_state")
     is_recently_active: ReadOnly = Field(default=None, alias="is_recently_active")
+    embedding: ReadOnly = None
     tools: ReadOnly = None
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
@@ -340,6 +342,7 @@ class ApiSummary(_Answer):
 class ApiDetail(ApiSummary):
     """Everything about a REST API but its secrets."""
 
+    embedding: Embedding = None
     error_message: str | None = None
     tool_problems: list[ToolProblem] | None = Field(
         default=None,

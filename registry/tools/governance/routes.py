@@ -35,6 +35,7 @@ from registry.tools.governance.schemas import (
 from registry.tools.governance.service import BulkResult, ToolService
 from registry.tools.values import StoredTool
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
+from registry.web.embedding import embedding_of
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination, present_page
 
@@ -57,8 +58,9 @@ CATALOG_PATH = "/mcp/openapi/catalog"
 """Below the gateway's prefix, where clients of other gateways look for it."""
 
 
-def _detail(tool: StoredTool) -> Response:
-    return JsonAnswer(present_detail(tool), headers={"ETag": f'"{tool.etag}"'})
+def _detail(request: Request, tool: StoredTool) -> Response:
+    body = {**present_detail(tool), **embedding_of(request, "tool", tool.id)}
+    return JsonAnswer(body, headers={"ETag": f'"{tool.etag}"'})
 
 
 def _service(request: Request) -> ToolService:
@@ -146,7 +148,7 @@ def _decided(result: BulkResult) -> Response:
 )
 async def get_tool(request: Request, user: Reader, tool_id: ToolId) -> Response:
     """Return one tool with its definitions."""
-    return _detail(await _service(request).get(tool_id, user))
+    return _detail(request, await _service(request).get(tool_id, user))
 
 
 @router.patch(
@@ -165,7 +167,7 @@ async def update_tool(
     """Change what clients get of a tool, what is known of its effects, or its states."""
     expected = etag_in(if_match)
     tool = await _service(request).patch(tool_id, body.patch(), user, expected_etag=expected)
-    return _detail(tool)
+    return _detail(request, tool)
 
 
 @router.get(
@@ -205,7 +207,7 @@ async def accept_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
 ) -> Response:
     """Serve a changed definition, or a new tool, that waits for review."""
-    return _detail(await _service(request).accept(tool_id, body.hash, user))
+    return _detail(request, await _service(request).accept(tool_id, body.hash, user))
 
 
 @router.post(
@@ -218,7 +220,7 @@ async def reject_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
 ) -> Response:
     """Go on with what is served; a new tool is disabled."""
-    return _detail(await _service(request).reject(tool_id, body.hash, user))
+    return _detail(request, await _service(request).reject(tool_id, body.hash, user))
 
 
 @router.post(
@@ -231,4 +233,4 @@ async def roll_back_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolRollback
 ) -> Response:
     """Serve another version of the tool."""
-    return _detail(await _service(request).roll_back(tool_id, body.version, user))
+    return _detail(request, await _service(request).roll_back(tool_id, body.version, user))

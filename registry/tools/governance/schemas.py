@@ -20,6 +20,7 @@ from registry.tools.call_rules import problem_of
 from registry.tools.exposure import REVIEWS
 from registry.tools.governance.values import ToolFilter, ToolPatch
 from registry.tools.metadata import COST_TIER, FLAGS
+from registry.web.embedding import Embedding
 from registry.web.pages import LargePerPage, PageNumber, Pagination, PerPage
 
 MAX_AT_ONCE = 1_000
@@ -387,6 +388,7 @@ class CallRulesAnswer(BaseModel):
 class ToolDetail(ToolSummary):
     """One tool with all that is known of it."""
 
+    embedding: Embedding = None
     upstream_description: str | None
     tool_metadata: dict[str, Any]
     call_rules: CallRulesAnswer

@@ -13,14 +13,17 @@ from structlog.testing import capture_logs
 from packages.database.client import Database
 from registry.search.embedding.composition import pooled, texts_of
 from registry.search.embedding.feeding import EmbeddingState
+from registry.search.embedding.model_client import QueryEmbedder
 from registry.search.embedding.repository import EmbeddingRepository
 from registry.search.ports import DocumentKey, Kind, SearchDocument
+from registry.wiring.vectors import Vectors
 from tests.fakes.clock import FakeClock
 from tests.kit.waiting import in_background, until
 from tests.search.embedding.world import (
     HashModel,
     Replica,
     entry_vector,
+    id_of,
     mean_vector,
     same,
     tool_vector,
@@ -320,6 +323,8 @@ async def test_a_failed_text_is_an_error_that_is_tried_again_until_it_succeeds(
         )
     }
     problem = replica.status(Kind.TOOL, "free/broken").problem
+    # As answers about the server have it.
+    shown = Vectors(None, QueryEmbedder(None), replica.feeder).state_of("server", id_of("free"))
     model.failing.clear()
     await make_due(database)
     replica.feeder._mark(replica.feeder._servers)
@@ -333,6 +338,7 @@ async def test_a_failed_text_is_an_error_that_is_tried_again_until_it_succeeds(
         "linked": EmbeddingState.READY,
     }
     assert problem == "it cannot be embedded"
+    assert shown == {"state": "error", "problem": "it cannot be embedded"}
     assert same(replica.vector(Kind.SERVER, "free"), mean_vector("free", "broken", "send"))
     assert same(replica.vector(Kind.TOOL, "linked/broken"), tool_vector("broken", "Mail"))
     assert replica.feeder.pending == 0
