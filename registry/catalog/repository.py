@@ -249,6 +249,14 @@ class CatalogRepository:
         found = await read_all(self._tools.find(query, projection_model=CatalogToolRow))
         return sorted(found, key=lambda one: one.name)
 
+    async def tools_of(self, ids: Sequence[str]) -> list[CatalogToolRow]:
+        """Return the tools of some servers."""
+        found: list[CatalogToolRow] = []
+        for some in slices([ObjectId(one) for one in ids], NAMES_AT_ONCE):
+            query = {"server_id": {"$in": some}}
+            found += await read_all(self._tools.find(query, projection_model=CatalogToolRow))
+        return found
+
     async def versions(self, entry_id: str) -> list[CatalogVersionRow]:
         """Return the versions of a server, the latest first."""
         query = {"server_id": ObjectId(entry_id)}

@@ -12,8 +12,8 @@ MAX_SHOWN = 100
 
 
 def _server(row: Any) -> str | None:
-    server = row.get("server")
-    return None if server is None or row["kind"] == "server" else server["name"]
+    owner = row.get("catalog") if row["kind"] == "catalog_tool" else row.get("server")
+    return None if owner is None or row["kind"] == "server" else owner["name"]
 
 
 COLUMNS = [
@@ -30,7 +30,8 @@ def search(  # noqa: PLR0913 - options
     query: Annotated[str, typer.Argument(help="What is needed, in words.")],
     *,
     kind: Annotated[
-        list[str] | None, typer.Option(help="tool, server or catalog; repeat for several.")
+        list[str] | None,
+        typer.Option(help="tool, server, catalog or catalog_tool; repeat for several."),
     ] = None,
     server: Annotated[
         str | None, typer.Option(help="Only of this server, by its id or name.")

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     TOOL = "tool"
     SERVER = "server"
     CATALOG = "catalog"
+    CATALOG_TOOL = "catalog_tool"
 
 
 class DocumentKey(NamedTuple):
@@ -34,7 +35,8 @@ class DocumentKey(NamedTuple):
 
     Attributes:
         id: ObjectId of its document, 24 hexadecimal characters. A tool that only the other
-            application has described has no document: `<server id>/<tool name>`.
+            application has described has no document: `<server id>/<tool name>`. A tool of the
+            catalog has one that an import replaces: `<entry id>/<tool name>`.
     """
 
     kind: Kind
@@ -278,6 +280,41 @@ class CatalogRow(Protocol):
     @property
     def status(self) -> str:
         """Return `active`, `deprecated` or `deleted`."""
+
+    @property
+    def num_tools(self) -> int:
+        """Return how many tools are known of it."""
+
+
+class CatalogTool(Protocol):
+    """What search needs of a tool of a catalog entry."""
+
+    @property
+    def server_id(self) -> str | None:
+        """Return the ObjectId of its entry."""
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+
+    @property
+    def title(self) -> str | None:
+        """Return its name for people."""
+
+    @property
+    def description(self) -> str | None:
+        """Return what it does."""
+
+
+class CatalogTools(Protocol):
+    """The tools of catalog entries. Implemented by `registry.catalog.repository`."""
+
+    async def tools_of(self, ids: Sequence[str]) -> Sequence[CatalogTool]:
+        """Return the tools of these entries.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read now.
+        """
 
 
 class CatalogRows(Protocol):

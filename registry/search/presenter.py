@@ -19,6 +19,7 @@ def present_answer(answer: SearchAnswer, *, explains: bool) -> JsonObject:
 def _hit(hit: Hit, *, explains: bool) -> JsonObject:
     found = hit.document
     is_tool = found.key.kind is Kind.TOOL
+    link = found.traits.catalog
     shown: JsonObject = {
         "kind": found.key.kind.value,
         "id": found.key.id if len(found.key.id) == OBJECT_ID_CHARACTERS else None,
@@ -27,6 +28,7 @@ def _hit(hit: Hit, *, explains: bool) -> JsonObject:
         "server": None
         if found.server_id is None
         else {"id": found.server_id, "name": found.server_name},
+        "catalog": None if link is None else {"id": link.id, "name": link.name},
         "title": found.title,
         "description": found.description,
         "score": hit.score,

@@ -33,6 +33,8 @@ from registry.search.ranking import (
 from registry.search.text import name_form
 from registry.search.values import Filters, Hit
 
+CATALOG_KINDS = np.array([KINDS[Kind.CATALOG], KINDS[Kind.CATALOG_TOOL]], dtype=np.int8)
+
 
 def mask_of(version: Version, candidates: Candidates) -> Mask:
     """Return the rows of a version that are candidates."""
@@ -47,7 +49,7 @@ def mask_of(version: Version, candidates: Candidates) -> Mask:
     servers = version.others.get(Kind.SERVER, {})
     mask[[row for key in candidates.servers if (row := servers.get(key)) is not None]] = True
     if candidates.catalog is None:
-        mask[version.kinds == KINDS[Kind.CATALOG]] = True
+        mask[np.isin(version.kinds, CATALOG_KINDS)] = True
     else:
         entries = version.others.get(Kind.CATALOG, {})
         mask[[row for key in candidates.catalog if (row := entries.get(key)) is not None]] = True

@@ -56,8 +56,9 @@ class SearchRequest(BaseModel):
     kinds: list[Kind] = Field(
         default_factory=list,
         max_length=len(Kind),
-        description="What to look for; by default everything that the token may read. Needs "
-        "`read:tools` for tools, `read:servers` for servers, `read:catalog` for catalog entries.",
+        description="What to look for; by default everything that the token may read, but for "
+        "`catalog_tool`. Needs `read:tools` for tools, `read:servers` for servers, `read:catalog` "
+        "for catalog entries and their tools, which cannot be called before one is registered.",
     )
     filters: SearchFilters = Field(default_factory=SearchFilters)
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 10
@@ -108,11 +109,15 @@ class SearchHit(BaseModel):
 
     kind: Kind
     id: str | None = Field(
-        description="ObjectId; null for a tool that only the other application has described."
+        description="ObjectId; null for a tool of the catalog, and for one that only the other "
+        "application has described."
     )
     name: str
     combined_name: str | None = Field(description="Of a tool: its name at `/mcp`.")
     server: dict[str, Any] | None = Field(description="Of a tool or server: `id` and `name`.")
+    catalog: dict[str, Any] | None = Field(
+        description="`id` and `name` of the catalog entry that it is, is of, or is linked to."
+    )
     title: str | None
     description: str | None
     score: float = Field(description="Comparable within one answer; higher is better.")

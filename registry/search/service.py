@@ -33,7 +33,11 @@ SCOPES: dict[Kind, Scope] = {
     Kind.TOOL: Scope.READ_TOOLS,
     Kind.SERVER: Scope.READ_SERVERS,
     Kind.CATALOG: Scope.READ_CATALOG,
+    Kind.CATALOG_TOOL: Scope.READ_CATALOG,
 }
+
+USUAL = frozenset(Kind) - {Kind.CATALOG_TOOL}
+"""What is searched unless kinds are named: of tools, those that can be called."""
 
 MANY_ROWS = 20_000
 """With more documents a search runs in a thread, so that calls go on."""
@@ -160,9 +164,10 @@ def _kinds(user: UserContext, wanted: frozenset[Kind]) -> frozenset[Kind]:
         InsufficientScopeError: That are none, or it does not allow all of those wanted.
     """
     allowed = {kind for kind, scope in SCOPES.items() if scope in user.scopes}
+    usual = allowed & USUAL
     lacking = wanted - allowed
-    if lacking or not allowed:
+    if lacking or not usual:
         raise InsufficientScopeError(
-            tuple(SCOPES[kind] for kind in Kind if kind in (lacking or SCOPES))
+            tuple(SCOPES[kind] for kind in Kind if kind in (lacking or USUAL))
         )
-    return wanted or frozenset(allowed)
+    return wanted or frozenset(usual)

@@ -223,6 +223,7 @@ async def components(  # noqa: PLR0915 - one statement for each part
             repositories.inventory,
             toolsets,
             catalog_table,
+            CatalogRepository(database),
             clock=clock,
             metrics=metrics,
             vectors=vectors.queries,

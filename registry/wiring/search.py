@@ -10,7 +10,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.view.snapshot import Snapshot
 from registry.gateway.view.toolsets import Toolsets
-from registry.search.ports import CatalogRows, NoVectors, QueryVectors
+from registry.search.ports import CatalogRows, CatalogTools, NoVectors, QueryVectors
 from registry.servers.storage.inventory import Inventory
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def build_search(
     inventory: Inventory,
     toolsets: Toolsets,
     catalog: CatalogRows,
+    catalog_tools: CatalogTools,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -61,7 +62,7 @@ def build_search(
         admin_uses_private=settings.admin_uses_private,
     )
     service = SearchService(index, vectors or NoVectors(), feed, clock=clock, metrics=metrics)
-    return Search(index, feed, CatalogFeed(index, catalog, clock), service)
+    return Search(index, feed, CatalogFeed(index, catalog, catalog_tools, clock), service)
 
 
 def _use_one_thread() -> None:

@@ -247,3 +247,34 @@ async def test_without_a_token_nothing_is_found(rest: Rest) -> None:
     answer = await rest.client.post("/api/v1/search", json={"query": "slack"})
 
     assert answer.status_code == 401
+
+
+@pytest.mark.requirement("R-088")
+async def test_tools_of_the_catalog_are_found_when_they_are_asked_for(rest: Rest) -> None:
+    tools = [{"name": name, "description": text} for name, text, _ in (SEND, FORECAST)]
+    body = {"name": "io.example/chat", "url": "https://chat.example/mcp", "tools": tools}
+    entry = (await rest.ask(ROOT, "POST", "/catalog/servers", json=body)).json()
+    asked: dict[str, Any] = {"kinds": ["catalog_tool"], "filters": {"catalog": "io.example/chat"}}
+
+    async def are_found() -> bool:
+        return len(await searched(rest, ALICE, "message weather", **asked)) == 2
+
+    await until_async(are_found)
+    (hit,) = await searched(rest, ALICE, "post a message", **asked, limit=1)
+    usual = await searched(rest, ALICE, "post a message")
+    path = f"/catalog/servers/{entry['id']}"
+    await rest.ask(ROOT, "PATCH", path, json={"tools": tools[:1]})
+
+    async def is_gone() -> bool:
+        return names(await searched(rest, ALICE, "message weather", **asked)) == ["send_message"]
+
+    await until_async(is_gone)
+    await rest.ask(ROOT, "DELETE", path)
+
+    async def are_gone() -> bool:
+        return await searched(rest, ALICE, "message weather", **asked) == []
+
+    assert (hit["kind"], hit["name"], hit["id"]) == ("catalog_tool", "send_message", None)
+    assert hit["catalog"] == {"id": entry["id"], "name": "io.example/chat"}
+    assert "catalog_tool" not in {one["kind"] for one in usual}
+    await until_async(are_gone)

@@ -42,7 +42,7 @@ class Texts(NamedTuple):
 
 def texts_of(document: SearchDocument) -> Texts:
     """Return what is embedded of a tool or catalog entry; servers are made of these."""
-    is_tool = document.key.kind is Kind.TOOL
+    is_tool = document.key.kind in {Kind.TOOL, Kind.CATALOG_TOOL}
     name = " ".join(NAME_PARTS.split(document.name)).strip()
     if document.title and not is_tool:
         name = document.title

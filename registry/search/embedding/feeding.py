@@ -180,7 +180,7 @@ class VectorFeeder:
 
     def _note_document(self, document: SearchDocument) -> None:
         key = document.key
-        owner = document.server_id if document.server_id is not None else _entry_owner(key.id)
+        owner = document.server_id if document.server_id is not None else _entry_owner(key)
         self._owners[key] = owner
         self._mark([owner])
         if document.server_id is None:
@@ -299,7 +299,11 @@ class VectorFeeder:
     def _owner(self, owner: str) -> Owner:
         server = self._servers.get(owner)
         if server is None:
-            key = DocumentKey(Kind.CATALOG, owner.partition("/")[2])
+            kind, separator, document_id = owner.partition("/")
+            if not separator:
+                # A server that is not indexed any more.
+                return Owner(None, None, ())
+            key = DocumentKey(Kind(kind), document_id)
             return Owner(None, None, list(self._index.documents([key])))
         key = DocumentKey(Kind.SERVER, owner)
         tools = sorted(server.tools)
@@ -360,8 +364,9 @@ class VectorFeeder:
         await self._repository.touch([digest_of(self._model, text) for text in texts])
 
 
-def _entry_owner(entry_id: str) -> str:
-    return f"catalog/{entry_id}"
+def _entry_owner(key: DocumentKey) -> str:
+    """Return the owner of what is of no server: itself."""
+    return f"{key.kind.value}/{key.id}"
 
 
 def _status(

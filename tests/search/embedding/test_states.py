@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from registry.auth.identity import USER_SCOPES, Role, UserContext
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 from tests.kit.waiting import until_async
@@ -72,3 +72,31 @@ async def test_without_a_model_the_state_is_off(rest: Rest, away: PlainUpstream)
     server = await rest.register(ALICE, "mail", away.url)
 
     assert server["embedding"] == {"state": "off", "problem": None}
+
+
+@pytest.mark.requirement("R-088")
+async def test_tools_of_the_catalog_have_vectors_of_their_own(embedding: Rest) -> None:
+    root = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+    body = {
+        "name": "io.example/chat",
+        "url": "https://chat.example/mcp",
+        "tools": [{"name": "post", "description": "Send a message to a channel."}],
+    }
+    entry = (await embedding.ask(root, "POST", "/catalog/servers", json=body)).json()
+    path = f"/catalog/servers/{entry['id']}"
+
+    async def cosine() -> float | None:
+        asked = {"query": "a message to a group", "kinds": ["catalog_tool"], "explain": True}
+        answer = await embedding.ask(ALICE, "POST", "/search", json=asked)
+        hits = answer.json()["hits"]
+        return hits[0]["explanation"]["cosine"] if hits else None
+
+    async def has_vector() -> bool:
+        return await cosine() is not None
+
+    async def is_gone() -> bool:
+        return await cosine() is None
+
+    await until_async(has_vector)
+    await embedding.ask(root, "PATCH", path, json={"tools": []})
+    await until_async(is_gone)
