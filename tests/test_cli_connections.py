@@ -69,7 +69,7 @@ async def consent(log: Path) -> None:
 
     await until_async(is_printed)
     url = next(word for word in written_to(log).split() if "ticket=" in word)
-    async with httpx.AsyncClient(follow_redirects=True) as browser:
+    async with httpx.AsyncClient(follow_redirects=True, timeout=30) as browser:
         page = await browser.get(url)
         done = await browser.post(url)
     assert (page.status_code, done.status_code) == (200, 200), done.text

@@ -203,7 +203,7 @@ def test_a_database_that_is_away_is_one_line(
 
 
 async def keyed_server(url: str, bearer: str, upstream: str) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         answer = await http.post(
             f"{url}/api/v1/servers",
             json={"serverName": "keyed", "url": upstream, "apiKey": {"key": UPSTREAM_KEY}},
@@ -223,7 +223,7 @@ async def call(url: str, bearer: str) -> None:
         "Authorization": f"Bearer {bearer}",
         "Accept": "application/json, text/event-stream",
     }
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         answer = await http.post(f"{url}/mcp/keyed", json=body, headers=headers)
     # The fake knows no tools, so this is its own answer, passed on.
     assert "Method not found" in answer.text

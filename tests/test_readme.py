@@ -117,7 +117,7 @@ async def test_the_client_configurations_reach_all_servers(local: Local, number:
     combined = servers["registry"]
 
     async with (
-        httpx2.AsyncClient(headers=combined["headers"]) as http,
+        httpx2.AsyncClient(headers=combined["headers"], timeout=30) as http,
         Client(streamable_http_client(combined["url"], http_client=http)) as client,
     ):
         tools = await client.list_tools()

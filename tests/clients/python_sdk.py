@@ -28,7 +28,7 @@ async def converse(url: str, token: str, mode: str, prefix: str) -> Report:
         logged.append(params)
 
     async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
         Client(
             streamable_http_client(url, http_client=http),
             mode=mode,

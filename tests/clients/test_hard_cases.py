@@ -247,7 +247,7 @@ class Say:
 async def python(hard: Hard, token: str, mode: str, **callbacks: Any) -> AsyncIterator[Say]:
     """Connect a client of the Python SDK 2.x to the combined path."""
     async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
         Client(
             streamable_http_client(f"{hard.url}/mcp", http_client=http), mode=mode, **callbacks
         ) as client,

@@ -140,7 +140,7 @@ class AuthorizingClient:
             return ElicitResult(action="accept")
 
         async with (
-            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
             Client(
                 streamable_http_client(f"{self.gateway}/mcp/{slug}", http_client=http),
                 mode=MODES[scenario.revision],

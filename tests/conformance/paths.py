@@ -152,6 +152,6 @@ async def _find(node: str, url: str, folder: Path) -> dict[str, dict[str, Outcom
 
 
 async def _is_served(url: str) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         answer = await client.post(url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
         return answer.status_code not in {404, 405}

@@ -109,7 +109,10 @@ def _echo() -> Any:
 async def connected(rest: Rest, other: OtherApplication) -> AsyncIterator[Connected]:
     """Return a server that nobody has authorised anything at."""
     mounts = {BASE_URL: httpx.ASGITransport(app=rest.app)}
-    async with serving_oauth(app=_echo()) as oauth, httpx.AsyncClient(mounts=mounts) as browser:
+    async with (
+        serving_oauth(app=_echo()) as oauth,
+        httpx.AsyncClient(mounts=mounts, timeout=30) as browser,
+    ):
         ada = await person(rest, other, "ada")
         server = await create_server(other, ada, oauth.url, requiresOAuth=True)
         connected = Connected(ada, server, oauth, other, browser)

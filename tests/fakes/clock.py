@@ -6,7 +6,9 @@ from typing_extensions import override
 
 from registry.core.clock import SystemClock
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOON = datetime(2096, 3, 1, 12, tzinfo=UTC)
+"""Later than any test is run: what is stored to expire after it is not removed by a real database,
+whose clock no test moves."""
 
 
 class FakeClock:

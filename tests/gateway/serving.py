@@ -32,11 +32,15 @@ class AnnouncingServer(uvicorn.Server):
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
+        self.close()
+        await self.lifespan.shutdown()
+
+    def close(self) -> None:
+        """Close all sockets, also of a server that was cancelled while it served."""
+        for server in getattr(self, "servers", ()):
             server.close()
         for connection in list(self.server_state.connections):
             connection.transport.close()
-        await self.lifespan.shutdown()
 
 
 @asynccontextmanager
@@ -55,11 +59,16 @@ async def serve(
         timeout_graceful_shutdown=1,
     )
     server = AnnouncingServer(config)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(server._serve(sockets=[listener]))
-        async with asyncio.timeout(START_SECONDS):
-            await server.listening.wait()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.stopping.set()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server._serve(sockets=[listener]))
+            async with asyncio.timeout(START_SECONDS):
+                await server.listening.wait()
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.stopping.set()
+    finally:
+        # A test that fails must not leave sockets that are reported in the tests after it.
+        server.close()
+        listener.close()

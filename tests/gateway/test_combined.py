@@ -93,7 +93,7 @@ async def connect(
     gateway: Gateway, mode: Mode, *, user: str = "alice", path: str = "", **options: Any
 ) -> AsyncIterator[Client]:
     """Connect the official client."""
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {user}"}) as http:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {user}"}, timeout=30) as http:
         transport = streamable_http_client(f"{gateway.url}/mcp{path}", http_client=http)
         async with Client(transport, mode=mode, **options) as client:
             yield client

@@ -54,7 +54,7 @@ class Stage:
         """Call the tool through both proxies; None when there is no HTTP answer."""
         host = urlsplit(self.gateway.url).netloc
         async with httpx.AsyncClient(
-            verify=NO_CERTIFICATES, base_url=self.proxies[Place.CLIENT].url
+            verify=NO_CERTIFICATES, base_url=self.proxies[Place.CLIENT].url, timeout=30
         ) as http:
             try:
                 return await http.post("/mcp/demo", json=CALL, headers=head(host=host))

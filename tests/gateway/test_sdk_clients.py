@@ -81,7 +81,7 @@ async def gateway(stack: AsyncExitStack, start_gateway: StartGateway) -> Gateway
 @asynccontextmanager
 async def connect(gateway: Gateway, mode: Mode, **options: Any) -> AsyncIterator[Client]:
     """Connect the official client as alice."""
-    async with httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}) as http:
+    async with httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}, timeout=30) as http:
         transport = streamable_http_client(f"{gateway.url}/mcp/demo", http_client=http)
         async with Client(transport, mode=mode, **options) as client:
             yield client

@@ -441,7 +441,7 @@ def open_streams(gateway: Gateway) -> float | None:
 @asynccontextmanager
 async def connect(gateway: Gateway, slug: str, mode: Any, **options: Any) -> AsyncIterator[Client]:
     """Connect the official client as alice."""
-    async with httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}) as http:
+    async with httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}, timeout=30) as http:
         transport = streamable_http_client(f"{gateway.url}{path(slug)}", http_client=http)
         async with Client(transport, mode=mode, **options) as client:
             yield client

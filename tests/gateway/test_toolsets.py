@@ -100,7 +100,7 @@ class Sets:
         if name is not None:
             info["client_info"] = Implementation(name=name, version="1")
         async with (
-            httpx2.AsyncClient(headers=headers) as http,
+            httpx2.AsyncClient(headers=headers, timeout=30) as http,
             Client(
                 streamable_http_client(f"{self.url}/mcp{path}", http_client=http),
                 mode=mode,

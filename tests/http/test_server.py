@@ -74,7 +74,7 @@ async def running(
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
         await listening.wait()
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             yield Running(app, drain, server, url, http, serving)
         server.stop()
 
@@ -164,7 +164,7 @@ async def test_before_it_drains_it_serves_on_and_says_that_it_leaves() -> None:
         run.server.stop()
         await SystemClock().sleep(0.1)
         steps = (run.drain.is_leaving, run.drain.has_begun)
-        async with httpx.AsyncClient(base_url=run.url) as another:
+        async with httpx.AsyncClient(base_url=run.url, timeout=30) as another:
             served = await another.get("/")
         await run.serving
 

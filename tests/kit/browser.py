@@ -70,6 +70,6 @@ async def browser_at(rest: Rest) -> AsyncIterator[Browser]:
     transport = httpx.ASGITransport(rest.app)
     async with (
         httpx.AsyncClient(transport=transport, base_url=BASE_URL) as registry,
-        httpx.AsyncClient() as web,
+        httpx.AsyncClient(timeout=30) as web,
     ):
         yield Browser(registry, web)

@@ -54,7 +54,7 @@ async def sent_back(
         serving_oauth() as oauth,
         running(rest_settings(mongo_uri, key_files, tmp_path)) as rest,
         httpx.AsyncClient(transport=httpx.ASGITransport(rest.app), base_url=BASE_URL) as browser,
-        httpx.AsyncClient() as elsewhere,
+        httpx.AsyncClient(timeout=30) as elsewhere,
     ):
         server = await rest.register(
             ROOT, "protected", oauth.url, requiresOAuth=True, scope="shared_app"

@@ -62,7 +62,7 @@ def refusal(folder: Path, environment: dict[str, str], *arguments: str) -> list[
 async def add(url: str, token: str) -> object:
     """Call a tool of the demo server through the gateway."""
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx2.AsyncClient(headers=headers) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
         transport = streamable_http_client(f"{url}/mcp/demo", http_client=http)
         async with Client(transport) as client:
             return (await client.call_tool("add", {"a": 1, "b": 2})).structured_content

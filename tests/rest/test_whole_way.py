@@ -51,7 +51,7 @@ class World:
         """Connect the SDK's client to a gateway path."""
         headers = {"Authorization": f"Bearer {self.token}"}
         async with (
-            httpx2.AsyncClient(headers=headers) as http,
+            httpx2.AsyncClient(headers=headers, timeout=30) as http,
             Client(
                 streamable_http_client(f"{self.url}/mcp{path}", http_client=http), mode=mode
             ) as client,

@@ -54,7 +54,7 @@ async def follow(rest: Rest, link: str) -> None:
     parts = urlsplit(link)
     started = await rest.client.post(f"{parts.path}?{parts.query}")
     assert started.status_code == 303, started.text
-    async with httpx.AsyncClient() as provider:
+    async with httpx.AsyncClient(timeout=30) as provider:
         consented = await provider.get(started.headers["location"])
     answer = urlsplit(consented.headers["location"])
     finished = await rest.client.get(f"{answer.path}?{answer.query}")

@@ -139,7 +139,7 @@ def front(stack: AsyncExitStack, folder: Path) -> Front:
 async def test_a_request_arrives_at_the_other_worker_as_it_was_sent(front: Front) -> None:
     url = await front(echo)
 
-    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http:
         got = await http.post(
             f"{url}/mcp/a%20b?x=1&y=%2F",
             content=b'{"a":1}',
@@ -188,7 +188,7 @@ async def test_a_stream_is_relayed_as_it_comes(front: Front) -> None:
 
     async with (
         asyncio.timeout(30),
-        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http,
         http.stream("GET", f"{url}/mcp/x") as got,
     ):
         pieces = []
@@ -212,7 +212,10 @@ async def test_a_client_that_goes_away_cancels_the_work_at_the_other_worker(fron
     url = await front(waiting)
 
     async with asyncio.timeout(30):
-        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http, asyncio.TaskGroup() as group:
+        async with (
+            httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http,
+            asyncio.TaskGroup() as group,
+        ):
             asked = group.create_task(http.post(f"{url}/mcp/x", content=b"{}"))
             await begun.wait()
             asked.cancel()
@@ -239,7 +242,7 @@ async def test_a_worker_that_dies_in_the_middle_leaves_a_broken_answer(
 
     async with (
         asyncio.timeout(30),
-        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http,
         http.stream("GET", f"{url}/mcp/x") as got,
     ):
         pieces = got.aiter_bytes()
@@ -269,7 +272,7 @@ async def test_a_worker_that_dies_before_it_answers_is_gone(
 
     async with (
         asyncio.timeout(30),
-        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http,
         asyncio.TaskGroup() as group,
     ):
         asked = group.create_task(http.get(f"{url}/mcp/x"))
@@ -316,7 +319,7 @@ async def test_a_forwarded_request_is_never_forwarded_again(
     first, _ = await stack.enter_async_context(worker(folder, A, echo))
     url = await stack.enter_async_context(serve(forwarding(first)))
 
-    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http:
         got = await http.get(f"{url}/mcp/x")
 
     assert (got.status_code, got.text) == (410, "gone")
@@ -403,7 +406,7 @@ async def test_a_handler_that_fails_is_no_reply(stack: AsyncExitStack, folder: P
 async def test_what_is_forwarded_cannot_reach_the_internal_paths(front: Front, path: str) -> None:
     url = await front(echo)
 
-    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http:
         got = await http.post(f"{url}{path}", content=b"{}")
 
     assert (got.status_code, got.json()["path"]) == (207, path)

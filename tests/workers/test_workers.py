@@ -249,7 +249,7 @@ async def test_while_balancers_take_notice_it_serves_on(
 ) -> None:
     async with (
         fleet(tmp_path, environment, alice, DRAIN_DELAY_SECONDS="2") as running,
-        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http,
         asyncio.TaskGroup() as group,
     ):
         ending = group.create_task(running.end(signal.SIGTERM))

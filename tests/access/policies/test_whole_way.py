@@ -68,7 +68,7 @@ async def running(settings: Settings, upstream: Upstream) -> AsyncIterator[Whole
         application(settings) as (app, parts),
         serve(upstream.server.streamable_http_app(), lifespan=True) as upstream_url,
         serve(app) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
     ):
         yield Whole(url, f"{upstream_url}/mcp", parts, http)
 
@@ -272,7 +272,7 @@ async def test_an_open_stream_hears_of_a_policy_about_its_caller(
     await whole.register(root, "sums", scope="shared_app")
     async with (
         asyncio.timeout(20),
-        httpx2.AsyncClient(headers=whole.authorization(alice)) as http,
+        httpx2.AsyncClient(headers=whole.authorization(alice), timeout=30) as http,
         Client(
             streamable_http_client(f"{whole.url}/mcp", http_client=http), mode="2026-07-28"
         ) as client,

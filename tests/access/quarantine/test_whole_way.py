@@ -16,7 +16,8 @@ from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
 from tests.gateway.serving import serve
-from tests.gateway.test_whole_way import Whole
+from tests.gateway.test_whole_way import LIST, Whole
+from tests.kit.waiting import until_async
 
 pytestmark = pytest.mark.wire
 
@@ -54,8 +55,8 @@ async def replicas(settings: Settings, news: News) -> AsyncIterator[tuple[Whole,
         serve(news.server.streamable_http_app(), lifespan=True) as upstream,
         serve(first) as first_url,
         serve(second) as second_url,
-        httpx.AsyncClient(base_url=first_url) as first_http,
-        httpx.AsyncClient(base_url=second_url) as second_http,
+        httpx.AsyncClient(base_url=first_url, timeout=30) as first_http,
+        httpx.AsyncClient(base_url=second_url, timeout=30) as second_http,
     ):
         url = f"{upstream}/mcp"
         yield (
@@ -70,6 +71,13 @@ async def asked(whole: Whole, user: UserContext, method: str, path: str, **sent:
     answer = await whole.http.request(method, f"/api/v1{path}", headers=headers, **sent)
     assert answer.is_success, answer.text
     return answer.json() if answer.content else None
+
+
+async def serves_news(whole: Whole, user: UserContext) -> bool:
+    """Return whether a registry knows the server, which another one registered."""
+    headers = whole.authorization(user) | {"Accept": "application/json, text/event-stream"}
+    answer = await whole.http.post("/mcp/news", json=LIST, headers=headers)
+    return answer.is_success
 
 
 async def ended_by_quarantine(
@@ -123,6 +131,7 @@ async def test_a_quarantine_ends_a_streaming_call_at_another_replica_and_says_wh
     news = News()
     async with asyncio.timeout(150), replicas(settings, news) as (first, second):
         await first.register(root, "news", scope="shared_app")
+        await until_async(lambda: serves_news(second, alice))
         async with second.client(alice, "news", MODES[0]) as client:
             await client.call_tool("latest", {})
         while not (await asked(first, root, "GET", "/usage"))["records"]:

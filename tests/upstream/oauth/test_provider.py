@@ -57,7 +57,7 @@ async def authorised(running: RunningOAuth, http: OAuthHttp) -> tuple[TokenReque
         scopes=scopes,
         resource=resource,
     )
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=30) as browser:
         answer = await browser.get(url)
     response = parse_qs(urlsplit(answer.headers["location"]).query)
     check_response_issuer(found.server, response["iss"][0])
