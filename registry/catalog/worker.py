@@ -7,7 +7,7 @@ noted; each of its writes may be repeated.
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -20,7 +20,7 @@ from registry.catalog.jobs import CatalogJobRecord, CatalogJobs, CatalogTask
 from registry.catalog.links import MAX_DESCRIPTION
 from registry.catalog.repository import CatalogRepository
 from registry.core.clock import Clock
-from registry.core.errors import RegistryError
+from registry.core.errors import RegistryError, ValidationFailedError
 from registry.core.metrics import Metrics
 from registry.servers.storage.repository import ServerRepository
 from registry.sync.errors import LeaseLostError
@@ -196,14 +196,17 @@ class CatalogWorker:
             return
         except RegistryError as exc:
             log.warning("catalog_job_failed", job_id=job.id, error=exc.message)
-            is_final = isinstance(exc, ImportUnreadableError)
-            ending = self._failed(job, exc.message, is_final=is_final)
+            # Neither a document nor an address gets better by itself.
+            is_final = isinstance(exc, ImportUnreadableError | ValidationFailedError)
+            ending = await self._failed(job, exc.message, is_final=is_final)
         except DatabaseUnavailable:
             # The lease ends, and the job counts one more attempt.
             raise
         except Exception as exc:
             log.exception("catalog_job_crashed", job_id=job.id)
-            ending = self._failed(job, f"Failed unexpectedly ({type(exc).__name__}); see the log.")
+            ending = await self._failed(
+                job, f"Failed unexpectedly ({type(exc).__name__}); see the log."
+            )
         else:
             log.info("catalog_job_done", job_id=job.id, **counts)
             ending = Ending(JobState.SUCCEEDED, RunOutcome.SUCCESS, counts=counts)
@@ -218,9 +221,12 @@ class CatalogWorker:
         if repeat is not None:
             await self._jobs.ensure_links_later(job.owner_id, job.owner_name, SYNCHRONISER)
 
-    def _failed(self, job: SyncJobRecord, error: str, *, is_final: bool = False) -> Ending:
+    async def _failed(self, job: SyncJobRecord, error: str, *, is_final: bool = False) -> Ending:
         chance = random.random()  # noqa: S311 - spreads retries
-        return failed(error, job.attempts, self._retries, chance, is_final=is_final)
+        ending = failed(error, job.attempts, self._retries, chance, is_final=is_final)
+        # The next attempt goes on from what was noted, and counts on.
+        noted = await self._jobs.details(job.id)
+        return ending if noted is None else replace(ending, counts=noted.counts)
 
     def _count_import(self, job: CatalogJobRecord, counts: Mapping[str, int]) -> None:
         # Counts of a job are those of all its attempts; those before were not counted.

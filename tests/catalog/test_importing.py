@@ -27,11 +27,17 @@ async def imported(rest: Rest, document: Any, **body: Any) -> dict[str, Any]:
     asked = {"source": "test", "document": document, **body}
     answer = await rest.ask(ROOT, "POST", "/catalog/imports", json=asked)
     assert answer.status_code == 202, answer.text
-    path = f"/catalog/imports/{answer.json()['id']}"
+    return await finished(rest, answer.json()["id"])
+
+
+async def finished(rest: Rest, job_id: str, states: frozenset[str] = FINISHED) -> dict[str, Any]:
+    """Wait until an import is in one of some states, and return it."""
     async with asyncio.timeout(60):
         while True:
-            job: dict[str, Any] = (await rest.ask(ROOT, "GET", path)).json()
-            if job["state"] in FINISHED:
+            job: dict[str, Any] = (
+                await rest.ask(ROOT, "GET", f"/catalog/imports/{job_id}")
+            ).json()
+            if job["state"] in states:
                 await rest.follow()
                 return job
             await rest.parts.clock.sleep(0.02)
