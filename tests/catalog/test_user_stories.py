@@ -42,6 +42,7 @@ async def counts(rest: Rest) -> dict[str, int]:
     return {name: await database.collection(name).count_documents({}) for name in names}
 
 
+@pytest.mark.requirement("R-351")
 @pytest.mark.requirement("R-180")
 @pytest.mark.requirement("R-087")
 async def test_1_1_a_remote_entry_is_stored_by_its_url_with_its_tools(rest: Rest) -> None:
@@ -123,6 +124,8 @@ async def test_1_5_deleting_a_workload_removes_it_and_its_tools_alone(
     }
 
 
+@pytest.mark.requirement("R-351")
+@pytest.mark.requirement("R-191")
 @pytest.mark.requirement("R-185")
 @pytest.mark.requirement("R-085")
 async def test_2_1_a_remote_workload_is_linked_by_its_url(
@@ -282,12 +285,14 @@ async def test_another_url_or_package_links_relinks_and_unlinks_the_same_record(
     assert (await counts(rest))["mcpservers"] == 1
 
 
+@pytest.mark.requirement("R-351")
+@pytest.mark.requirement("R-197")
 @pytest.mark.requirement("R-207")
 async def test_a_rename_and_a_removal_reach_all_linked_servers(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
-    entry = await add(rest, url=upstream.url)
-    made = await register(rest, "workload", url=upstream.url)
+    entry = await add(rest, url=upstream.url, description="Of the entry.")
+    made = await register(rest, "workload", url=upstream.url, description="Its own.")
     path = f"/catalog/servers/{entry['id']}"
 
     async def is_named(name: str | None) -> bool:
@@ -299,7 +304,9 @@ async def test_a_rename_and_a_removal_reach_all_linked_servers(
     await until_async(lambda: is_named(None))
 
     assert renamed.json()["server"]["name"] == "io.example/new"
-    assert (await server(rest, made)).get("registryServerId") is None
+    left = await server(rest, made)
+    assert left.get("registryServerId") is None
+    assert (left.get("registryServerDescription"), left["description"]) == (None, "Its own.")
 
 
 async def test_plain_users_read_the_catalog_and_administrators_of_all_tenants_change_it(
