@@ -52,17 +52,27 @@ hypothesis_settings.register_profile(
 
 
 LONGEST = (
-    *("workers/test_workers.py", "servers/test_openapi.py", "oauth/test_replicas.py"),
+    *("workers/test_workers.py", "servers/test_openapi.py"),
+    *("conformance/test_suite.py", "rest/real/test_real_descriptions.py"),
     *("test_chaos.py", "servers/test_odd_servers.py"),
-    *("conformance/test_suite.py", "access/test_agreement.py"),
-    *("clients/test_matrix.py", "gateway/test_whole_way.py"),
-    *("clients/test_hard_cases.py", "access/policies/test_whole_way.py"),
-    *("processes/test_serving.py", "sync/test_worker.py"),
-    *("processes/local/test_instance.py", "gateway/test_following.py"),
-    *("processes/local/test_daemon.py", "gateway/test_snapshot.py"),
-    *("test_cli_creds.py", "sync/test_command.py", "test_cli.py"),
+    *("test_cli_servers.py", "servers/test_service.py"),
+    *("oauth/test_replicas.py", "oauth/test_flows.py"),
+    *("clients/test_matrix.py", "access/policies/test_whole_way.py"),
+    *("clients/test_hard_cases.py", "servers/test_odd_documents.py"),
+    *("processes/test_serving.py", "access/test_agreement.py"),
+    *("sync/test_worker.py", "servers/versions/test_versions_api.py"),
+    *("gateway/test_approved_calls.py", "gateway/test_whole_way.py"),
+    *("processes/local/test_instance.py", "search/test_evaluation.py"),
+    *("gateway/test_following.py", "gateway/test_combined.py"),
+    *("processes/local/test_daemon.py", "gateway/test_toolsets.py"),
+    *("servers/test_api_outage.py", "gateway/test_snapshot.py"),
+    *("test_cli_creds.py", "gateway/test_crossing.py"),
+    *("sync/test_command.py", "oauth/test_interrupted_flows.py"),
+    *("test_cli.py", "servers/test_api_servers.py"),
+    *("test_replicas.py", "servers/test_api_input.py"),
+    *("gateway/test_budgets.py", "access/test_permissions_api.py"),
 )
-"""Modules that take longer than ten seconds, the longest first.
+"""Modules that take ten seconds or more, of a processor or of waiting, the longest first.
 
 By turns those that start processes and those that do not: two workers of pytest-xdist take two
 modules at a time, and should not both start many.

@@ -31,7 +31,9 @@ from tests.fakes.loopback import NO_CERTIFICATES
 
 START = "from registry.__main__ import main; main()"
 READY_SECONDS = 60.0
-END_SECONDS = 30.0
+END_SECONDS = 60.0
+"""Longer than the drain of any test and what follows it: a worker is killed 40 seconds after the
+signal where one may drain for 30."""
 POLL_SECONDS = 0.05
 STATUS_BYTES = 32
 HOST = "127.0.0.1"
