@@ -269,11 +269,17 @@ class Database:
             for server in servers
         )
 
+    async def validators(self) -> dict[str, Any]:
+        """Return the validators of all collections, by name; None for those without."""
+        async with translated():
+            found = await self.db.list_collections()
+            return {one["name"]: one.get("options", {}).get("validator") async for one in found}
+
     async def ensure_collection(self, name: str, validator: Mapping[str, object]) -> None:
         """Create one of our collections with its validator, or update the validator."""
         async with translated():
             try:
-                # The creation itself shows whether it exists; asking first lists all collections.
+                # The creation itself shows whether it exists, also if another process is quicker.
                 await self.db.create_collection(name, check_exists=False, validator=validator)
             except OperationFailure as exc:
                 if exc.code != NAMESPACE_EXISTS:

@@ -112,8 +112,10 @@ async def prepare(
     Returns:
         Indexes that exist with other options, which were left as they are.
     """
+    existing = await database.validators()
     for name, validator in OWN_VALIDATORS.items():
-        await database.ensure_collection(name, validator)
+        if existing.get(name) != validator:
+            await database.ensure_collection(name, validator)
     conflicts: list[IndexConflict] = []
     for name, indexes in wanted_indexes(extra_indexes).items():
         conflicts += await database.ensure_indexes(name, indexes)

@@ -34,6 +34,7 @@ from packages.database.errors import (
     translates_driver_errors,
 )
 from packages.database.monitoring import CommandTimer, PoolWatcher
+from packages.database.schema import prepare
 from tests.fakes.fake_mongo import OK, UNKNOWN_COMMAND, Answer, fake_mongo, release
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 
@@ -525,3 +526,16 @@ async def test_a_validator_that_is_there_is_not_written_again(database_uri: str)
     assert commands.names.count("collMod") == 1
     await database.client.drop_database(database.db.name)
     await database.close()
+
+
+async def test_a_prepared_database_is_asked_once_which_collections_it_has(
+    database: Database, database_uri: str
+) -> None:
+    commands = _Commands()
+    another = Database(database_uri, timeout_ms=5000, listeners=[commands])
+
+    assert await prepare(another, {}) == []
+
+    assert commands.names.count("listCollections") == 1
+    assert "create" not in commands.names
+    await another.close()
