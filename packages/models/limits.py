@@ -29,7 +29,7 @@ class LimitDocument(Document):
     name: Annotated[str, Field(min_length=1, max_length=MAX_POLICY_NAME)]
     description: str | None = None
     is_enabled: bool
-    source_type: SourceType
+    source_type: SourceType | None = None
     owner_id: PydanticObjectId | None = None
     tools: list[NotEmpty] = Field(default_factory=list)
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -32,7 +32,7 @@ class AccessPolicy(Document):
         name: Unique among those about the same server, and among those about all.
         effect: Its effect on the callers that it names.
         is_enabled: Whether it applies.
-        source_type: Kind of the tools that it is about.
+        source_type: Kind of the tools that it is about; absent for both.
         owner_id: The server that offers them; absent for all.
         tools: Their names, in which `*` matches any text; empty for all.
         metadata: Flags that they must have, with their values.
@@ -49,7 +49,7 @@ class AccessPolicy(Document):
     description: str | None = None
     effect: Effect
     is_enabled: bool
-    source_type: SourceType
+    source_type: SourceType | None = None
     owner_id: PydanticObjectId | None = None
     tools: list[NotEmpty] = Field(default_factory=list)
     metadata: dict[str, Any] = Field(default_factory=dict)

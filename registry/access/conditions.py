@@ -6,6 +6,7 @@ Read from the database, like everything that is explained.
 import math
 from collections.abc import Sequence
 
+from packages.models.states import SourceType
 from registry.access.budgets.repository import BudgetRepository
 from registry.access.limits.decisions import LimitIndex
 from registry.access.limits.ports import LimitUse
@@ -53,7 +54,12 @@ class CallConditions:
         return (await self._table()).policies()
 
     async def reasons(
-        self, user: UserContext, server_id: str, tool: ToolFacts, rules: CallRules
+        self,
+        user: UserContext,
+        server_id: str,
+        tool: ToolFacts,
+        rules: CallRules,
+        source_type: SourceType | None = None,
     ) -> tuple[Reason, ...]:
         """Return the first step of a decision, quarantine, and those after the policies.
 
@@ -66,7 +72,7 @@ class CallConditions:
             quarantine = Reason("quarantine", False, "They, or their token, are in quarantine.")
         elif server is not None:
             quarantine = Reason("quarantine", False, "The server is in quarantine.")
-        reasons = (quarantine, await self._of_limits(user, server_id, tool))
+        reasons = (quarantine, await self._of_limits(user, server_id, tool, source_type))
         if rules.price_per_call or rules.price_per_kib:
             return (*reasons, await self._of_budgets(user, rules))
         return reasons
@@ -96,11 +102,17 @@ class CallConditions:
                 )
         return Reason("budget", True, "No budget for such calls is spent.")
 
-    async def _of_limits(self, user: UserContext, server_id: str, tool: ToolFacts) -> Reason:
+    async def _of_limits(
+        self,
+        user: UserContext,
+        server_id: str,
+        tool: ToolFacts,
+        source_type: SourceType | None,
+    ) -> Reason:
         tier = next(
             (one.partition(":")[2] for one in tool.facets if one.startswith(f"{COST_TIER}:")), None
         )
-        limited = LimitedTool(server_id, tool.name, tool.facets, tier)
+        limited = LimitedTool(server_id, tool.name, tool.facets, tier, source_type)
         index = LimitIndex((await self._limits.every()).values())
         found = index.about(limited).applying(user)
         if not found:

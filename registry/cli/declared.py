@@ -8,6 +8,7 @@ one that it lacks stays unchanged.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from registry.auth.identity import ALL_TENANTS, OPERATOR
@@ -15,7 +16,7 @@ from registry.cli.names import is_id
 from registry.cli.output import read_pages
 
 if TYPE_CHECKING:
-    from registry.access.policies.values import PolicyRecord
+    from registry.access.policies.values import PolicyRecord, PolicyTarget
     from registry.access.sharing import Entry, Principal
     from registry.tools.values import StoredTool
     from registry.wiring.commands import CommandServices
@@ -354,6 +355,7 @@ async def _policy(names: Names, record: PolicyRecord) -> dict[str, Any]:
             "server": None if owner_id is None else await names.name_of("server", owner_id),
             "tools": target["tools"],
             "metadata": target["metadata"],
+            **_kind_of_all(target),
         },
         "subjects": {
             **subjects,
@@ -361,6 +363,16 @@ async def _policy(names: Names, record: PolicyRecord) -> dict[str, Any]:
             "groups": [await names.name_of("group", one) for one in subjects["groups"]],
         },
     }
+
+
+def _kind_of_all(target: dict[str, Any]) -> dict[str, Any]:
+    """Return the kind of servers, where a target says one: that of a server follows from it."""
+    said = target["source_type"] if target["owner_id"] is None else None
+    return {} if said is None else {"source_type": said}
+
+
+def _said_target(target: PolicyTarget) -> PolicyTarget:
+    return target if target.owner_id is None else replace(target, source_type=None)
 
 
 async def apply_policy(
@@ -372,7 +384,8 @@ async def apply_policy(
     content = _members(
         "policy", entry, {"name", "description", "effect", "is_enabled", "target", "subjects"}
     )
-    target = _members("target", content.get("target", {}), {"server", "tools", "metadata"})
+    known = {"server", "source_type", "tools", "metadata"}
+    target = _members("target", content.get("target", {}), known)
     server = target.pop("server", None)
     owner_id = None if server is None else await names.id_of("server", server)
     subjects = _members(
@@ -401,8 +414,9 @@ async def apply_policy(
         return {"outcome": "created", "message": ""}
     (record,) = found
     policy = record.policy
-    before = (record.description, policy.effect, policy.is_enabled, policy.target, policy.subjects)
-    after = (change.description, change.effect, change.is_enabled, change.target, change.subjects)
+    was, wanted = _said_target(policy.target), _said_target(change.target)
+    before = (record.description, policy.effect, policy.is_enabled, was, policy.subjects)
+    after = (change.description, change.effect, change.is_enabled, wanted, change.subjects)
     if before == after:
         return {"outcome": "unchanged", "message": ""}
     shown = await _policy(names, record)

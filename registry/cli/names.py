@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.running import NOT_FOUND, fail, is_hex
@@ -102,3 +102,11 @@ async def owner_of(services: "CommandServices", reference: str | None) -> str:
 def acting_for(user_id: str) -> UserContext:
     """Return who registers what shall be this user's: the operator, in that user's name."""
     return replace(OPERATOR, user_id=user_id)
+
+
+ALL_OF: Mapping[str | None, str] = {"mcp": "all MCP servers", "openapi": "all REST APIs"}
+
+
+def servers_of(target: Mapping[str, Any]) -> str:
+    """Return whose tools a policy or a limit is about."""
+    return target["owner_id"] or ALL_OF.get(target["source_type"], "all")

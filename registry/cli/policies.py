@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.names import is_id, only_one, server_of
+from registry.cli.names import is_id, only_one, server_of, servers_of
 from registry.cli.output import (
     MAX_ROWS,
     AsJson,
@@ -33,7 +33,7 @@ COLUMNS = [
     Column("Name", "name"),
     Column("Effect", "effect"),
     Column("Enabled", "is_enabled"),
-    Column("Server", lambda row: row["target"]["owner_id"] or "all"),
+    Column("Server", lambda row: servers_of(row["target"])),
     Column("Tools", lambda row: row["target"]["tools"] or "all"),
     Column("Who", lambda row: who_of(row["subjects"]), wraps=True),
     Column("Id", "id"),

@@ -10,7 +10,7 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
-from packages.models.states import Effect
+from packages.models.states import Effect, SourceType
 from registry.access.policies.decisions import ToolRule
 from registry.access.policy import ServerFacts, ServerScope
 from registry.auth.identity import UserContext
@@ -196,6 +196,11 @@ class Route:
         default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
     )
     api: RestApi | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source_type(self) -> SourceType:
+        """Return whether it is an MCP server or a REST API."""
+        return SourceType.MCP if self.api is None else SourceType.OPENAPI
 
     def __post_init__(self) -> None:
         """Convert the headers to their wire format."""

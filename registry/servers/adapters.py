@@ -106,6 +106,7 @@ def _owner(server: ServerRecord) -> PolicyServer:
         tenant_id=server.tenant_id,
         default_effect=server.default_effect,
         call_rules=members(server.registry.get("call_rules")),
+        source_type=server.source_type,
     )
 
 

@@ -691,6 +691,78 @@ async def test_a_held_change_says_what_it_would_break(
     assert [one["compatibility"] for one in newest["changes"]] == words
 
 
+@pytest.mark.parametrize("kind", ["openapi", "mcp", None])
+async def test_policies_and_limits_are_about_one_kind_of_tools_or_both(
+    rest: Rest, root: UserContext, shop: Shop, kind: str | None
+) -> None:
+    made = await registered(rest, root, shop, name=fresh())
+    target = {"source_type": kind, "tools": ["listPets", "echo"]}
+    everyone = {"everyone": True}
+    deny = {"name": fresh(), "effect": "deny", "target": target, "subjects": everyone}
+    closed = {"name": fresh(), "target": target, "subjects": everyone, "in_flight": 0}
+    async with plain_upstream() as upstream:
+        server = await rest.register(root, fresh(), upstream.url)
+        limit = (await rest.ask(root, "POST", "/limits", json=closed)).json()
+        await rest.follow()
+        answers = {
+            server["serverName"]: await rest.call_tool(
+                root, server["serverName"], "echo", text="x"
+            ),
+            made["name"]: await rest.call_tool(root, made["name"], "listPets"),
+        }
+        limited = {name for name, answer in answers.items() if "rate_limited" in answer}
+        await rest.ask(root, "DELETE", f"/limits/{limit['id']}")
+        policy = (await rest.ask(root, "POST", "/access/policies", json=deny)).json()
+        await rest.follow()
+        seen = await listed(rest, root, "")
+        explained = [
+            (await rest.ask(root, "POST", "/access/explain", json=asked)).json()["allowed"]
+            for asked in (
+                {"server_id": server["id"], "tool": "echo"},
+                {"server_id": made["id"], "tool": "listPets"},
+            )
+        ]
+        await rest.ask(root, "DELETE", f"/access/policies/{policy['id']}")
+        await rest.call(root, "DELETE", f"/{server['id']}")
+
+    names = {"mcp": server["serverName"], "openapi": made["name"]}
+    meant = set(names.values()) if kind is None else {names[kind]}
+    own = {f"{names['mcp']}__echo", f"{names['openapi']}__listPets"}
+    left = own & seen.keys()
+    assert limit["target"]["source_type"] == policy["target"]["source_type"] == kind
+    assert left == {
+        f"{names[one]}__{tool}"
+        for one, tool in (("mcp", "echo"), ("openapi", "listPets"))
+        if names[one] not in meant
+    }
+    assert explained == [names["mcp"] not in meant, names["openapi"] not in meant]
+    assert limited == meant, answers
+
+
+async def test_policies_and_limits_about_an_api_say_so_and_hold(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    made = await registered(rest, root, shop, name=fresh())
+    target = {"owner_id": made["id"], "tools": ["listPets"]}
+    subjects = {"everyone": True}
+    deny = {"name": fresh(), "effect": "deny", "target": target, "subjects": subjects}
+    wrong = {**deny, "target": {**target, "source_type": "mcp"}}
+    limit = {"name": fresh(), "target": target, "subjects": subjects, "in_flight": 0}
+
+    made_limit = await rest.ask(root, "POST", "/limits", json=limit)
+    refused = await rest.ask(root, "POST", "/access/policies", json=wrong)
+    policy = await rest.ask(root, "POST", "/access/policies", json=deny)
+    await rest.follow()
+    seen = await listed(rest, root, made["name"])
+
+    assert made_limit.json()["target"]["source_type"] == "openapi"
+    assert policy.json()["target"]["source_type"] == "openapi"
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["field"] == "target.source_type"
+    assert "listPets" not in seen
+    assert "showPet" in seen
+
+
 @pytest.mark.requirement("R-002")
 async def test_tools_of_both_kinds_are_in_one_list_under_one_policy(
     rest: Rest, root: UserContext, shop: Shop

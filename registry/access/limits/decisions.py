@@ -6,7 +6,6 @@ those that apply to it and not for the others.
 
 from collections.abc import Iterable, Sequence
 
-from packages.models.states import SourceType
 from registry.access.limits.values import Limit, LimitedTool
 from registry.access.policies.decisions import is_named
 from registry.auth.identity import UserContext
@@ -64,7 +63,7 @@ class LimitIndex:
         everywhere: list[Limit] = []
         by_server: dict[str, list[Limit]] = {}
         for limit in sorted(limits, key=lambda one: one.id):
-            if not limit.is_enabled or limit.target.source_type is SourceType.OPENAPI:
+            if not limit.is_enabled:
                 continue
             if limit.target.owner_id is None:
                 everywhere.append(limit)
@@ -86,6 +85,8 @@ class LimitIndex:
 
 def _is_about(limit: Limit, tool: LimitedTool) -> bool:
     target = limit.target
-    return is_named(target.tools, tool.name) and all(
-        facet(flag, value) in tool.facets for flag, value in target.metadata.items()
+    return (
+        target.may_concern(tool.source_type)
+        and is_named(target.tools, tool.name)
+        and all(facet(flag, value) in tool.facets for flag, value in target.metadata.items())
     )

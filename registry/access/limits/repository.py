@@ -13,7 +13,6 @@ from packages.database.documents import as_stored, deleted
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import moment_of, text_of, whole_of
 from packages.models.limits import LimitDocument
-from packages.models.states import SourceType
 from registry.access.limits.errors import LimitExistsError
 from registry.access.limits.values import (
     Dimension,
@@ -36,7 +35,7 @@ from registry.core.paging import Page, PageRequest
 log = structlog.get_logger()
 
 SORT = [("name", 1), ("_id", 1)]
-OPTIONAL = ("description", "owner_id", "in_flight", "on_database_loss")
+OPTIONAL = ("description", "owner_id", "source_type", "in_flight", "on_database_loss")
 
 
 @translates_driver_errors
@@ -136,7 +135,7 @@ class LimitRepository:
             name=limit.name,
             description=record.description,
             is_enabled=limit.is_enabled,
-            source_type=target.source_type or SourceType.MCP,
+            source_type=target.source_type,
             owner_id=None if target.owner_id is None else ObjectId(target.owner_id),
             tools=list(target.tools),
             metadata=dict(target.metadata),

@@ -93,6 +93,7 @@ class LimitService:
         person = PolicyEditor(user.user_id, user.username)
         limit_id = new_limit_id()
         blank = Limit(limit_id, "", PolicyTarget(), NO_SUBJECTS)
+        change = replace(change, target=await self._authority.settled(change.target))
         record = _changed(LimitRecord(blank, None, 0, now, person, now, person), change)
         owner_id = change.target.owner_id
         await self._authority.require_known(change.subjects, NO_SUBJECTS, owner_id, user)
@@ -127,6 +128,8 @@ class LimitService:
             ValidationFailedError: It would limit nothing.
         """
         seen = await self.get(limit_id, user)
+        if "target" in change.members:
+            change = replace(change, target=await self._authority.settled(change.target))
         if "subjects" in change.members:
             target = change.target if "target" in change.members else seen.limit.target
             await self._authority.require_known(

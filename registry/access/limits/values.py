@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from packages.models.states import SourceType
 from registry.access.policies.values import EVERYONE, PolicyEditor, PolicyTarget, Subjects
 from registry.auth.identity import UserContext
 
@@ -126,12 +127,14 @@ class LimitedTool:
 
     Attributes:
         facets: Its known effects, as texts `flag:value`.
+        source_type: Whose tool it is; None if that is unknown.
     """
 
     server_id: str
     name: str
     facets: tuple[str, ...] = ()
     cost_tier: str | None = None
+    source_type: SourceType | None = None
 
 
 @dataclass(frozen=True, slots=True)

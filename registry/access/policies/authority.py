@@ -3,6 +3,8 @@
 Owners of a server write those about it, administrators those about all servers.
 """
 
+from dataclasses import replace
+
 from packages.database.client import Transaction
 from registry.access.policies.errors import (
     PolicyForbiddenError,
@@ -10,7 +12,7 @@ from registry.access.policies.errors import (
     UnknownSubjectsError,
 )
 from registry.access.policies.ports import PolicyServer, PolicyServers
-from registry.access.policies.values import Subjects
+from registry.access.policies.values import PolicyTarget, Subjects
 from registry.access.policy import (
     AccessDecision,
     AccessRights,
@@ -24,6 +26,7 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import Tenants, UserContext
 from registry.auth.repository import GROUP, USER, DirectoryRepository
 from registry.core.clock import Clock
+from registry.core.errors import ValidationFailedError
 
 
 class RuleAuthority:
@@ -51,6 +54,23 @@ class RuleAuthority:
         self._admin_sees_private = admin_sees_private
         self._admin_uses_private = admin_uses_private
         self._what = what
+
+    async def settled(self, target: PolicyTarget) -> PolicyTarget:
+        """Return a target with the kind of its server, if it is about one.
+
+        Raises:
+            ValidationFailedError: It says another kind.
+        """
+        owner = None
+        if target.owner_id is not None:
+            owner = await self._owners.policy_owner(target.owner_id)
+        if owner is None:
+            return target
+        if target.source_type not in {None, owner.source_type}:
+            raise ValidationFailedError(
+                "target.source_type", f"is {owner.source_type.value} for {owner.name}"
+            )
+        return replace(target, source_type=owner.source_type)
 
     def owners_of(self, user: UserContext) -> set[str | None] | None:
         """Return the servers whose rules *user* may write, None among them for all servers.

@@ -154,13 +154,16 @@ class PolicyIndex:
         everywhere: list[Policy] = []
         by_owner: dict[str, list[Policy]] = {}
         for policy in sorted(policies, key=lambda policy: policy.id):
-            if not policy.is_enabled or policy.target.source_type is SourceType.OPENAPI:
+            if not policy.is_enabled:
                 continue
             if policy.target.owner_id is None:
                 everywhere.append(policy)
             else:
                 by_owner.setdefault(policy.target.owner_id, []).append(policy)
-        self._everywhere = tuple(everywhere)
+        self._everywhere = {
+            kind: tuple(policy for policy in everywhere if policy.target.may_concern(kind))
+            for kind in (None, *SourceType)
+        }
         self._by_owner = {
             owner_id: tuple(sorted((*everywhere, *own), key=lambda policy: policy.id))
             for owner_id, own in by_owner.items()
@@ -169,11 +172,19 @@ class PolicyIndex:
     @property
     def is_empty(self) -> bool:
         """Whether there are none."""
-        return not self._everywhere and not self._by_owner
+        return not self._everywhere[None] and not self._by_owner
 
-    def about(self, owner_id: str) -> tuple[Policy, ...]:
-        """Return the policies for any tool of a server, in the order of their ids."""
-        return self._by_owner.get(owner_id, self._everywhere)
+    def about(self, owner_id: str, source_type: SourceType | None = None) -> tuple[Policy, ...]:
+        """Return the policies for any tool of a server, in the order of their ids.
+
+        Args:
+            owner_id: The server.
+            source_type: Its kind; None if that is unknown, and policies about either count.
+        """
+        own = self._by_owner.get(owner_id)
+        if own is None:
+            return self._everywhere[source_type]
+        return tuple(policy for policy in own if policy.target.may_concern(source_type))
 
 
 def rules_of(

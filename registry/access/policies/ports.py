@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from packages.database.client import Transaction
-from packages.models.states import Effect
+from packages.models.states import Effect, SourceType
 from registry.access.policies.values import NarrowedPath, Policy, Reason, ToolFacts
 from registry.access.policy import ServerScope
 from registry.auth.identity import UserContext
@@ -27,6 +27,7 @@ class PolicyServer:
         tenant_id: Its tenant.
         default_effect: What holds for its tools that no policy allows.
         call_rules: Its defaults for what is demanded of calls.
+        source_type: Whether it is an MCP server or a REST API.
     """
 
     id: str
@@ -40,6 +41,7 @@ class PolicyServer:
     tenant_id: str | None
     default_effect: Effect = Effect.ALLOW
     call_rules: JsonObject = field(default_factory=dict)
+    source_type: SourceType = SourceType.MCP
 
 
 class ServerPath(Protocol):
@@ -156,6 +158,11 @@ class Conditions(Protocol):
         """Return the policies that stand for quarantined servers and tools."""
 
     async def reasons(
-        self, user: UserContext, server_id: str, tool: ToolFacts, rules: CallRules
+        self,
+        user: UserContext,
+        server_id: str,
+        tool: ToolFacts,
+        rules: CallRules,
+        source_type: SourceType | None = None,
     ) -> tuple[Reason, ...]:
         """Return the first step of a decision, quarantine, and those after the policies."""

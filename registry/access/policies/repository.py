@@ -39,6 +39,10 @@ SEARCHED_FIELDS = ("name", "description")
 OBJECT_ID_CHARACTERS = 24
 
 
+OPTIONAL = ("description", "owner_id", "source_type")
+"""Members that a document may lack."""
+
+
 class _UnreadableError(Exception):
     """A field has an invalid value."""
 
@@ -123,7 +127,7 @@ class PolicyRepository:
         document = as_stored(self._document(record))
         key = {"_id": document.pop("_id"), "revision": record.revision - 1}
         operations: Doc = {"$set": document}
-        gone = [name for name in ("description", "owner_id") if name not in document]
+        gone = [name for name in OPTIONAL if name not in document]
         if gone:
             operations["$unset"] = dict.fromkeys(gone, "")
         try:
@@ -151,7 +155,7 @@ class PolicyRepository:
             description=record.description,
             effect=policy.effect,
             is_enabled=policy.is_enabled,
-            source_type=target.source_type or SourceType.MCP,
+            source_type=target.source_type,
             owner_id=None if target.owner_id is None else ObjectId(target.owner_id),
             tools=list(target.tools),
             metadata=dict(target.metadata),
@@ -206,11 +210,15 @@ def read_member(
 def target_of(row: Mapping[str, Any], problems: list[str]) -> PolicyTarget:
     """Return the tools that a document names; what is unreadable names all."""
     return PolicyTarget(
-        read_member(row, "source_type", SourceType, None, problems),
+        read_member(row, "source_type", _source_type, None, problems),
         read_member(row, "owner_id", _owner, None, problems),
         read_member(row, "tools", _texts, (), problems),
         read_member(row, "metadata", _metadata, {}, problems),
     )
+
+
+def _source_type(value: object) -> SourceType | None:
+    return None if value is None else SourceType(str(value))
 
 
 def subjects_of(row: Mapping[str, Any], problems: list[str]) -> Subjects:

@@ -1,7 +1,7 @@
 """Query, bodies and answers of the access API: snake_case, as the records are stored."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic import model_validator as validator
@@ -99,9 +99,13 @@ class _Body(BaseModel):
 class TargetBody(_Body):
     """The tools that a policy is about: those of which all of this is true."""
 
-    source_type: Literal["mcp"] = "mcp"
+    source_type: SourceType | None = Field(
+        default=None,
+        description="For tools of all servers: `mcp` for those of MCP servers alone, `openapi` "
+        "for operations of REST APIs alone, null for both. With `owner_id` it is that one's.",
+    )
     owner_id: ObjectIdText | None = Field(
-        default=None, description="Id of the server that offers them; null for all servers."
+        default=None, description="Id of the server or API that offers them; null for all."
     )
     tools: Annotated[list[ToolName], Field(max_length=MAX_TOOLS)] = Field(
         default_factory=list,
@@ -131,9 +135,7 @@ class TargetBody(_Body):
     def value(self) -> PolicyTarget:
         """Return the value."""
         tools = tuple(dict.fromkeys(re.sub(r"\*+", "*", name) for name in self.tools))
-        return PolicyTarget(
-            SourceType(self.source_type), self.owner_id, tools, dict(self.metadata)
-        )
+        return PolicyTarget(self.source_type, self.owner_id, tools, dict(self.metadata))
 
 
 class SubjectsBody(_Body):

@@ -247,6 +247,7 @@ class PolicyService:
         person = PolicyEditor(user.user_id, user.username)
         policy_id = new_policy_id()
         blank = Policy(policy_id, "", Effect.ALLOW, PolicyTarget(), NO_SUBJECTS)
+        change = replace(change, target=await self._authority.settled(change.target))
         record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
         owner_id = change.target.owner_id
         await self._authority.require_known(change.subjects, NO_SUBJECTS, owner_id, user)
@@ -286,6 +287,8 @@ class PolicyService:
             PolicyExistsError: The name is taken.
         """
         seen = await self._require(policy_id, user)
+        if "target" in change.members:
+            change = replace(change, target=await self._authority.settled(change.target))
         if "subjects" in change.members:
             # Subjects that it named before may stay, although they are gone.
             target = change.target if "target" in change.members else seen.policy.target
@@ -400,7 +403,9 @@ class PolicyService:
         toolset_steps = () if toolset is None else (toolset,)
         rule = await self._rule(owner, facts)
         rules = await self._call_rules(owner, facts)
-        quarantine, *conditions = await self._conditions.reasons(caller, owner.id, facts, rules)
+        quarantine, *conditions = await self._conditions.reasons(
+            caller, owner.id, facts, rules, owner.source_type
+        )
         explanation = explain(
             caller,
             owner,
@@ -456,7 +461,7 @@ class PolicyService:
     async def _rule(self, owner: PolicyServer, tool: ToolFacts) -> ToolRule:
         policies = [*await self._policies.about(owner.id), *await self._conditions.policies()]
         index = PolicyIndex(policies)
-        rules = rules_of(index.about(owner.id), [tool], owner.default_effect)
+        rules = rules_of(index.about(owner.id, owner.source_type), [tool], owner.default_effect)
         return rules.get(tool.name, NO_RULE)
 
     async def _call_rules(self, owner: PolicyServer, tool: ToolFacts) -> CallRules:

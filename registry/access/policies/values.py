@@ -76,16 +76,22 @@ class PolicyTarget:
     """The tools that a policy applies to: those that match all of these.
 
     Attributes:
-        source_type: None for any, in an unreadable policy.
-        owner_id: The server; None for all servers.
+        source_type: Of tools of all servers: MCP servers' or REST APIs' alone; None for both.
+            With *owner_id* it is that one's.
+        owner_id: The server or API; None for all.
         tools: Names, in which `*` matches any text; empty for all.
         metadata: Flags with their values.
     """
 
-    source_type: SourceType | None = SourceType.MCP
+    source_type: SourceType | None = None
     owner_id: str | None = None
     tools: tuple[str, ...] = ()
     metadata: Mapping[str, bool | str] = field(default_factory=dict)
+
+    def may_concern(self, source_type: SourceType | None) -> bool:
+        """Whether it may be about tools of a kind of servers; None if that is unknown."""
+        said = None if self.owner_id is not None else self.source_type
+        return said is None or source_type is None or said is source_type
 
 
 @dataclass(frozen=True, slots=True)

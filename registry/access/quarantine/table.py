@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from packages.models.states import Effect, QuarantineKind, SourceType
+from packages.models.states import Effect, QuarantineKind
 from registry.access.policies.values import EVERYONE, Policy, PolicyTarget
 from registry.access.quarantine.errors import InQuarantineError
 from registry.access.quarantine.ports import StoredQuarantines
@@ -81,7 +81,7 @@ class QuarantineTable:
                 name=f"quarantine of {one.name}",
                 effect=Effect.DENY,
                 target=PolicyTarget(
-                    SourceType.MCP, one.subject, () if one.tool is None else (one.tool,)
+                    owner_id=one.subject, tools=() if one.tool is None else (one.tool,)
                 ),
                 subjects=EVERYONE,
             )

@@ -238,7 +238,13 @@ class CallLimits:
             return None
         limits = self._table.known(route.server_id, tool.name, tool)
         if limits is None:
-            facts = LimitedTool(route.server_id, tool.name, tool.facets, tool.rules.cost_tier)
+            facts = LimitedTool(
+                route.server_id,
+                tool.name,
+                tool.facets,
+                tool.rules.cost_tier,
+                route.source_type,
+            )
             limits = self._table.find(facts, tool)
         if limits.is_empty:
             return None

@@ -202,7 +202,7 @@ class RoutePolicies:
         before: Mapping[str, _Known],
         known: dict[str, _Known],
     ) -> _Known:
-        policies = index.about(route.server_id)
+        policies = index.about(route.server_id, route.source_type)
         former = before.get(route.server_id)
         if former is not None and former.base is route and former.policies == policies:
             known[route.server_id] = former

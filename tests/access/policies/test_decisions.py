@@ -114,7 +114,11 @@ def rule_about(
 ) -> ToolRule:
     """Return the rule of a tool as the gateway works it out."""
     index = PolicyIndex(stored)
-    return rules_of(index.about(owner_id), [tool], default).get(tool.name, NO_RULE)
+    return rules_of(index.about(owner_id, SourceType.MCP), [tool], default).get(tool.name, NO_RULE)
+
+
+KINDS = (None, SourceType.MCP)
+"""Of policies about all servers, those that are about an MCP server."""
 
 
 def plainly_about(one: Policy, owner_id: str, tool: ToolFacts) -> bool:
@@ -124,8 +128,7 @@ def plainly_about(one: Policy, owner_id: str, tool: ToolFacts) -> bool:
     wanted = {flag: str(value).lower() for flag, value in target.metadata.items()}
     patterns = [name.replace("[", "[[]").replace("?", "[?]") for name in target.tools]
     return (
-        target.source_type is not SourceType.OPENAPI
-        and (target.owner_id is None or target.owner_id == owner_id)
+        (target.owner_id == owner_id or (target.owner_id is None and target.source_type in KINDS))
         and (not patterns or any(fnmatch.fnmatchcase(tool.name, one) for one in patterns))
         and wanted.items() <= known.items()
     )

@@ -400,7 +400,7 @@ async def test_policies_about_a_server_go_with_it_in_one_record(
         {"is_enabled": "yes"},
         {"is_enabled": None},
         {"target": None},
-        {"target": {"source_type": "openapi"}},
+        {"target": {"source_type": "soap"}},
         {"target": {"owner_id": "x"}},
         {"target": {"owner_id": NOWHERE}},
         {"target": {"tools": [""]}},
