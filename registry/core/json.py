@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,6 +13,12 @@ from pydantic import JsonValue as JsonValue  # noqa: PLC0414 - re-exported
 
 E = TypeVar("E", bound=StrEnum)
 JsonObject: TypeAlias = dict[str, JsonValue]
+
+LONG_NUMBER = re.compile(rb"[0-9]{19}")
+"""Contained in every whole number of which the fast parser makes a float."""
+
+SEARCHED_BYTES = 16 * 1024
+"""Longest text in which that is looked for; in longer ones the values are fewer than the bytes."""
 
 FIRST_ROUNDED = 2.0**63
 """From here on the fast parser makes floats of whole numbers: beyond -2**63 and 2**64 - 1."""
@@ -49,6 +56,8 @@ def load_exact(text: bytes | bytearray) -> JsonValue:
         RecursionError: It is nested too deeply.
     """
     value: JsonValue = orjson.loads(text)
+    if len(text) <= SEARCHED_BYTES and LONG_NUMBER.search(text) is None:
+        return value
     waiting = [value]
     while waiting:
         match waiting.pop():

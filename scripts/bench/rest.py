@@ -10,8 +10,12 @@ from scripts.bench.plan import Plan
 from scripts.bench.process import cpu_seconds
 from scripts.bench.report import Bar, Report
 from scripts.bench.stage import HOST, SERVER, Stage
+from scripts.bench.upstream import SIZED
 
 OPERATIONS = 1_000
+OPERATION_BYTES = 1_536
+"""Of each operation's tool in a list, in the middle."""
+
 API = "records"
 ERAS = {"": False, ", stateless era": True}
 
@@ -87,15 +91,30 @@ async def _known(target: Target) -> None:
 
 def _listed(report: Report, stage: Stage, plan: Plan) -> None:
     _register(stage, API, OPERATIONS - 1)
-    target = stage.gateway(f"/mcp/{API}", kind=Kind.LIST, tools=OPERATIONS)
-    asyncio.run(all_listed(target))
-    cpu: list[float] = []
+    # Of the same length, for a list costs what its text is long.
+    stage.register("sized", stage.upstream_port, f"{SIZED}{OPERATIONS}/{OPERATION_BYTES}")
+    targets = {
+        f"`tools/list` of {OPERATIONS:,} operations": API,
+        f"`tools/list` of {OPERATIONS:,} tools of an MCP server, as long": "sized",
+    }
+    cpu: dict[str, list[float]] = {label: [] for label in targets}
     errors = 0
+    listings = {
+        label: stage.gateway(f"/mcp/{name}", kind=Kind.LIST, tools=OPERATIONS)
+        for label, name in targets.items()
+    }
+    for target in listings.values():
+        asyncio.run(all_listed(target))
     for _ in range(plan.rounds):
-        before = stage.cpu_seconds()
-        result = asyncio.run(run(target, CONNECTIONS, plan.seconds))
-        spent = stage.cpu_seconds() - before
-        cpu.append(spent / requests_of(result, CONNECTIONS) * 1000)
-        errors += result.errors
-    report.row(f"CPU of `tools/list` of {OPERATIONS:,} operations", cpu, "ms", Bar(1.0, 0.4))
+        for label, target in listings.items():
+            before = stage.cpu_seconds()
+            result = asyncio.run(run(target, CONNECTIONS, plan.seconds))
+            spent = stage.cpu_seconds() - before
+            cpu[label].append(spent / requests_of(result, CONNECTIONS) * 1000)
+            errors += result.errors
+    operations, tools = cpu.values()
+    for label, values in cpu.items():
+        report.row(f"CPU of {label}", values, "ms", Bar(1.0, 0.4))
+    ratios = [one / other for one, other in zip(operations, tools, strict=True)]
+    report.row("a list of operations, times one of tools as long", ratios, "x", Bar(1.1))
     report.errors(errors)

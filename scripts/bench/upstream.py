@@ -34,6 +34,7 @@ TOOLS_EACH = 100
 TOOL_BYTES = 600
 MANY = "/many/"
 SOME = "/tools/"
+SIZED = "/sized/"
 ENUMERATIONS = "/enumerations/"
 MEMBERS = "/members/"
 REST = "/rest/"
@@ -54,6 +55,9 @@ def listed(path: str) -> list[dict[str, Any]]:
     if path.startswith(SOME):
         count = int(path.split("/")[2])
         return [_tool(f"search_{number:03}_records", path) for number in range(count)]
+    if path.startswith(SIZED):
+        count, size = map(int, path.split("/")[2:4])
+        return [_tool(f"search_{number:04}_records", path, size) for number in range(count)]
     if path.startswith(ENUMERATIONS):
         count = int(path.split("/")[2])
         return [_enumeration(f"choose_{number:02}", path) for number in range(count)]
@@ -75,7 +79,7 @@ def _enumeration(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "inputSchema": {"type": "object", "properties": properties}}
 
 
-def _tool(name: str, path: str) -> dict[str, Any]:
+def _tool(name: str, path: str, size: int = TOOL_BYTES) -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": {
@@ -86,8 +90,8 @@ def _tool(name: str, path: str) -> dict[str, Any]:
         "required": ["query"],
     }
     tool = {"name": name, "description": "", "inputSchema": schema}
-    missing = TOOL_BYTES - len(orjson.dumps(tool))
-    tool["description"] = ("Searches the records of this service. " * 20)[:missing]
+    missing = size - len(orjson.dumps(tool))
+    tool["description"] = ("Searches the records of this service. " * (size // 30))[:missing]
     return tool
 
 

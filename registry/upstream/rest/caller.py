@@ -224,9 +224,13 @@ def _without_secrets(credentials: Credentials) -> Credentials:
 
 def _with_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[str, str]:
     """Return the headers of a request with credentials, which no argument can replace."""
-    stored = {name.lower() for name in credentials.headers}
-    found = {name: value for name, value in headers.items() if name.lower() not in stored}
-    found.update(credentials.headers)
+    if len(headers) == 1:
+        # That of what is accepted, which no stored header replaces.
+        found = {**headers, **credentials.headers}
+    else:
+        stored = {name.lower() for name in credentials.headers}
+        found = {name: value for name, value in headers.items() if name.lower() not in stored}
+        found.update(credentials.headers)
     if credentials.cookie:
         own = {part.partition("=")[0].strip() for part in credentials.cookie.split(";")}
         others = [

@@ -6,8 +6,11 @@ Bearer, tokens of OAuth. The key of a query parameter is a header whose name beg
 them.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -29,6 +32,7 @@ OF_MCP: Final = frozenset(
 )
 """Headers of messages to MCP servers; an API gets none of them."""
 
+LINE_BREAK = re.compile(r"[\r\n\0]")
 OF_MCP_PARAMETERS: Final = "mcp-param-"
 OF_EVERY_REQUEST: Final = frozenset(
     {"accept-encoding", "baggage", "traceparent", "tracestate", "user-agent", "via"}
@@ -79,13 +83,38 @@ def credentials_of(headers: Iterable[tuple[str, str]]) -> Credentials:
     query: list[tuple[str, str]] = []
     cookie = ""
     for name, value in headers:
-        if "\r" in value or "\n" in value or "\0" in value:
+        if not value.isprintable() and LINE_BREAK.search(value):
             raise LineBreakError("A header holds a control character.")
-        lower = name.lower()
-        if name.startswith(QUERY_MARK):
-            query.append((quote(name[1:], safe=""), quote(value, safe="")))
-        elif lower == "cookie":
-            cookie = value
-        elif lower not in OF_MCP and not lower.startswith(OF_MCP_PARAMETERS):
+        use = _use(name)
+        if use is HEADER:
             plain[name] = value
+        elif use is QUERY:
+            query.append((quote(name[1:], safe=""), quote(value, safe="")))
+        elif use is COOKIE:
+            cookie = value
     return Credentials(plain, tuple(query), cookie)
+
+
+class _Use(Enum):
+    """What becomes of a header for an API."""
+
+    HEADER = 1
+    QUERY = 2
+    COOKIE = 3
+    NONE = 4
+
+
+HEADER, QUERY, COOKIE = _Use.HEADER, _Use.QUERY, _Use.COOKIE
+
+
+@lru_cache(1024)
+def _use(name: str) -> _Use:
+    """Return what becomes of a header; the same few names come with each call."""
+    lower = name.lower()
+    if name.startswith(QUERY_MARK):
+        return _Use.QUERY
+    if lower == "cookie":
+        return _Use.COOKIE
+    if lower in OF_MCP or lower.startswith(OF_MCP_PARAMETERS):
+        return _Use.NONE
+    return _Use.HEADER
