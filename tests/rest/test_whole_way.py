@@ -185,3 +185,28 @@ async def test_a_projection_is_set_and_taken_back(world: World) -> None:
         results.append(result.structured_content)
 
     assert results == [{"result": ["Rex"]}, {"result": [{"name": "Rex"}]}]
+
+
+async def test_the_registry_is_an_api_of_itself(world: World) -> None:
+    body = {
+        "name": "itself",
+        "url": f"{world.url}/api/v1/openapi.json",
+        "baseUrl": world.url,
+        "apiKey": {"key": world.token},
+        "operations": {"include": [{"method": "get"}]},
+    }
+
+    # Made once for each process, which takes seconds.
+    described = (await world.http.get("/api/v1/openapi.json", timeout=60)).json()
+    made = await world.ask("POST", "/apis?strict=true", json=body)
+    async with world.client("/itself", "legacy") as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        result = await client.call_tool("list_apis", {"query": "pets"})
+
+    reads = [path for path, item in described["paths"].items() if "get" in item]
+    assert made["status"] == "active"
+    assert "toolProblems" not in made
+    assert len(tools) == made["numTools"] == len(reads)
+    assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools.values())
+    assert result.structured_content is not None
+    assert [api["name"] for api in result.structured_content["apis"]] == ["pets"]

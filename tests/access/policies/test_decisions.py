@@ -208,7 +208,7 @@ def test_rules_of_many_tools_hold_exactly_the_policies_about_each(
 ) -> None:
     enabled = [one for one in stored if one.is_enabled]
 
-    rules = rules_of(PolicyIndex(stored).about(owner_id), found)
+    rules = rules_of(PolicyIndex(stored).about(owner_id, SourceType.MCP), found)
 
     wanted = {
         tool.name: tuple(one for one in enabled if plainly_about(one, owner_id, tool))
