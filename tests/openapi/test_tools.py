@@ -18,7 +18,7 @@ API = "https://api.example.com"
 
 def converted(paths: JsonObject, **more: Any) -> Converted:
     """Convert a description with these paths."""
-    document: JsonObject = {"openapi": "3.0.3", "info": {}, "paths": paths, **more}
+    document: JsonObject = {"openapi": "3.0.3", "info": {}, "paths": paths} | more
     return tools_of(describe(document, url=None, files={}), Selection())
 
 
@@ -332,3 +332,31 @@ def test_hidden_characters_of_descriptions_are_seen() -> None:
     assert tool.external_id == "a\ufffd"
     properties = members(members(tool.definition["inputSchema"])["properties"])
     assert properties["q"] == {"type": "object", "title": seen, "description": seen}
+
+
+def test_what_is_new_in_openapi_3_2_is_read() -> None:
+    whole: JsonObject = {
+        "name": "filter",
+        "in": "querystring",
+        "required": True,
+        "content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}},
+    }
+    found = converted(
+        {
+            "/pets": {
+                "query": {"operationId": "findPets", "requestBody": body({"type": "object"})},
+                "get": {"operationId": "listPets", "parameters": [whole]},
+                "additionalOperations": {"COPY": {"operationId": "copyPets"}},
+            }
+        },
+        openapi="3.2.0",
+    )
+
+    bound = {tool.name: binding_of(tool.definition) for tool in found.tools}
+    methods = {name: binding.method for name, binding in bound.items() if binding is not None}
+    hints = {tool.name: members(tool.definition["annotations"]) for tool in found.tools}
+    listing = bound["listPets"]
+    assert methods == {"findPets": "QUERY", "listPets": "GET", "copyPets": "COPY"}
+    assert hints["findPets"] == {"readOnlyHint": True}
+    assert listing is not None
+    assert request_of(listing, {"filter": {"a": "b c"}}, API).target == "/pets?a=b+c"
