@@ -4,7 +4,7 @@ Read from the database, like everything that is explained.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from packages.models.states import SourceType
 from registry.access.budgets.repository import BudgetRepository
@@ -31,6 +31,8 @@ class CallConditions:
 
     Args:
         use: Knows what is left of limits; None where nobody asks.
+        spent: Returns what this process knows was spent of a budget this month, by its id; its
+            own calls are stored a moment later.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class CallConditions:
         usage: UsageRepository,
         clock: Clock,
         use: LimitUse | None = None,
+        spent: Callable[[str], int] | None = None,
     ) -> None:
         self._use = use
+        self._spent = spent
         self._quarantines = quarantines
         self._limits = limits
         self._budgets = budgets
@@ -89,6 +93,8 @@ class CallConditions:
         spending = await self._usage.spending(month)
         for budget in covering:
             spent = budget.spent(spending, month)
+            if self._spent is not None:
+                spent = max(spent, self._spent(budget.id))
             if spent >= budget.amount or spent + rules.price_per_call > budget.amount:
                 why = "is spent" if spent >= budget.amount else "has less left than one costs"
                 again_at = month_after(month)

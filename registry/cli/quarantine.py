@@ -8,7 +8,7 @@ import typer
 from packages.models.states import QuarantineKind
 from registry.auth.identity import OPERATOR
 from registry.cli.names import server_of, tool_of, user_id_of
-from registry.cli.output import AsJson, Column, show_fields, show_rows, validated
+from registry.cli.output import AsJson, Column, show_fields, show_rows, text, validated
 from registry.cli.running import run, services
 
 if TYPE_CHECKING:
@@ -125,9 +125,12 @@ def quarantine_lift(
 
     async def work() -> None:
         async with services(changes=True) as built:
-            lifted = await built.quarantine.lift(quarantine_id.lower(), OPERATOR)
-            presented = _presented(lifted, built.quarantine.now())
+            lifted, others = await built.quarantine.lift(quarantine_id.lower(), OPERATOR)
+            presented = {**_presented(lifted, built.quarantine.now()), "others": list(others)}
         show_fields(presented, as_json=as_json)
+        if others:
+            still = f"{lifted.name} is still in quarantine, by {', '.join(others)}"
+            typer.echo(text(still), err=True)
 
     run(work)
 

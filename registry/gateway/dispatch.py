@@ -181,7 +181,8 @@ class Dispatcher:
             if quarantine.ends_calls:
                 for exchange in self._under_way:
                     if _concerns(quarantine, exchange) and exchange.task is not None:
-                        exchange.ended_by = Quarantined(quarantine.name)
+                        was_sent = exchange.decided_at > 0
+                        exchange.ended_by = Quarantined(quarantine.name, was_sent=was_sent)
                         exchange.task.cancel()
 
     def understood(

@@ -854,8 +854,13 @@ class Quarantined(Refusal):
     outcome = CallOutcome.QUARANTINED
     is_for_model = True
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, was_sent: bool = False) -> None:
+        became = (
+            "the call was ended after it had been sent: the server may have done it all the same"
+            if was_sent
+            else "nothing was sent"
+        )
         super().__init__(
-            f"{what} is in quarantine, and nothing was sent; ask an administrator.",
+            f"{what} is in quarantine, and {became}; ask an administrator.",
             facts={"quarantined": True},
         )

@@ -369,7 +369,14 @@ async def components(  # noqa: PLR0915 - one statement for each part
             usage=UsageService(usage_repository, storage.repositories.visible),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(
-                settings, storage, known.directory, snapshot, clock, explained, limits
+                settings,
+                storage,
+                known.directory,
+                snapshot,
+                clock,
+                explained,
+                limits,
+                budgets.spent_of,
             ),
             quarantines=quarantines,
             quarantine=build_quarantine(settings, storage, known.directory, snapshot, clock),

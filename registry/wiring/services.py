@@ -117,7 +117,10 @@ def build_permissions(
 
 
 def _call_conditions(
-    storage: Storage, clock: Clock, use: LimitUse | None = None
+    storage: Storage,
+    clock: Clock,
+    use: LimitUse | None = None,
+    spent: Callable[[str], int] | None = None,
 ) -> CallConditions:
     from registry.access.budgets.repository import BudgetRepository  # noqa: PLC0415
     from registry.access.conditions import CallConditions  # noqa: PLC0415
@@ -132,6 +135,7 @@ def _call_conditions(
         UsageRepository(database),
         clock,
         use,
+        spent,
     )
 
 
@@ -143,6 +147,7 @@ def build_policies(
     clock: Clock,
     state: CallState | None = None,
     use: LimitUse | None = None,
+    spent: Callable[[str], int] | None = None,
 ) -> PolicyService:
     """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
@@ -157,7 +162,7 @@ def build_policies(
             repositories.tools,
             repositories.acl,
             directory,
-            _call_conditions(storage, clock, use),
+            _call_conditions(storage, clock, use, spent),
         ),
         storage.audit,
         changes,

@@ -82,6 +82,9 @@ async def test_a_spent_budget_refuses_whom_it_covers_until_it_is_raised(
     raised = await priced.ask(root, "PATCH", path, json={"amount": amount})
     await in_force(priced, bob, refused=False)
     await in_force(priced, bob, refused=True)
+    explained = await priced.ask(
+        bob, "POST", "/access/explain", json={"tool": "echo", "path": "/mcp/sums"}
+    )
     spent = (await until_written(priced, root, path, amount))["spent"]
     removed = await priced.ask(root, "DELETE", path, headers={"If-Match": raised.headers["ETag"]})
     await in_force(priced, bob, refused=False)
@@ -90,6 +93,8 @@ async def test_a_spent_budget_refuses_whom_it_covers_until_it_is_raised(
     assert "starts again at" in str(refused)
     assert not is_refused(others)
     assert spent == amount
+    refusing = [one["step"] for one in explained.json()["reasons"] if not one["passed"]]
+    assert refusing == ["budget"]
     assert removed.status_code == 204
     assert len((await priced.ask(root, "GET", "/audit?entity_type=budget")).json()["records"]) >= 3
 

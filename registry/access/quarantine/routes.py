@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from registry.access.quarantine.presenter import present_quarantine, present_radius
 from registry.access.quarantine.schemas import (
+    LiftedAnswer,
     AddedQuarantine,
     QuarantineAnswer,
     QuarantineList,
@@ -72,11 +73,12 @@ async def list_quarantine(
 
 @router.delete(
     "/quarantine/{quarantine_id}",
-    response_model=QuarantineAnswer,
+    response_model=LiftedAnswer,
     operation_id="lift_quarantine",
     responses=errors(404),
 )
 async def lift_quarantine(request: Request, user: Writer, quarantine_id: QuarantineId) -> Response:
     """End a quarantine; it stays in the list."""
     service = _service(request)
-    return JsonAnswer(present_quarantine(await service.lift(quarantine_id, user), service.now()))
+    lifted, others = await service.lift(quarantine_id, user)
+    return JsonAnswer({**present_quarantine(lifted, service.now()), "others": list(others)})

@@ -90,6 +90,14 @@ class QuarantineAnswer(BaseModel):
     lifted_by: PersonAnswer | None
 
 
+class LiftedAnswer(QuarantineAnswer):
+    """A quarantine that was ended."""
+
+    others: list[str] = Field(
+        description="Ids of other quarantines of the same subject, which still hold."
+    )
+
+
 class ReachedAnswer(BaseModel):
     """Calls of one user of one target."""
 

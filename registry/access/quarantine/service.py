@@ -119,8 +119,13 @@ class QuarantineService:
             if (active is None or one.is_active(now) is active) and self._sees(one, user, owners)
         ]
 
-    async def lift(self, quarantine_id: str, user: UserContext) -> Quarantine:
+    async def lift(
+        self, quarantine_id: str, user: UserContext
+    ) -> tuple[Quarantine, tuple[str, ...]]:
         """End a quarantine; one that has ended stays as it is.
+
+        Returns:
+            It, and the ids of others of the same subject that still hold.
 
         Raises:
             QuarantineNotFoundError: There is none, or *user* may not lift it.
@@ -148,7 +153,11 @@ class QuarantineService:
         lifted = await self._quarantines.get(quarantine_id)
         if lifted is None:
             raise QuarantineNotFoundError
-        return lifted
+        subject = lifted.kind, lifted.subject, lifted.tool
+        others = await self.listed(user, active=True)
+        return lifted, tuple(
+            one.id for one in others if (one.kind, one.subject, one.tool) == subject
+        )
 
     def _sees(self, found: Quarantine, user: UserContext, owners: set[str | None] | None) -> bool:
         if found.kind in OF_SERVERS:

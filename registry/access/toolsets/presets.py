@@ -22,6 +22,15 @@ PATTERNS = jsonschema_rs.RegexOptions(size_limit=PATTERN_BYTES, dfa_size_limit=P
 """Regular expressions that match in linear time."""
 
 BRANCHES = ("allOf", "anyOf", "oneOf")
+NAMING_MORE = frozenset(
+    (
+        *BRANCHES,
+        *("$ref", "$dynamicRef", "if", "dependentSchemas", "dependencies"),
+        *("additionalProperties", "unevaluatedProperties", "patternProperties"),
+    )
+)
+"""Keywords by which a schema has arguments that its `properties` do not name."""
+
 MAX_DEPTH = 8
 """How deep in combinations of schemas hidden arguments are removed."""
 
@@ -38,14 +47,24 @@ def preset_problem(definition: Mapping[str, Any], presets: Mapping[str, Any]) ->
     for name, value in presets.items():
         own = properties.get(name)
         if own is None:
-            is_closed = schema.get("additionalProperties") is False
-            if is_closed and "patternProperties" not in schema:
+            if _names_all(schema):
                 return f"arguments.{name}: the tool has no such argument"
             continue
         problem = _mismatch(own, value)
         if problem is not None:
             return f"arguments.{name}: {problem}"
     return None
+
+
+def _names_all(schema: JsonObject) -> bool:
+    """Whether a tool's schema names all of its arguments, as far as can be seen.
+
+    A schema that says nothing of other ones allows them. But a preset that the tool does not know
+    does nothing, and leaves the argument that was meant to the caller.
+    """
+    if schema.get("additionalProperties") is False:
+        return "patternProperties" not in schema
+    return bool(members(schema.get("properties"))) and schema.keys().isdisjoint(NAMING_MORE)
 
 
 def _mismatch(schema: Any, value: Any) -> str | None:

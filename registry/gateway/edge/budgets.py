@@ -123,6 +123,12 @@ class Budgets:
             if account.spent >= amount or account.spent + price > amount:
                 raise self._refusal(account, user)
 
+    def spent_of(self, budget_id: str) -> int:
+        """Return what was spent of a budget this month, in millionths, as far as is known here."""
+        self._begin_month()
+        account = self._accounts.get(budget_id)
+        return 0 if account is None else account.spent
+
     def spent(self, user: UserContext, charge: Charge, size: int) -> None:
         """Add the cost of a call that was sent upstream.
 

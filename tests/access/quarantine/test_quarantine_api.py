@@ -101,6 +101,22 @@ async def test_a_quarantined_tool_is_in_no_list_and_not_called(
     assert await names(rest, ALICE, "sums") == before
 
 
+async def test_lifting_one_of_two_quarantines_names_the_other(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    held = {"kind": "server", "subject": server["id"]}
+    first, second = [await add(rest, ROOT, **held) for _ in range(2)]
+    tool = await add(rest, ROOT, kind="tool", subject=server["id"], tool="echo")
+
+    lifted = [
+        (await rest.ask(ROOT, "DELETE", f"/access/quarantine/{one['id']}")).json()
+        for one in (first, second, tool)
+    ]
+
+    assert [one["others"] for one in lifted] == [[second["id"]], [], []]
+
+
 async def test_a_quarantined_server_answers_nothing(rest: Rest, upstream: PlainUpstream) -> None:
     server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
     other = await rest.register(ROOT, "other", upstream.url, scope="shared_app")

@@ -147,6 +147,7 @@ async def test_a_quarantine_ends_a_streaming_call_at_another_replica_and_says_wh
 
     assert median(seconds for seconds, _, _ in ends) < IN_FORCE_SECONDS
     assert ["is in quarantine" in said for _, _, said in ends] == [True] * len(ends)
+    assert ["the server may have done it" in said for _, _, said in ends] == [True] * len(ends)
     reached = ends[0][1]
     assert (reached["calls"], reached["is_complete"]) == (1, True)
     assert [(one["server"], one["tool"]) for one in reached["groups"]] == [("news", "latest")]
