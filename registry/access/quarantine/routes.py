@@ -7,9 +7,8 @@ from starlette.responses import Response
 
 from registry.access.quarantine.presenter import present_quarantine, present_radius
 from registry.access.quarantine.schemas import (
-    LiftedAnswer,
     AddedQuarantine,
-    QuarantineAnswer,
+    LiftedAnswer,
     QuarantineList,
     QuarantineRequest,
 )
