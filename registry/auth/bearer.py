@@ -3,6 +3,7 @@
 The cache is keyed by the SHA-256 of the whole token; no entry outlives the token's `exp`.
 """
 
+import asyncio
 import hashlib
 from typing import Protocol
 
@@ -22,6 +23,10 @@ ISSUED_AHEAD_SECONDS = 300
 
 DATABASE_RETRY_SECONDS = 2.0
 """How long the database is not queried again after it did not answer."""
+
+KNOWN_LOOKUP_SECONDS = 1.0
+"""Longest time that a caller who is known from before waits for the database. One that hangs is
+found out later than one that is gone."""
 
 CACHED_TOKENS = 10_000
 """Maximum number of cached tokens; about 1 kB each."""
@@ -107,12 +112,14 @@ class BearerAuthenticator:
             # Each request would wait as long as the first one did.
             return self._known_before(authorization)
         forgotten = self._forgotten
+        is_known = _digest(authorization) in self._last_known
         try:
-            context, expires_at = await self._verify(authorization)
+            async with asyncio.timeout(KNOWN_LOOKUP_SECONDS if is_known else None):
+                context, expires_at = await self._verify(authorization)
         except UnauthorizedError:
             self._refused.inc()
             raise
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, TimeoutError):
             self._unavailable_until = self._clock.monotonic() + DATABASE_RETRY_SECONDS
             return self._known_before(authorization)
         left = expires_at - self._clock.now().timestamp()

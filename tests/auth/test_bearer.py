@@ -1,5 +1,6 @@
 """From an Authorization header to a caller, and what is remembered of it."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -641,6 +642,35 @@ async def test_without_the_database_callers_are_known_for_a_while(
 
     assert during == again == known
     assert asked_in_all == asked
+
+
+async def test_who_is_known_does_not_wait_long_for_a_database_that_hangs(
+    verifier: TokenVerifier, issuer: TokenIssuer, clock: FakeClock
+) -> None:
+    class Hanging(FakeDirectory):
+        hangs = False
+
+        @override
+        async def get(self, user_id: str) -> DirectoryEntry | None:
+            found = await super().get(user_id)
+            if self.hangs:
+                await asyncio.Event().wait()
+            return found
+
+    directory = Hanging({ALICE: DirectoryEntry("USER", "alice", frozenset())})
+    authenticator = authenticator_with(verifier, directory, clock)
+    header = own(issuer)
+    known = await authenticator.authenticate(header)
+    directory.hangs = True
+    clock.move(CACHE_SECONDS + 1)
+
+    async with asyncio.timeout(5):
+        during = await authenticator.authenticate(header)
+        asked = len(directory.asked)
+        again = await authenticator.authenticate(header)
+
+    assert during == again == known
+    assert len(directory.asked) == asked
 
 
 async def test_what_changed_before_the_database_went_away_counts(
