@@ -216,11 +216,19 @@ def warnings_of(
                 "Only the server or the tool's name claims that the tool is destructive, which "
                 "demands no confirmation. Set destructive or confirm to have its calls confirmed."
             )
+    if not rules.is_confirmed and said.get(DESTRUCTIVE) is True and _says_never(said, defaults):
+        found.append(
+            "The tool is destructive, and its calls are not confirmed, because confirm is never."
+        )
     if said.get(CONFIRM) == Confirmation.WHEN_DESTRUCTIVE and not is_destructive:
         found.append("Calls are confirmed when the tool is destructive, which nobody says of it.")
     if said.get(APPROVALS_REQUIRED) is not None and not rules.approvals:
         found.append("approvals_required has no effect without human_approval_required.")
     return found
+
+
+def _says_never(said: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    return Confirmation.NEVER in (said.get(CONFIRM), defaults.get(CONFIRM))
 
 
 CHOICES: Mapping[str, type[StrEnum]] = {

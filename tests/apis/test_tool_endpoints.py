@@ -1,6 +1,7 @@
 """Tools for clients that speak no MCP: described as OpenAPI, and called by HTTP."""
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,10 @@ async def test_limits_confirmation_and_quarantine_hold(
     below = f"/apis/{made['id']}/tools"
 
     asked = await rest.ask(root, "POST", f"{below}/removePet", json={"petId": "1"})
+    narrow = replace(root, scopes=root.scopes - {Scope.CONFIRM_TOOLS})
+    address = f"{below}/removePet?confirm=true"
+    unable = await rest.ask(narrow, "POST", address, json={"petId": "1"})
+    confirmed = await rest.ask(root, "POST", address, json={"petId": "1"})
     first = await rest.ask(root, "POST", f"{below}/listPets", json={})
     second = await rest.ask(root, "POST", f"{below}/listPets", json={})
     put = await rest.ask(
@@ -184,12 +189,14 @@ async def test_limits_confirmation_and_quarantine_hold(
 
     assert stored.status_code == 201, stored.text
     assert (asked.status_code, asked.json()["error"]) == (403, "confirmation_required")
+    assert (unable.status_code, unable.json()["error"]) == (403, "confirmation_required")
+    assert confirmed.is_success, confirmed.text
     assert first.status_code == 200
     assert (second.status_code, second.json()["error"]) == (429, "rate_limited")
     assert int(second.headers["retry-after"]) >= 1
     assert put.status_code == 201, put.text
     assert (stopped.status_code, stopped.json()["error"]) == (403, "quarantined")
-    assert shop.called() == ["GET /pets"]
+    assert shop.called() == ["DELETE /pets/1", "GET /pets"]
 
 
 async def test_servers_and_toolsets_are_described_and_called_too(

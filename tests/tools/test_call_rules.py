@@ -169,6 +169,7 @@ def test_billing_tags_are_different_short_lines(value: object) -> None:
         ({"destructive": True}, DESTRUCTIVE, {}, True, []),
         ({"destructive": True}, DESTRUCTIVE, {}, False, ["its author's alone"]),
         ({"confirm": "never"}, DESTRUCTIVE, {}, True, []),
+        ({"confirm": "never", "destructive": True}, DESTRUCTIVE, {}, True, ["confirm is never"]),
         ({"confirm": "when_destructive"}, (), {}, True, ["which nobody says"]),
         ({"approvals_required": 2}, (), {}, True, ["has no effect"]),
         ({}, (), {}, True, []),

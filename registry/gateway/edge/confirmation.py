@@ -141,7 +141,8 @@ class Confirmations:
             return False
         self._note(call, "unasked", is_yes=False)
         why_not = _why_not(exchange, by_request=by_request)
-        raise ConfirmationNeeded(tool.name, _named(route), why_not, _how(user))
+        how = _how(user, is_modern=exchange.is_modern)
+        raise ConfirmationNeeded(tool.name, _named(route), why_not, how)
 
     def handed_on(self, exchange: GatewayRequest, envelope: Envelope) -> bytes | bytearray:
         """Return the text of a request for the worker that continues it.
@@ -263,10 +264,12 @@ def _why_not(exchange: GatewayRequest, *, by_request: bool) -> str:
     return "its client declared no capability elicitation (form mode) when its session began"
 
 
-def _how(user: UserContext) -> str:
+def _how(user: UserContext, *, is_modern: bool) -> str:
     has_scope = Scope.CONFIRM_TOOLS in user.scopes
+    session = "" if is_modern else ", and begin a new session"
     return (
-        "Use a client that supports elicitation, and begin a new session; or confirm the call in "
-        f'the request itself, by params._meta["{CONFIRM_META_KEY}"] = true with a token that has '
-        f"the scope {Scope.CONFIRM_TOOLS} (this one {'has' if has_scope else 'lacks'} it)."
+        f"Use a client that supports elicitation{session}; or confirm the call in the request "
+        f'itself, by params._meta["{CONFIRM_META_KEY}"] = true (at the HTTP endpoint of the tool, '
+        f"by ?confirm=true) with a token that has the scope {Scope.CONFIRM_TOOLS} (this one "
+        f"{'has' if has_scope else 'lacks'} it)."
     )

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 import registry
 from registry.core.json import JsonObject, JsonValue, dump_text, load_text, members
+from registry.gateway.edge.confirmation import CONFIRM_META_KEY
 from registry.gateway.edge.error_responses import ERROR_META_KEY
 from registry.gateway.edge.requests import JSON
 from registry.gateway.errors import HEADER_MISMATCH, INVALID_PARAMS
@@ -119,7 +120,14 @@ class ToolEndpoints:
             params = {"cursor": result["nextCursor"]}
 
     async def call(
-        self, scope: Scope, receive: Receive, slug: str, tool: str, arguments: JsonObject
+        self,
+        scope: Scope,
+        receive: Receive,
+        slug: str,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        is_confirmed: bool = False,
     ) -> HttpResult:
         """Call a tool.
 
@@ -129,8 +137,11 @@ class ToolEndpoints:
             slug: Likewise.
             tool: Its name at that path.
             arguments: Of the call.
+            is_confirmed: Whether the caller confirms it.
         """
         params: JsonObject = {"name": tool, "arguments": arguments}
+        if is_confirmed:
+            params["_meta"] = {CONFIRM_META_KEY: True}
         answer = await self._ask(scope, receive, slug, TOOLS_CALL, params)
         if answer.error.get("code") == HEADER_MISMATCH:
             # The tool wants arguments mirrored in headers, which only its definition tells.
@@ -162,6 +173,7 @@ class ToolEndpoints:
             PROTOCOL_VERSION_META_KEY: VERSION,
             CLIENT_CAPABILITIES_META_KEY: {},
             CLIENT_INFO_META_KEY: {"name": CLIENT_NAME, "version": registry.__version__},
+            **members(params.get("_meta")),
         }
         sent: JsonObject = {**params, "_meta": meta}
         body = dump_text({"jsonrpc": "2.0", "id": 1, "method": method, "params": sent})

@@ -64,6 +64,14 @@ FAILURES: Mapping[str, str] = {
     "504": "The upstream did not answer in time.",
 }
 
+CONFIRM: JsonObject = {
+    "name": "confirm",
+    "in": "query",
+    "description": "Confirms the call, if its tool demands that of its user; needs a token with "
+    "`confirm:tools`.",
+    "schema": {"type": "boolean", "default": False},
+}
+
 TAKES_RETRY_AFTER = frozenset({"429", "503"})
 
 
@@ -111,6 +119,7 @@ def openapi_document(
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "parameters": {"confirm": CONFIRM},
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -139,6 +148,7 @@ def _operation(tool: JsonObject, name: str, schemas: JsonObject) -> JsonObject:
     answer: JsonValue = {"$ref": f"{COMPONENTS}Content"}
     if isinstance(output, dict):
         answer = _component(f"{name}.output", output, schemas)
+    operation["parameters"] = [{"$ref": "#/components/parameters/confirm"}]
     operation["responses"] = {
         "200": {"description": "What the tool answers.", "content": _json(answer)},
         **{status: _failure(status, text) for status, text in FAILURES.items()},

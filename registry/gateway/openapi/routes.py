@@ -7,7 +7,7 @@ import hashlib
 from typing import Annotated, Any, cast
 
 import orjson
-from fastapi import APIRouter, Body, Header, Path, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from starlette.responses import Response
 
 import registry
@@ -33,6 +33,13 @@ ToolsetReader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Invoker = Annotated[UserContext, needs(Scope.INVOKE_TOOLS)]
 ToolName = Annotated[str, Path(description="Name of the tool, percent-encoded.", max_length=1024)]
 Arguments = Annotated[dict[str, Any] | None, Body(description="The arguments of the call.")]
+Confirm = Annotated[
+    bool,
+    Query(
+        description="Confirms the call, if its tool demands that of its user; needs a token with "
+        "`confirm:tools`."
+    ),
+]
 IfNoneMatch = Annotated[str | None, Header(description="The ETag that is known.")]
 
 NOT_MODIFIED = 304
@@ -86,10 +93,12 @@ async def call_server_tool(
     server_id: ServerId,
     name: ToolName,
     arguments: Arguments = None,
+    *,
+    confirm: Confirm = False,
 ) -> Response:
     """Call a tool, by the rules that hold for MCP clients; the answer is what it returns."""
     _, slug = await _server(request, server_id, user)
-    return await _called(request, slug, name, arguments)
+    return await _called(request, slug, name, arguments, confirm=confirm)
 
 
 async def toolset_document(
@@ -113,11 +122,13 @@ async def call_toolset_tool(
     toolset_id: ToolsetId,
     name: ToolName,
     arguments: Arguments = None,
+    *,
+    confirm: Confirm = False,
 ) -> Response:
     """Call a tool of a toolset, by the name that it has there."""
     service = cast("ToolsetService", request.app.state.toolsets)
     toolset = (await service.get(toolset_id, user)).record.toolset
-    return await _called(request, TOOLSETS + toolset.name, name, arguments)
+    return await _called(request, TOOLSETS + toolset.name, name, arguments, confirm=confirm)
 
 
 async def _document(
@@ -136,14 +147,14 @@ async def _document(
 
 
 async def _called(
-    request: Request, slug: str, name: str, arguments: dict[str, Any] | None
+    request: Request, slug: str, name: str, arguments: dict[str, Any] | None, *, confirm: bool
 ) -> Response:
     try:
         dump_text(arguments or {})
     except ValueError:
         raise ValidationFailedError("body", "holds a number that JSON cannot say") from None
     result = await _endpoints(request).call(
-        request.scope, request.receive, slug, name, arguments or {}
+        request.scope, request.receive, slug, name, arguments or {}, is_confirmed=confirm
     )
     return _answer(result)
 
