@@ -1,7 +1,7 @@
 """A remote server of the catalog as a registration: its variables and headers filled in. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -9,6 +9,7 @@ from packages.models.states import CatalogStatus
 from registry.catalog.errors import MissingInputsError, NotRegistrableError
 from registry.catalog.identity import VARIABLE
 from registry.catalog.values import CatalogEntry
+from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 
 TRANSPORTS = ("streamable-http", "sse")
@@ -62,15 +63,25 @@ def default_name(entry: CatalogEntry) -> str:
 
 
 def filled(
-    entry: CatalogEntry, variables: Mapping[str, str], headers: Mapping[str, str]
+    entry: CatalogEntry,
+    variables: Mapping[str, str],
+    headers: Mapping[str, str],
+    remote_number: int | None = None,
 ) -> Filled:
     """Return the URL and headers of a server of the catalog with the given values.
 
+    Args:
+        entry: The server.
+        variables: By name.
+        headers: By name.
+        remote_number: Which of its remotes, from 0; None for the first of the best transport.
+
     Raises:
         NotRegistrableError: It has no URL to connect to, or was deleted.
+        ValidationFailedError: It has no such remote, or one that is not connected to.
         MissingInputsError: Values are missing, unknown, or not possible where they stand.
     """
-    remote = _remote_of(entry)
+    remote = _remote_of(entry, remote_number)
     lowered = {name.lower(): value for name, value in headers.items()}
     inputs = _Inputs(variables, lowered)
     url = _url(str(remote["url"]).strip(), members(remote.get("variables")), inputs)
@@ -84,7 +95,44 @@ def filled(
     return Filled(str(remote["type"]), url, made)
 
 
-def _remote_of(entry: CatalogEntry) -> JsonObject:
+def package_to_record(entry: CatalogEntry, number: int, inputs: Collection[str]) -> JsonObject:
+    """Return a package of a server of the catalog, as a registration has it.
+
+    Args:
+        entry: The server.
+        number: Which of its packages, from 0.
+        inputs: Names of values that were given: a package takes none, as it is not started here.
+
+    Raises:
+        NotRegistrableError: The server was deleted.
+        ValidationFailedError: It has no such package.
+        MissingInputsError: Values were given.
+    """
+    package = _listed(entry, "packages", number)
+    if inputs:
+        raise MissingInputsError({}, dict.fromkeys(inputs, "is not taken: nothing is started"))
+    known = ("registryType", "identifier", "version")
+    return {name: package[name] for name in known if package.get(name) is not None}
+
+
+def _listed(entry: CatalogEntry, member: str, number: int) -> JsonObject:
+    if entry.status is CatalogStatus.DELETED:
+        raise NotRegistrableError(entry.name)
+    listed = entry.server_json.get(member)
+    count = len(listed) if isinstance(listed, list) else 0
+    if not isinstance(listed, list) or number >= count:
+        raise ValidationFailedError(
+            member.removesuffix("s"), f"must be below {count}, the number of {member} it has"
+        )
+    return members(listed[number])
+
+
+def _remote_of(entry: CatalogEntry, number: int | None) -> JsonObject:
+    if number is not None:
+        chosen = _listed(entry, "remotes", number)
+        if chosen.get("type") not in TRANSPORTS or not isinstance(chosen.get("url"), str):
+            raise ValidationFailedError("remote", f"must be one of {' or '.join(TRANSPORTS)}")
+        return chosen
     if entry.status is CatalogStatus.DELETED:
         raise NotRegistrableError(entry.name)
     listed = entry.server_json.get("remotes")
@@ -115,6 +163,9 @@ def _fill(template: str, declared: JsonObject, inputs: _Inputs, *, in_host: bool
             return ""
         if said.get("isSecret") is True:
             inputs.problems[place] = "is a secret in a URL, which is stored and shown in clear"
+        elif in_host and _is_whole_host(template, found):
+            if not all(map(HOST_VALUE.fullmatch, value.split("."))):
+                inputs.problems[place] = "must be a host name"
         elif in_host and not HOST_VALUE.fullmatch(value):
             inputs.problems[place] = "must be one part of a host name: letters, digits, hyphens"
         elif value in {".", ".."}:
@@ -122,6 +173,11 @@ def _fill(template: str, declared: JsonObject, inputs: _Inputs, *, in_host: bool
         return quote(value, safe="")
 
     return VARIABLE.sub(one, template)
+
+
+def _is_whole_host(template: str, found: re.Match[str]) -> bool:
+    """Whether a variable is all of the host, so that there is nothing that it could move."""
+    return found.start() == 0 and template[found.end() :][:1] in {"", ":"}
 
 
 def _headers(remote: JsonObject, inputs: _Inputs) -> dict[str, str]:

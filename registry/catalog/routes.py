@@ -162,7 +162,7 @@ async def register_catalog_server(
         bool, Query(description="Refuse a server that cannot be read instead of storing it.")
     ] = False,
 ) -> Response:
-    """Register a remote server of the catalog, with the variables and headers it asks for."""
+    """Register a remote of a server of the catalog, with the values it asks for, or a package."""
     server = await _service(request).register(entry_id, body, user, strict=strict)
     return await detail_answer(request, server, user, 201)
 

@@ -240,8 +240,33 @@ class RegisterBody(_Wire):
 
     server_name: ServerName | None = None
     scope: ServerScope = ServerScope.PRIVATE_USER
+    remote: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=1_000,
+            description="Which of its `remotes`, from 0; by default the first of "
+            "`streamable-http`, or else of `sse`.",
+        ),
+    ] = None
+    package: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=1_000,
+            description="Which of its `packages`, from 0, is recorded in place of a remote: it "
+            "runs elsewhere, and is not started here.",
+        ),
+    ] = None
     variables: Inputs = Field(default_factory=dict)
     headers: Inputs = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_remote_or_package(self) -> Self:
+        if self.remote is not None and self.package is not None:
+            msg = "either remote or package can be given, and not both"
+            raise ValueError(msg)
+        return self
 
 
 class MatchBody(_Wire):

@@ -33,7 +33,7 @@ from registry.catalog.importing import ImportResult, ImportRunner, Progress, pac
 from registry.catalog.jobs import CatalogJobRecord, CatalogJobs, CatalogTask
 from registry.catalog.links import key_of
 from registry.catalog.presenter import listed_package, recorded
-from registry.catalog.registering import default_name, filled
+from registry.catalog.registering import default_name, filled, package_to_record
 from registry.catalog.repository import CatalogRepository, taken_key
 from registry.catalog.values import (
     CatalogContent,
@@ -57,7 +57,7 @@ from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.servers.storage.repository import ServerRepository
-from registry.servers.values import ServerRecord
+from registry.servers.values import ServerRecord, ServerStatus
 
 if TYPE_CHECKING:
     from registry.catalog.schemas import CatalogServerPatch, RegisterBody
@@ -376,7 +376,7 @@ class CatalogService:
     async def register(
         self, entry_id: str, asked: RegisterBody, user: UserContext, *, strict: bool
     ) -> ServerRecord:
-        """Register a remote server of the catalog; the new server is linked to it.
+        """Register a remote of a server of the catalog, or record a package; it is linked.
 
         Raises:
             CatalogServerNotFoundError: There is none.
@@ -385,14 +385,22 @@ class CatalogService:
             RegistryError: As of any registration.
         """
         entry = await self._require(entry_id)
-        made = filled(entry, asked.variables, asked.headers)
-        wanted = {
+        wanted: dict[str, Any] = {
             "server_name": asked.server_name or default_name(entry),
-            "type": made.transport,
-            "url": made.url,
             "scope": asked.scope,
-            "headers": dict(made.headers) or None,
         }
+        if asked.package is not None:
+            given = [f"variables.{name}" for name in asked.variables]
+            given += [f"headers.{name.lower()}" for name in asked.headers]
+            wanted["package"] = package_to_record(entry, asked.package, given)
+            wanted["status"] = ServerStatus.INACTIVE
+        else:
+            made = filled(entry, asked.variables, asked.headers, asked.remote)
+            wanted |= {
+                "type": made.transport,
+                "url": made.url,
+                "headers": dict(made.headers) or None,
+            }
         try:
             request = ServerCreate.model_validate(wanted)
         except ValidationError as exc:

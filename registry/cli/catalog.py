@@ -179,7 +179,7 @@ def catalog_show(entry: Entry, *, as_json: AsJson = False) -> None:
 
 
 @catalog.command("register")
-def catalog_register(
+def catalog_register(  # noqa: PLR0913 - options
     entry: Entry,
     *,
     name: Annotated[
@@ -188,6 +188,13 @@ def catalog_register(
     scope: Annotated[
         str | None,
         typer.Option(help="shared_app, shared_user or private_user, which is the default."),
+    ] = None,
+    remote: Annotated[
+        int | None, typer.Option(help="Which of its remotes, from 0; default: the best one.")
+    ] = None,
+    package: Annotated[
+        int | None,
+        typer.Option(help="Record this of its packages, from 0, which is not started here."),
     ] = None,
     variable: Annotated[
         list[str] | None,
@@ -209,6 +216,8 @@ def catalog_register(
     body = {
         "serverName": name,
         "scope": scope,
+        "remote": remote,
+        "package": package,
         "variables": pairs(variable, "--set"),
         "headers": pairs(header, "--header"),
     }

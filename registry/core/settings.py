@@ -580,6 +580,13 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _tools_that_are_found_are_searched(self) -> "Settings":
+        if self.gateway_tools == "search" and not self.search_enabled:
+            msg = "GATEWAY_TOOLS: search needs SEARCH_ENABLED=true"
+            raise ValueError(msg)
+        return self
+
     @field_validator("approval_webhook_url")
     @classmethod
     def _approval_webhook_url(cls, value: str | None) -> str | None:

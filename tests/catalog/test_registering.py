@@ -10,6 +10,7 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.catalog.errors import MissingInputsError, NotRegistrableError
 from registry.catalog.registering import filled
 from registry.catalog.values import CatalogEntry
+from registry.core.errors import ValidationFailedError
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 from tests.kit.waiting import until_async
@@ -103,6 +104,64 @@ def test_an_unknown_value_and_one_that_is_no_choice_are_refused() -> None:
 def test_what_cannot_be_connected_to_is_refused(one: CatalogEntry) -> None:
     with pytest.raises(NotRegistrableError):
         filled(one, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("host", "value", "made"),
+    [
+        ("{host}", "db.example.org", "https://db.example.org/mcp"),
+        ("{host}:8443", "10.1.2.3", "https://10.1.2.3:8443/mcp"),
+        ("{host}:{port}", "a", "https://a:99/mcp"),
+    ],
+)
+def test_a_variable_that_is_the_whole_host_takes_a_whole_name(
+    host: str, value: str, made: str
+) -> None:
+    ports = {"port": "99"} if "{port}" in host else {}
+    one = entry(remote(f"https://{host}/mcp"))
+
+    assert filled(one, {"host": value, **ports}, {}).url == made
+
+
+@pytest.mark.parametrize("value", ["a..b", "a/b", "x@y.z", "a:1", ".", "a.b.", "[::1]"])
+def test_a_whole_host_is_a_name_and_nothing_else(value: str) -> None:
+    with pytest.raises(MissingInputsError, match="must be a host name"):
+        filled(entry(remote("https://{host}/mcp")), {"host": value}, {})
+
+
+def test_a_remote_is_chosen_by_its_number() -> None:
+    one = entry(
+        remote("https://a.example/"), remote("https://b.example/", type="sse"), {"type": "ws"}
+    )
+
+    assert filled(one, {}, {}).url == "https://a.example/"
+    assert filled(one, {}, {}, 1).url == "https://b.example/"
+    with pytest.raises(ValidationFailedError, match="streamable-http or sse"):
+        filled(one, {}, {}, 2)
+    with pytest.raises(ValidationFailedError, match="below 3"):
+        filled(one, {}, {}, 3)
+
+
+@pytest.mark.wire
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_package_is_recorded_and_linked_and_takes_no_values(rest: Rest) -> None:
+    package = {"registryType": "oci", "identifier": "mcp/time", "version": "1"}
+    body = {"name": "io.example/time", "package": package}
+    made_entry = (await rest.ask(ROOT, "POST", "/catalog/servers", json=body)).json()
+    path = f"/catalog/servers/{made_entry['id']}/register"
+
+    without = await rest.ask(ALICE, "POST", path, json={})
+    valued = await rest.ask(ALICE, "POST", path, json={"package": 0, "variables": {"a": "b"}})
+    both = await rest.ask(ALICE, "POST", path, json={"package": 0, "remote": 0})
+    made = await rest.ask(ALICE, "POST", path, json={"package": 0})
+
+    refused = {one.status_code for one in (without, valued, both)}
+    assert (refused <= {409, 422}, made.status_code) == (True, 201), made.text
+    assert (made.json()["package"], made.json()["registryServerName"]) == (
+        package,
+        "io.example/time",
+    )
+    assert made.json()["status"] == "inactive"
 
 
 async def imported(rest: Rest, url: str) -> str:

@@ -194,3 +194,9 @@ def test_further_keys_are_separated_by_commas_and_never_shown(
     assert [key.get_secret_value() for key in settings.creds_keys_readable] == keys
     assert "abab" not in repr(settings)
     assert loaded(monkeypatch, CREDS_KEYS_READABLE="").creds_keys_readable == ()
+
+
+def test_tool_search_needs_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = problems(monkeypatch, GATEWAY_TOOLS="search", SEARCH_ENABLED="false")
+
+    assert found == ["GATEWAY_TOOLS: search needs SEARCH_ENABLED=true"]
