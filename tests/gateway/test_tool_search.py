@@ -646,6 +646,19 @@ def test_a_call_for_another_worker_is_what_the_client_sent(space: bytes) -> None
     assert load_text(outer_call(inner.raw)) == load_text(raw)
 
 
+def test_the_header_names_the_inner_tool_from_then_on() -> None:
+    arguments = {"server_name": "demo", "tool_name": "echo", "parameters": {}}
+    message, named = modern("tools/call", {"name": "call_tool", "arguments": arguments})
+    exchange = GatewayRequest({"path": "/mcp", "method": "POST"}, unused, unused)
+    exchange.headers = {name.replace("_", "-"): value for name, value in named.items()}
+    exchange.is_modern = True
+    raw = orjson.dumps(message)
+
+    inner_call(exchange, read_envelope(raw, load_object(raw)))
+
+    assert exchange.headers["mcp-name"] == "demo__echo"
+
+
 async def test_such_a_call_goes_on_in_the_worker_that_holds_it(
     stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream, finder: Finder
 ) -> None:
