@@ -3,11 +3,13 @@
 Gateway requests never enter FastAPI: its routing and middleware would cost more than the call.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import registry
@@ -28,6 +30,7 @@ from registry.catalog.subregistry.routes import router as subregistry_router
 from registry.connections.routes import reconnection_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
+from registry.core.json import dump_text
 from registry.core.settings import Settings
 from registry.gateway.openapi.calls import ToolEndpoints
 from registry.gateway.openapi.routes import router as tool_endpoints_router
@@ -138,7 +141,7 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
         title="MCP gateway registry",
         version=registry.__version__,
         description="Register MCP servers once, with credentials, and serve their tools.",
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # A redirect would echo the Host header.
@@ -217,7 +220,23 @@ def control_plane(parts: Components) -> ASGIApp:  # noqa: PLR0915 - one statemen
     }
     facts = {"snapshot": parts.snapshot_facts, "embedding": parts.vectors.facts}
     app.include_router(health_router(checks, parts.metrics_page, facts))
+    app.add_route("/api/v1/openapi.json", _description_of(app), include_in_schema=False)
     return _recorded(parts, RefuseWhileDraining(app, parts.drain))
+
+
+def _description_of(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers with the API's description.
+
+    It takes a second or more to make, in which calls through the gateway must not wait.
+    """
+    made = b""
+
+    async def description(_request: Request) -> Response:
+        nonlocal made
+        made = made or await asyncio.to_thread(lambda: dump_text(app.openapi()))
+        return Response(made, media_type="application/json")
+
+    return description
 
 
 def _recorded(parts: Components, app: ASGIApp) -> ASGIApp:
