@@ -34,6 +34,18 @@ class CatalogJobNotFoundError(RegistryError):
         super().__init__("Import not found")
 
 
+class ImportOpenError(RegistryError):
+    """Another import of the source is under way."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, source: str, import_id: str) -> None:
+        super().__init__(
+            f"Another import of {source!r} is under way, with other content: wait until it ends",
+            {"import_id": import_id},
+        )
+
+
 class CatalogServerExistsError(RegistryError):
     """Another server of the catalog has the name, the URL or the package."""
 

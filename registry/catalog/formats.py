@@ -6,6 +6,7 @@ Each entry is read alone: a broken one is reported with its place and costs only
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from registry.catalog.values import CatalogContent, CatalogToolInput
 from registry.core.json import JsonObject, canonical_json, choice_of, members
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
+from registry.servers.credentials import has_secret
 
 OFFICIAL = "io.modelcontextprotocol.registry/official"
 PUBLISHER = "io.modelcontextprotocol.registry/publisher-provided"
@@ -105,6 +107,9 @@ def entries_in(content: bytes) -> EntryList:
     raise ImportUnreadableError(UNKNOWN)
 
 
+PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[^<>]*>")
+"""What lists write in a URL in place of a secret."""
+
 UNKNOWN = (
     "The document is no list of servers: it is neither an answer of the official registry's API "
     "nor a file of that, of ToolHive or of Docker."
@@ -148,6 +153,10 @@ def _named(
 
 def read_entry(place: str, item: JsonObject) -> ReadEntry | BrokenEntry:
     """Return one entry, or why it cannot be taken."""
+    try:
+        orjson.dumps(item)
+    except TypeError:
+        return BrokenEntry(place, "it holds text or a number that cannot be stored")
     server = members(item["server"]) if isinstance(item.get("server"), dict) else item
     meta = {**members(server.get("_meta")), **members(item.get("_meta"))}
     try:
@@ -187,6 +196,8 @@ def _content(server: JsonObject, meta: JsonObject) -> CatalogContent:
     remotes = [one for one in _objects(server.get("remotes")) if _line(one.get("url"))]
     packages = [one for one in map(_package, _objects(server.get("packages"))) if one]
     urls = [str(one["url"]).strip() for one in remotes]
+    if any(has_secret(PLACEHOLDER.sub("", url)) for url in urls):
+        raise _BrokenError("has a URL with a secret, which everybody would see")
     package = packages[0] if packages else None
     if not urls and package is None:
         raise _BrokenError("has neither a remote with a URL nor a package with an identifier")

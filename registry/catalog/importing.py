@@ -4,6 +4,7 @@ An entry is known by its source and name there, and a version of it by its diges
 import can end at any write and be repeated. Each transaction writes a hundred entries at most.
 """
 
+import asyncio
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -155,7 +156,7 @@ class ImportRunner:
             ImportUnreadableError: It is no list of servers.
         """
         result = result or ImportResult()
-        listed = entries_in(content)
+        listed = await asyncio.to_thread(entries_in, content)
         items = listed.items
         claimed: dict[str, str] = {}
         for at in range(start, len(items), ENTRIES_AT_ONCE):
@@ -198,7 +199,8 @@ class ImportRunner:
         claimed: dict[str, str] = {}
         cursor = resume
         for _ in range(MAX_PAGES):
-            page = entries_in(await self._fetcher.fetch(page_url(url, cursor, since)))
+            content = await self._fetcher.fetch(page_url(url, cursor, since))
+            page = await asyncio.to_thread(entries_in, content)
             await self._take(source, page.read(), result, claimed, dry_run=dry_run)
             if page.next_cursor is not None and page.next_cursor == cursor:
                 raise ImportUnreadableError("The registry answers with the same page again.")
@@ -278,7 +280,7 @@ class ImportRunner:
         """Return what is to be written, and count it."""
         names = [entry.content.name for entry in batch]
         keys = [key for entry in batch for key in entry.content.keys]
-        found = await self._catalog.known_by_names(names)
+        found = await self._catalog.known_by_names(names, source)
         holders = {
             key: one for one in await self._catalog.known_by_keys(keys) for key in one.match_keys
         }

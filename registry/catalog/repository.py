@@ -300,12 +300,13 @@ class CatalogRepository:
                 session=tx,
             )
 
-    async def known_by_names(self, names: Sequence[str]) -> list[KnownEntry]:
-        """Return the servers with these names, their own or those in their source."""
+    async def known_by_names(self, names: Sequence[str], source: str) -> list[KnownEntry]:
+        """Return the servers with these names, their own or those that *source* gave them."""
         found: dict[str, KnownEntry] = {}
         for some in slices(names, NAMES_AT_ONCE):
-            for field in ("name", "imported_name"):
-                query = self._servers.find({field: {"$in": some}}, projection_model=KnownEntry)
+            given: Doc = {"source": source, "imported_name": {"$in": some}}
+            for asked in ({"name": {"$in": some}}, given):
+                query = self._servers.find(asked, projection_model=KnownEntry)
                 found |= {one.id: one for one in await read_all(query)}
         return list(found.values())
 

@@ -198,7 +198,7 @@ async def match_catalog(
     status_code=202,
     response_model=ImportAccepted,
     operation_id="import_into_catalog",
-    responses=errors(408, 415),
+    responses=errors(408, 409, 415),
 )
 async def import_into_catalog(request: Request, user: Writer, body: ImportBody) -> Response:
     """Import a registry or a file in the background; `GET /catalog/imports/{id}` shows how far."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from registry.catalog.presenter import listed_package
 from registry.catalog.values import CatalogContent, CatalogFilter, CatalogToolInput, ImportRequest
 from registry.core.json import JsonObject
 from registry.core.text import ONE_LINE, ObjectIdText, Tag
+from registry.servers.credentials import has_secret
 from registry.servers.schemas import Description, PackageInput, ServerName, Title, Url
 from registry.web.pages import PageNumber, Pagination, PerPage
 
@@ -60,13 +62,22 @@ class CatalogToolBody(_Wire):
     input_schema: JsonObject | None = None
 
 
+def _without_secret(url: str) -> str:
+    if has_secret(url):
+        raise ValueError("must not contain a secret: everybody who reads the catalog sees it")
+    return url
+
+
+EntryUrl = Annotated[Url, AfterValidator(_without_secret)]
+
+
 class CatalogServerBody(_Wire):
     """A server of the catalog: one with a URL, or one with a package."""
 
     name: EntryName
     title: Title | None = None
     description: Description | None = None
-    url: Url | None = None
+    url: EntryUrl | None = None
     package: CatalogPackage | None = None
     version: Version | None = None
     status: CatalogStatus = CatalogStatus.ACTIVE
@@ -122,7 +133,7 @@ class CatalogServerPatch(_Wire):
     name: EntryName | None = None
     title: Title | None = None
     description: Description | None = None
-    url: Url | None = None
+    url: EntryUrl | None = None
     package: CatalogPackage | None = None
     version: Version | None = None
     status: CatalogStatus | None = None

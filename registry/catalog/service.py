@@ -6,6 +6,7 @@ by administrators who see all tenants. Source: docs/decisions/0070-the-catalog.m
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from registry.catalog.errors import (
     CatalogServerModifiedError,
     CatalogServerNotFoundError,
     DuplicateCatalogEntriesError,
+    ImportOpenError,
     ImportUnreadableError,
 )
 from registry.catalog.formats import entries_in
@@ -193,11 +195,12 @@ class CatalogService:
         Raises:
             CatalogForbiddenError: *user* may not.
             ImportUnreadableError: The given document is no list of servers, or too large.
+            ImportOpenError: One with other content is open.
         """
         require_writer(user)
         payload = None
         if request.document is not None:
-            entries_in(request.document)
+            await asyncio.to_thread(entries_in, request.document)
             payload = packed(request.document)
             if len(payload) > MAX_PAYLOAD_BYTES:
                 raise ImportUnreadableError(
@@ -212,6 +215,8 @@ class CatalogService:
         job, was_open = await self._jobs.open_import(
             source_id, request.source, asked, payload, user
         )
+        if was_open and (payload is not None or job.request != asked):
+            raise ImportOpenError(request.source, job.id)
         if not was_open:
             if not request.dry_run:
                 await self._note_import(request, user)
@@ -232,7 +237,7 @@ class CatalogService:
         """
         require_writer(user)
         if request.document is not None:
-            entries_in(request.document)
+            await asyncio.to_thread(entries_in, request.document)
         if not request.dry_run:
             await self._note_import(request, user)
         if request.url is None:

@@ -31,6 +31,9 @@ MAX_DEPTH: Final = 200
 MAX_VALUES: Final = 4_000_000
 """Values with all aliases expanded; the largest known descriptions have 700,000."""
 
+ALIASED_VALUES: Final = 100_000
+"""Values that aliases may add: it takes seconds to write out millions of them."""
+
 BOOL: Final = "tag:yaml.org,2002:bool"
 INT: Final = "tag:yaml.org,2002:int"
 FLOAT: Final = "tag:yaml.org,2002:float"
@@ -76,7 +79,7 @@ def load(content: bytes) -> JsonObject:
     text = content.removeprefix(b"\xef\xbb\xbf")
     value = _json(text) if text.lstrip()[:1] == b"{" else None
     if value is None:
-        value = _plain(_yaml(text)) if len(text) <= SMALL_BYTES else _in_a_process(text)
+        value = _plain(text) if len(text) <= SMALL_BYTES else _in_a_process(text)
     elif _is_too_deep(value):
         raise DescriptionError("", f"is nested deeper than {MAX_DEPTH} levels")
     if not isinstance(value, dict):
@@ -155,7 +158,8 @@ class _Measure:
     So that what is too large is refused before anything is copied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._known: dict[int, tuple[int, int]] = {}
 
     def of(self, value: object, depth: int = 1) -> tuple[int, int]:
@@ -175,9 +179,9 @@ class _Measure:
             for one in value.values() if isinstance(value, dict) else value:
                 inner, levels = self.of(one, depth + 1)
                 count, height = count + inner, max(height, levels)
-                if count > MAX_VALUES:
+                if count > self._most:
                     raise DescriptionError(
-                        "", f"has more than {MAX_VALUES:,} values with its aliases"
+                        "", f"has more than {self._most:,} values with its aliases"
                     )
             found = self._known[id(value)] = count, height + 1
         if depth + found[1] - 1 > MAX_DEPTH:
@@ -215,8 +219,10 @@ def _key(name: object) -> str:
             raise DescriptionError("", "has a member whose name is no text")
 
 
-def _plain(value: object) -> JsonValue:
-    _Measure().of(value)
+def _plain(text: bytes) -> JsonValue:
+    value = _yaml(text)
+    # What a text says without aliases is never more than its bytes.
+    _Measure(min(MAX_VALUES, len(text) + ALIASED_VALUES)).of(value)
     return _copied(value)
 
 
@@ -239,7 +245,7 @@ def _in_a_process(text: bytes) -> JsonValue:
 def _serve_once() -> None:
     """Read YAML from standard input, and write what it says, or why not, as JSON."""
     try:
-        answer = {"value": _plain(_yaml(sys.stdin.buffer.read()))}
+        answer = {"value": _plain(sys.stdin.buffer.read())}
     except DescriptionError as exc:
         answer = {"reason": exc.reason}
     json.dump(answer, sys.stdout)

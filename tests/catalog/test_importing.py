@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.catalog.errors import ImportUnreadableError
+from registry.catalog.formats import BrokenEntry, ReadEntry, entries_in
 from tests.fakes.rest import FINISHED, Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -108,6 +110,51 @@ async def test_imports_and_what_they_read_are_counted(rest: Rest) -> None:
 def value_of(page: str, name: str) -> float:
     found = [line for line in page.splitlines() if line.startswith(f"{name} ")]
     return float(found[0].split()[-1]) if found else 0.0
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "reason"),
+    [
+        ("description", "\ud800", "cannot be stored"),
+        ("extra", 10**30, "cannot be stored"),
+        ("remotes", [{"url": "https://me:secret@a.example/mcp"}], "a URL with a secret"),
+        ("remotes", [{"url": "https://a.example/mcp?api_key=secret"}], "a URL with a secret"),
+    ],
+)
+async def test_an_odd_entry_is_broken_and_the_next_one_read(
+    member: str, value: object, reason: str
+) -> None:
+    good = {"name": "io.example/one", "version": "1.0.0", "remotes": [{"url": "https://a.b/mcp"}]}
+    document = {"servers": [{"server": {**good, member: value}}, {"server": good}]}
+
+    broken, read = entries_in(json.dumps(document).encode()).read()
+
+    assert isinstance(broken, BrokenEntry)
+    assert reason in broken.reason
+    assert isinstance(read, ReadEntry)
+
+
+async def test_a_document_is_not_dropped_for_an_import_that_is_open(rest: Rest) -> None:
+    # Its address does not answer, so it is tried again for long.
+    stuck = {"source": "test", "url": "http://127.0.0.1:9/servers"}
+    first = await rest.ask(ROOT, "POST", "/catalog/imports", json=stuck)
+    again = await rest.ask(ROOT, "POST", "/catalog/imports", json=stuck)
+
+    other = await rest.ask(
+        ROOT, "POST", "/catalog/imports", json={"source": "test", "document": {"servers": []}}
+    )
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 409)
+    assert again.json()["alreadyOpen"] is True
+    assert other.json()["import_id"] == first.json()["id"]
+
+
+async def test_aliases_of_yaml_do_not_multiply_an_import(rest: Rest) -> None:
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+
+    with pytest.raises(ImportUnreadableError, match="with its aliases"):
+        entries_in("\n".join(bomb).encode())
 
 
 async def test_a_new_version_updates_and_keeps_the_former(rest: Rest) -> None:

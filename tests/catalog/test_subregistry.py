@@ -72,6 +72,23 @@ async def test_a_page_has_the_form_of_the_official_registry(several: Rest) -> No
     assert answer.json()["metadata"]["count"] == 1
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+async def test_no_page_skips_or_repeats_a_server(rest: Rest, limit: int) -> None:
+    names = [f"io.example/{number:02}" for number in range(15)]
+    servers = [listed(name, f"https://{name[-2:]}.example/mcp") for name in names]
+    await imported(rest, {"servers": servers})
+
+    found: list[tuple[str, str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        answer = await ask(rest, ALICE, limit=limit, **({"cursor": cursor} if cursor else {}))
+        assert len(named(answer)) <= limit
+        found += named(answer)
+        cursor = answer.json()["metadata"].get("nextCursor")
+
+    assert [name for name, _ in found] == names
+
+
 async def test_pages_have_every_version_once(several: Rest) -> None:
     pages: list[list[tuple[str, str]]] = []
     cursor: str | None = ""

@@ -324,6 +324,17 @@ async def test_plain_users_read_the_catalog_and_administrators_of_all_tenants_ch
     assert removed.status_code == 403
 
 
+async def test_a_secret_in_a_url_is_refused(rest: Rest) -> None:
+    entry = await add(rest, url="https://example.com/mcp")
+    secret = {"url": "https://example.com/mcp?api_key=s"}
+
+    new = await rest.ask(ROOT, "POST", "/catalog/servers", json={"name": "io.x/y", **secret})
+    changed = await rest.ask(ROOT, "PATCH", f"/catalog/servers/{entry['id']}", json=secret)
+
+    assert [answer.status_code for answer in (new, changed)] == [422, 422]
+    assert [answer.json()["details"][0]["field"] for answer in (new, changed)] == ["url", "url"]
+
+
 async def test_an_outdated_etag_is_refused(rest: Rest) -> None:
     entry = await add(rest, url="https://example.com/mcp")
     path = f"/catalog/servers/{entry['id']}"

@@ -12,6 +12,7 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Protocol
 
 from packages.models.states import CatalogStatus
@@ -237,7 +238,7 @@ def _name_of(item: _Item) -> str:
 
 
 def _first(items: Iterator[_Item], count: int) -> list[_Item]:
-    return [item for item, _ in zip(items, range(count), strict=False)]
+    return list(islice(items, count))
 
 
 def _takes(one: _Version, narrowed: ListFilter) -> bool:
