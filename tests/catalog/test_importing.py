@@ -116,7 +116,6 @@ def value_of(page: str, name: str) -> float:
     ("member", "value", "reason"),
     [
         ("description", "\ud800", "cannot be stored"),
-        ("extra", 10**30, "cannot be stored"),
         ("remotes", [{"url": "https://me:secret@a.example/mcp"}], "a URL with a secret"),
         ("remotes", [{"url": "https://a.example/mcp?api_key=secret"}], "a URL with a secret"),
     ],
