@@ -98,7 +98,8 @@ def catalog_import(
             show_json({"counts": dict(result.counts), "problems": result.problems})
         else:
             counted = [f"{count} {one}" for one, count in result.counts.items() if count]
-            typer.echo(", ".join(counted) or "no servers")
+            told = ", ".join(counted) or "no servers"
+            typer.echo(f"{told}; nothing was stored" if dry_run else told)
             for problem in result.problems:
                 typer.echo(text(f"{problem['place']}: {problem['reason']}"), err=True)
         if result.counts["broken"]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -90,6 +91,9 @@ async def read_api(
     if base_url is not None and named is not None and origin_of(named) != origin_of(base_url):
         known = f"names the server {named}; calls go to {base_url}, until `base_url` is changed"
         problems.append(Rejection("servers", known))
+    misplaced = _misplaced(description, connection.headers)
+    if misplaced is not None:
+        problems.append(Rejection("securitySchemes", misplaced))
     schemes = {
         name: scheme.model_dump(mode="json", exclude_defaults=True)
         for name, scheme in description.security_schemes.items()
@@ -171,6 +175,27 @@ async def _allowed(
             told = f"is at {where}, where it may not be called: {reason}{LEFT_OUT}"
             problems.append(Problem(tool.place, told))
     return left, problems
+
+
+def _misplaced(description: Description, headers: Iterable[str]) -> str | None:
+    """Return how a key must be sent that is stored and is sent otherwise; None if it may be right.
+
+    Args:
+        description: Of the API.
+        headers: Names of those that are sent.
+    """
+    schemes = list(description.security_schemes.values())
+    sent = {name.lower() for name in headers}
+    if not schemes or "authorization" not in sent or any(one.kind != "apiKey" for one in schemes):
+        return None
+    if any(one.name is not None and one.name.lower() in sent for one in schemes):
+        return None
+    places = {f"{one.name} ({one.location and one.location.value})" for one in schemes}
+    wanted = " or ".join(sorted(places))
+    return (
+        f"want a key as {wanted}, and the stored one is sent as Authorization: set "
+        "apiKey.authorization_type to custom, custom_header to that name, and location"
+    )
 
 
 async def _root(source: ApiSource, fetcher: DescriptionFetcher) -> FetchedDescription:

@@ -791,3 +791,31 @@ async def test_tools_of_both_kinds_are_in_one_list_under_one_policy(
     assert {of_server, of_api}.isdisjoint(after)
     assert f"{made['name']}__showPet" in after
     assert "Unknown tool" in denied
+
+
+async def test_a_key_that_is_sent_otherwise_than_the_description_wants_is_a_problem(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    scheme = {"type": "apiKey", "in": "header", "name": "X-Key"}
+    text = document(server=shop.api.url, components={"securitySchemes": {"key": scheme}})
+    as_wanted = {"authorization_type": "custom", "custom_header": "x-key"}
+
+    problems = [
+        [
+            problem["reason"]
+            for problem in (
+                await rest.ask(
+                    root,
+                    "POST",
+                    "/apis",
+                    json={"name": fresh(), "document": text, "apiKey": {"key": "k", **how}},
+                )
+            )
+            .json()
+            .get("toolProblems", [])
+        ]
+        for how in ({}, as_wanted)
+    ]
+
+    assert [len(found) for found in problems] == [1, 0]
+    assert "X-Key (header)" in problems[0][0]

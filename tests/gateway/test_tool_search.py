@@ -248,6 +248,7 @@ async def test_such_a_call_is_confirmed_once_under_the_real_name(
     [
         ("demo", "echo"),
         ("demo", "demo__echo"),
+        ("/mcp/demo", "echo"),
     ],
 )
 async def test_a_call_is_recorded_under_the_real_name_and_sent_as_it_is(

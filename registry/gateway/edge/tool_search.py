@@ -176,6 +176,8 @@ def inner_call(exchange: GatewayRequest, envelope: Envelope) -> Envelope:
         check_modern(envelope, exchange.headers)
     arguments = _arguments(envelope.params, CALL_TOOL)
     server, tool = (_name(arguments, member) for member in ("server_name", "tool_name"))
+    # A path, as people know it.
+    server = server.removeprefix("/mcp/")
     beginning = f"{server}{SEPARATOR}"
     # Models also give the whole name of the combined list.
     name = tool if tool.startswith(beginning) else beginning + tool
