@@ -13,6 +13,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -251,7 +252,9 @@ class MetricTotals:
         # The file must hold the counts that were returned last.
         with self._lock:
             counts = packed(collect_counts(self._registry.collect(), self._directory.slot))
-            write_whole(self._directory.counts_of(self._directory.own), counts)
+            # Gone with the process that made it, and with everybody who would read the file.
+            with suppress(FileNotFoundError):
+                write_whole(self._directory.counts_of(self._directory.own), counts)
         return counts
 
     def _render(self, worker_counts: dict[str, bytes | None]) -> bytes:

@@ -1,6 +1,7 @@
 """The metrics of all workers add up, also over the death of one."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ async def test_counters_and_histograms_are_added(fleet: dict[str, Worker]) -> No
     assert histogram("bucket", "s", le="0.0025") == 1
     assert histogram("sum", "s") == pytest.approx(2.202)
     assert histogram("count", "only-b", method="ping") == 1
+
+
+async def test_the_last_counts_are_told_when_the_directory_is_gone(
+    folder: Path, fleet: dict[str, Worker]
+) -> None:
+    verify(fleet[A], 2)
+    shutil.rmtree(folder)
+
+    assert await fleet[A].totals.own_counts()
+    assert await fleet[A].verified() == 2
 
 
 async def test_gauges_become_what_they_mean(fleet: dict[str, Worker]) -> None:
