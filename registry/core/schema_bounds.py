@@ -49,6 +49,17 @@ def excess(schema: JsonObject) -> str | None:
     return _Expansion(schema).excess()
 
 
+def lost_reference(schema: JsonObject) -> str | None:
+    """Return a reference of a schema that leads to none of its parts; None if there is none."""
+    expansion = _Expansion(schema)
+    for part in _objects(schema):
+        for keyword in REFERENCES:
+            reference = part.get(keyword)
+            if isinstance(reference, str) and expansion.referred(reference) is None:
+                return reference
+    return None
+
+
 class _Expansion:
     """Counts the values of a schema with all references expanded."""
 
@@ -81,14 +92,15 @@ class _Expansion:
         self._known[id(target)] = UNDER_WAY
         size, references = _own(target)
         for reference in references:
-            referred = self._referred(reference)
+            referred = self.referred(reference)
             if referred is not None:
                 size += self._size(referred, depth + 1)
         # Beyond the limit, numbers need not be exact.
         size = self._known[id(target)] = min(size, MAX_EXPANDED + 1)
         return size
 
-    def _referred(self, reference: str) -> Any:
+    def referred(self, reference: str) -> Any:
+        """Return the part that a reference leads to; None if there is none."""
         found = self._anchors.get(reference)
         if found is not None:
             return found

@@ -12,6 +12,7 @@ from registry.core.schema_bounds import (
     MAX_PATTERN_CHARACTERS,
     MAX_REFERENCE_CHAIN,
     excess,
+    lost_reference,
 )
 from registry.tools.intake import take
 
@@ -122,3 +123,25 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["$ref", "$defs", "a", "$anchor", "allOf"]), JSON))
 def test_whatever_the_schema_is_it_is_counted(schema: dict[str, Any]) -> None:
     excess(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "lost"),
+    [
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {}}}, None),
+        ({"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"a": {}}}, "#/$defs/b"),
+        ({"properties": {"a": {"$ref": "https://a.example/a.json"}}}, "https://a.example/a.json"),
+        ({"properties": {"$ref": {"type": "string"}}}, None),
+        (
+            {
+                "$id": "https://a.example/s",
+                "$ref": "https://a.example/s#/$defs/a",
+                "$defs": {"a": {}},
+            },
+            None,
+        ),
+        ({"$ref": "#"}, None),
+    ],
+)
+def test_a_reference_to_no_part_is_found(schema: dict[str, Any], lost: str | None) -> None:
+    assert lost_reference(schema) == lost

@@ -1,15 +1,23 @@
 """Responses about tools and their versions: snake_case, as stored. Pure."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import cast
 
 from pydantic import JsonValue
 
 from registry.core.errors import RegistryError
-from registry.core.json import JsonObject, load_text
+from registry.core.json import JsonObject, load_text, members
+from registry.core.schema_bounds import lost_reference
 from registry.core.text import timestamp
 from registry.openapi.binding import binding_of
-from registry.tools.call_rules import MILLION, call_rules, warnings_of
+from registry.tools.call_rules import (
+    MILLION,
+    ArgumentValidation,
+    CallRules,
+    call_rules,
+    warnings_of,
+)
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
 from registry.tools.governance.errors import (
@@ -116,8 +124,22 @@ def _present_rules(tool: StoredTool) -> JsonObject:
             "price_per_kib": rules.price_per_kib / MILLION,
             "projection": rules.projection,
         },
-        "warnings": [*warnings_of(rules, said, facets, tool.owner_call_rules)],
+        "warnings": [
+            *warnings_of(rules, said, facets, tool.owner_call_rules),
+            *_uncheckable(tool, rules),
+        ],
     }
+
+
+def _uncheckable(tool: StoredTool, rules: CallRules) -> Iterator[str]:
+    """Return why no call of a tool gets through, where its own definition is the cause."""
+    schema = members(members(_parsed(tool.definition)).get("inputSchema"))
+    lost = lost_reference(schema)
+    if lost is not None and rules.validate is ArgumentValidation.ON:
+        yield (
+            f"Its arguments cannot be checked, because its definition refers to {lost[:200]!r}, "
+            "which it does not contain: all of its calls are refused until validate is off."
+        )
 
 
 def _drift(tool: StoredTool) -> JsonObject | None:

@@ -990,3 +990,20 @@ async def test_two_who_decide_at_once_do_not_both_win(rest: Rest, upstream: Plai
 
     assert sorted(answer.status_code for answer in answers) == [200, 409]
     assert len(await audited(rest)) == 1
+
+
+async def test_a_tool_whose_arguments_cannot_be_checked_has_a_warning(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "https://a.example/a.json"}}}
+    upstream.tools = offered("sum", inputSchema=schema)
+    await rest.register(ROOT, "sums", upstream.url)
+    (tool,) = (await rest.ask(ROOT, "GET", "/registry/tools")).json()["tools"]
+
+    path = f"/registry/tools/{tool['id']}"
+    on = (await rest.ask(ROOT, "GET", path)).json()["warnings"]
+    body = {"tool_metadata": {"validate": "off"}}
+    off = (await rest.ask(ROOT, "PATCH", path, json=body)).json()["warnings"]
+
+    assert ["refers to 'https://a.example/a.json'" in warning for warning in on] == [True]
+    assert off == []
