@@ -6,8 +6,8 @@ Source: docs/decisions/0076-composed-vectors.md.
 
 from typing import Literal, Protocol, cast
 
-from fastapi import Request
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 
 from registry.core.json import JsonObject
 
