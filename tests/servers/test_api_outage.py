@@ -15,7 +15,7 @@ from tests.fakes.rest import SERVERS, Rest, rest_settings, running
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 MONGO_TIMEOUT_MS = 1000
-ANSWER_SECONDS = 15
+ANSWER_SECONDS = 30
 RECOVERY_SECONDS = 40
 URL = "http://127.0.0.1:9/mcp"
 AWAY = {
