@@ -134,7 +134,7 @@ class SubregistryService:
         passing = (item for item in items[start:] if item.passes(narrowed))
         found: list[_Version] = []
         while len(found) <= limit:
-            some = _first(passing, limit)
+            some = list(islice(passing, limit))
             if not some:
                 break
             for versions in await self._versions_of(some):
@@ -235,10 +235,6 @@ class SubregistryService:
 
 def _name_of(item: _Item) -> str:
     return item.name
-
-
-def _first(items: Iterator[_Item], count: int) -> list[_Item]:
-    return list(islice(items, count))
 
 
 def _takes(one: _Version, narrowed: ListFilter) -> bool:
