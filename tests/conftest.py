@@ -14,6 +14,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from pymongo import MongoClient
 
 from packages.database.changes import ChangeStream
 from packages.database.client import Database
@@ -32,7 +33,7 @@ from registry.gateway.view.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
-from tests.fakes.databases import PreparedDatabases
+from tests.fakes.databases import NEW_DATABASES, PreparedDatabases
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 from tests.fakes.oauth.access_tokens import FakeAccessTokens
@@ -190,7 +191,11 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return a connection string without a database name."""
     external = TestTarget().test_mongo_uri
     if external is not None:
-        yield external.get_secret_value()
+        uri = external.get_secret_value()
+        yield uri
+        with MongoClient[dict[str, object]](uri) as client:
+            for name in NEW_DATABASES:
+                client.drop_database(name)
         return
     with start_daemon(tmp_path_factory.mktemp("mongo")) as daemon:
         # The daemon looks through all retryable writes of the last half hour at each of them.

@@ -46,7 +46,6 @@ async def hiding(
     settings = rest_settings(mongo_uri, key_files, home, admin_sees_private=False)
     async with running(settings) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -263,7 +263,6 @@ async def test_a_running_registry_tells_of_what_is_requested_and_denied(
             denied = await rest.ask(root, "POST", path, json={"comment": "not today"})
             assert denied.status_code == 200, denied.text
             await until(lambda: len(receiver.messages) == 2)
-            await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert [kind for _, kind in receiver.told] == ["approval.pending", "approval.denied"]
     assert json.loads(receiver.messages[1][1])["data"]["reason"] == "not today"

@@ -150,7 +150,6 @@ async def place(
         shared = await rest.ask(root, "PUT", path, json={"public": True})
         assert shared.status_code == 200, shared.text
         yield Place(rest, gateway, oauth, server["id"], browser)
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @MODES

@@ -42,7 +42,6 @@ async def registered(
         rest = await stack.enter_async_context(running(settings))
         gateway = await stack.enter_async_context(serve(rest.app))
         yield {upstream: await _register(rest, gateway, upstream, stack) for upstream in Upstream}
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 async def _register(

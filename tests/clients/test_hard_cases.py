@@ -125,7 +125,6 @@ async def hard(
             await rest.register(ROOT, name, url, scope="shared_app")
         tokens = (rest.token(ALICE), rest.token(BOB))
         yield Hard(gateway, *tokens, node, tmp_path_factory.mktemp("root"))
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 async def typescript(

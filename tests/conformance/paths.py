@@ -137,7 +137,6 @@ async def _find_clients(
 
     async with running(settings) as rest, serve(rest.app, port=port) as gateway:
         found = await asyncio.gather(*map(find, REVISIONS))
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
     return dict(zip(REVISIONS, found, strict=True))
 
 

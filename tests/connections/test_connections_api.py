@@ -410,6 +410,5 @@ async def test_after_a_restart_a_server_that_answers_is_shown_as_connected(
 
             await until_async(is_connected)
             after = await stored(rest, server["id"])
-            await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert after == before

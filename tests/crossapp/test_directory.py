@@ -26,7 +26,6 @@ async def module_rest(
     settings = rest_settings(mongo_uri, key_files, home, user_directory="registry")
     async with running(settings) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 async def add(rest: Rest, root: UserContext, path: str, **body: object) -> dict[str, Any]:

@@ -14,6 +14,14 @@ MOST_DOCUMENTS_EMPTIED = 500
 
 ANSWER_MS = 60_000
 
+NEW_DATABASES: list[str] = []
+"""Names of databases of applications that tests start themselves.
+
+They are dropped after all tests, and only where somebody else keeps the server: the embedded one
+goes on for ever to drop what an open transaction wrote, with the lock that the end of the
+transaction needs, and an application that runs always has one open now and then.
+"""
+
 
 class PreparedDatabases:
     """Databases with all collections and indexes, and without a document.
@@ -46,10 +54,7 @@ class PreparedDatabases:
 
     def give_back(self, name: str) -> None:
         """Keep the database for the next user, or drop it if it is no longer as prepared."""
-        if self._is_embedded:
-            # A transaction of a killed process stays open for a minute. To drop what it wrote
-            # would wait for it for ever, with the lock that its end needs.
-            self._client.admin.command("killAllSessions", [])
+        self._end_sessions()
         database = self._client[name]
         if self._layout == _layout(database) and _emptied(database, list(self._layout)):
             self._free.append(name)
@@ -59,9 +64,16 @@ class PreparedDatabases:
 
     def close(self) -> None:
         """Drop the databases that nobody uses."""
+        self._end_sessions()
         for name in self._free:
             self._client.drop_database(name)
         self._client.close()
+
+    def _end_sessions(self) -> None:
+        if self._is_embedded:
+            # A transaction of a killed process stays open for a minute. To drop what it wrote
+            # would wait for it for ever, with the lock that its end needs.
+            self._client.admin.command("killAllSessions", [])
 
 
 def _layout(database: Database[dict[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from registry.auth.identity import UserContext
 from registry.core.settings import Settings
 from registry.main import Application, application
 from registry.wiring.components import Components
+from tests.fakes.databases import NEW_DATABASES
 from tests.gateway.eras import modern
 
 JWT_SECRET = "a secret that jarvis-api shares"
@@ -143,8 +144,10 @@ def rest_settings(
 ) -> Settings:
     """Return settings for a registry with a new database, which may reach loopback."""
     base, question, options = mongo_uri.partition("?")
+    name = f"test_{uuid.uuid4().hex}"
+    NEW_DATABASES.append(name)
     values: dict[str, Any] = {
-        "mongo_uri": SecretStr(f"{base.rstrip('/')}/test_{uuid.uuid4().hex}{question}{options}"),
+        "mongo_uri": SecretStr(f"{base.rstrip('/')}/{name}{question}{options}"),
         "creds_key": SecretStr("0f" * 32),
         "creds_iv": SecretStr("1e" * 16),
         "jwt_private_key_file": key_files[0],

@@ -39,6 +39,15 @@ async def as_stream(received: Request) -> None:
     await received.chunk(EVENTS[1], more=False)
 
 
+async def as_stream_to_nobody(received: Request) -> None:
+    """Go on until the gateway has seen that its client is gone, however busy the machine is."""
+    await received.start(content_type="text/event-stream")
+    await received.chunk(EVENTS[0])
+    gone = asyncio.ensure_future(received.wait_for_disconnect())
+    while not (await asyncio.wait({gone}, timeout=GAP_SECONDS))[0]:
+        await received.chunk(b": still here\n\n")
+
+
 BEHAVIOURS = {Form.JSON: as_json, Form.SSE: as_stream}
 
 
@@ -107,7 +116,8 @@ async def stage(
 async def test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else(
     stage: Stage, case: Case
 ) -> None:
-    stage.upstream.behaviour = BEHAVIOURS[case.form]
+    is_left = case.form is Form.SSE and case.counted == CallOutcome.DISCONNECTED
+    stage.upstream.behaviour = as_stream_to_nobody if is_left else BEHAVIOURS[case.form]
     proxy = stage.proxies[case.place]
     proxy.fault, proxy.direction, proxy.after = case.fault, case.direction, case.after
 
@@ -118,6 +128,7 @@ async def test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else(
     await stage.settled(most_open=0 if is_spoilt else 1)
     counted = [name for name in CallOutcome if stage.gateway.count_any(name)]
     stage.repair()
+    stage.upstream.behaviour = BEHAVIOURS[case.form]
     again = await stage.call()
 
     assert (answer.status_code if answer is not None else None) == case.status

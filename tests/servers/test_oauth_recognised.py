@@ -29,7 +29,6 @@ async def test_it_is_shown_as_long_as_the_server_says_so(
         is_open = True
         await rest.call(ALICE, "POST", f"/{server['id']}/refresh")
         opened = (await rest.call(ALICE, "GET", f"/{server['id']}")).json()
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert server["requiresOAuth"] is True
     assert "it wants OAuth" in server["errorMessage"]

@@ -82,7 +82,6 @@ async def test_a_list_takes_the_same_few_commands_however_long_it_is(
         before = commands(rest, "find"), commands(rest, "aggregate")
         answers = [await rest.call(root, "GET", "?per_page=100") for _ in range(MANY_LISTS)]
         after = commands(rest, "find"), commands(rest, "aggregate")
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert {answer.json()["pagination"]["total"] for answer in answers} == {servers}
     assert round((after[0] - before[0]) / MANY_LISTS) == 1
@@ -109,7 +108,8 @@ async def test_a_dropped_database_does_not_stop_the_process(
 ) -> None:
     # The stream of changes ends then; asking an ended one again and again would never yield.
     async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
-        await rest.register(root, "s", URL)
+        server = await rest.register(root, "s", URL)
+        await rest.jobs(root, server)
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
         async with asyncio.timeout(DROP_SECONDS):

@@ -25,7 +25,6 @@ async def module_rest(
     home = tmp_path_factory.mktemp("home")
     async with running(rest_settings(mongo_uri, key_files, home)) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -102,7 +102,6 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         )
         states = sorted((job["trigger"], job["state"]) for job in jobs)
         assert states == [("command", "retrying"), *[("command", "succeeded")] * 8]
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
@@ -130,7 +129,6 @@ async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
             command.send_signal(signal.SIGTERM)
             ended = await asyncio.to_thread(command.result, PATIENCE_SECONDS)
         left = sorted([job["state"] async for job in jobs.find({})])
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     told = json.loads(ended.stdout)
     assert ended.returncode == 128 + signal.SIGTERM

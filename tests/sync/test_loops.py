@@ -67,9 +67,6 @@ async def registries(
                 sync_max_attempts=1,
             )
             rest = await stack.enter_async_context(running(settings))
-            stack.push_async_callback(
-                rest.parts.database.client.drop_database, rest.parts.database.db.name
-            )
             started.append(Registry(rest, await stack.enter_async_context(serve_asgi(rest.app))))
         yield started
 

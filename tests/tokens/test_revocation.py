@@ -43,7 +43,6 @@ async def replicas(
         here = await stack.enter_async_context(running(settings))
         there = await stack.enter_async_context(running(settings))
         yield Replicas(here, there)
-        await here.parts.database.client.drop_database(here.parts.database.db.name)
 
 
 @pytest.fixture

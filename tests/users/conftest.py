@@ -19,7 +19,6 @@ async def module_rest(
     )
     async with running(settings) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

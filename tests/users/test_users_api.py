@@ -367,7 +367,6 @@ async def test_where_another_application_keeps_users_they_are_only_listed(
             await send(rest, root, "PATCH", f"/groups/{user_id}", 403, json={"name": "People"}),
         ]
         stored = await rest.parts.database.collection("users").find({}).to_list()
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
     assert [user["username"] for user in listed["users"]] == ["ada"]
     assert {one["user_directory"] for one in refused} == {"shared"}

@@ -88,7 +88,6 @@ async def rest(
     settings = rest_settings(mongo_uri, key_files, home, allowed_hosts=("inner.example",))
     async with running(settings) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @in_one_loop

@@ -27,7 +27,6 @@ async def embedding(
     settings = rest_settings(mongo_uri, key_files, home, search_model="wordllama")
     async with running(settings) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

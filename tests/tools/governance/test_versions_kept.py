@@ -32,7 +32,6 @@ async def module_rest(
     home = tmp_path_factory.mktemp("home")
     async with running(rest_settings(mongo_uri, key_files, home, tool_versions_kept=3)) as rest:
         yield rest
-        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
 async def offer(rest: Rest, upstream: PlainUpstream, server: dict[str, Any], *told: str) -> None:
