@@ -10,8 +10,10 @@ for longer than a renewal can take, by the clock of whoever takes it.
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from cachetools import TTLCache
@@ -255,17 +257,9 @@ class Renewal:
         # From here on the refresh token may be used up: this is the only copy of the new one.
         self._unsaved[user.user_id, server.id] = unsaved
         self._counted.labels("renewed").inc()
-        try:
-            is_stored = await self._store(unsaved)
-        except (DatabaseUnavailable, RegistryError) as exc:
-            log.warning("oauth_tokens_not_stored", server_id=server.id, error=type(exc).__name__)
-            self._background.soon(self._store_later(unsaved))
-            return self._unsaved_token(unsaved)
-        if not is_stored:
-            return None
-        event = AuditEvent(AuditAction.REFRESH, EntityType.AUTHORIZATION, server.id)
-        self._background.soon(self._audit.note(user, event))
-        return self._unsaved_token(unsaved)
+        is_ours = asyncio.get_running_loop().create_future()
+        self._background.soon(self._keep(unsaved, is_ours))
+        return self._unsaved_token(unsaved) if await is_ours else None
 
     async def request_of(self, server: OAuthServer, found: StoredAuthorization) -> TokenRequest:
         """Return what requests about stored tokens contain.
@@ -284,7 +278,38 @@ class Renewal:
             client = await self._authorization_servers.client(server, discovered, None)
         return TokenRequest(authorization_server, client, _resource(server, found))
 
-    async def _store(self, unsaved: _Unsaved) -> bool:
+    async def _keep(self, unsaved: _Unsaved, is_ours: asyncio.Future[bool]) -> None:
+        """Store tokens, as soon as the database takes them.
+
+        Args:
+            unsaved: The tokens.
+            is_ours: Told whether they may be used. That is before they are stored: once nobody
+                else can replace or remove those before, or the database is unavailable.
+        """
+        key = unsaved.user.user_id, unsaved.server.id
+        is_late = False
+        try:
+            while self._unsaved.get(key) is unsaved:
+                try:
+                    is_stored = await self._store(unsaved, partial(_tell, is_ours))
+                except (DatabaseUnavailable, RegistryError) as exc:
+                    _tell(is_ours)
+                    if not is_late:
+                        reason = type(exc).__name__
+                        log.warning("oauth_tokens_not_stored", server_id=key[1], error=reason)
+                    is_late = True
+                    await self._clock.sleep(STORE_AGAIN_SECONDS)
+                    continue
+                _tell(is_ours, outcome=is_stored)
+                if is_stored:
+                    event = AuditEvent(AuditAction.REFRESH, EntityType.AUTHORIZATION, key[1])
+                    await self._audit.note(unsaved.user, event)
+        finally:
+            _tell(is_ours)
+        if is_late:
+            log.info("oauth_tokens_stored_late", server_id=key[1])
+
+    async def _store(self, unsaved: _Unsaved, claimed: Callable[[], None]) -> bool:
         """Store tokens; return False if others were stored or removed meanwhile.
 
         Raises:
@@ -295,7 +320,8 @@ class Renewal:
         scopes = None if access is None else access.scopes
         while True:
             if await self._stored.renew(
-                user, server, unsaved.used, scopes, unsaved.request, unsaved.tokens
+                *(user, server, unsaved.used, scopes, unsaved.request, unsaved.tokens),
+                claimed=claimed,
             ):
                 break
             again = (await self._stored.read(user.user_id, server)).refresh
@@ -306,16 +332,6 @@ class Renewal:
             unsaved.used = again
         self._forget(unsaved)
         return True
-
-    async def _store_later(self, unsaved: _Unsaved) -> None:
-        key = unsaved.user.user_id, unsaved.server.id
-        while self._unsaved.get(key) is unsaved:
-            await self._clock.sleep(STORE_AGAIN_SECONDS)
-            try:
-                await self._store(unsaved)
-            except (DatabaseUnavailable, RegistryError):
-                continue
-        log.info("oauth_tokens_stored_late", server_id=unsaved.server.id)
 
     def _forget(self, unsaved: _Unsaved) -> None:
         key = unsaved.user.user_id, unsaved.server.id
@@ -434,3 +450,8 @@ def _resource(server: OAuthServer, found: StoredAuthorization) -> str | None:
         # jarvis-api stores none, and sends what the server's metadata says.
         stored = members(server.config.get("oauthMetadata")).get("resource")
     return stored if isinstance(stored, str) and stored else None
+
+
+def _tell(future: asyncio.Future[bool], *, outcome: bool = True) -> None:
+    if not future.done():
+        future.set_result(outcome)

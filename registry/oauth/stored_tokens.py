@@ -6,7 +6,7 @@ ciphertext that it was written with: a row that another program rewrote is read 
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -248,6 +248,8 @@ class OAuthTokenRepository:
         former_scopes: frozenset[str] | None,
         request: TokenRequest,
         tokens: Tokens,
+        *,
+        claimed: Callable[[], None],
     ) -> bool:
         """Store what a refresh token was exchanged for; releases its lease.
 
@@ -258,6 +260,8 @@ class OAuthTokenRepository:
             former_scopes: Those of the access token before.
             request: With what it was exchanged.
             tokens: For what.
+            claimed: Called once that refresh token is still as it was read, and nobody else can
+                change it until the tokens are stored.
 
         Returns:
             False if that refresh token is no longer stored as it was read: nothing was changed.
@@ -278,6 +282,7 @@ class OAuthTokenRepository:
                 is_stored = await self._tokens.replace_row(used.row, refresh, tx)
             if not is_stored:
                 return False
+            claimed()
             key = _keys(server.name)[MCP_ACCESS]
             await self._tokens.put_row(user.user_id, key, access, tx)
             return True

@@ -588,6 +588,8 @@ class UpstreamTokens:
                 found = None
             if found is not None and found.token is not None:
                 found.obtained_at = self._monotonic()
+                # Other tokens may have been stored meanwhile, or these removed.
+                found.is_outdated = entry.is_outdated
                 if self._entries.get(key) is entry:
                     self._entries[key] = found
             elif found is None or found.fails_until > self._monotonic():

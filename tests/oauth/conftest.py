@@ -43,6 +43,7 @@ from registry.upstream.oauth.values import (
     Tokens,
 )
 from tests.fakes.oauth.token_endpoint import RotatingTokenEndpoint
+from tests.kit.waiting import until
 
 TOKEN_URL = "https://as.example.com/token"
 REDIRECT_URI = "https://registry.example.com/api/v1/mcp/oauth/callback"
@@ -103,6 +104,9 @@ class FailingStore(OAuthTokenRepository):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.was_read = asyncio.Event()
+        self.storing = 0
+        self.may_return = asyncio.Event()
+        self.may_return.set()
 
     @override
     async def read(self, *given: Any) -> StoredAuthorization:
@@ -112,11 +116,17 @@ class FailingStore(OAuthTokenRepository):
         return found
 
     @override
-    async def renew(self, *given: Any) -> bool:
+    async def renew(self, *given: Any, claimed: Callable[[], None]) -> bool:
         if self.failures:
             self.failures -= 1
             raise DatabaseUnavailable
-        return await super().renew(*given)
+        self.storing += 1
+        try:
+            is_stored = await super().renew(*given, claimed=claimed)
+            await self.may_return.wait()
+            return is_stored
+        finally:
+            self.storing -= 1
 
 
 @dataclass
@@ -144,6 +154,7 @@ class OAuthStore:
     database: Database
     cipher: Cipher
     build: Callable[..., Replica] = field(repr=False)
+    replicas: list[Replica] = field(default_factory=list)
 
     def replica(
         self,
@@ -153,10 +164,18 @@ class OAuthStore:
         **changed: Any,
     ) -> Replica:
         """Return another replica."""
-        return self.build(endpoint or RotatingTokenEndpoint(), clock or SystemClock(), **changed)
+        used = endpoint or RotatingTokenEndpoint()
+        replica = self.build(used, clock or SystemClock(), **changed)
+        self.replicas.append(replica)
+        return replica
+
+    async def settled(self) -> None:
+        """Wait until no replica stores what it renewed: those that call do not."""
+        await until(lambda: not any(one.stored.storing for one in self.replicas))
 
     async def rows(self, **query: Any) -> list[dict[str, Any]]:
         """Return stored rows."""
+        await self.settled()
         found = self.database.collection("tokens").find(query)
         return await found.to_list()
 

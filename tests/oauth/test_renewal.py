@@ -47,6 +47,7 @@ class Hasty(SystemClock):
 
 async def let_expire(store: OAuthStore, *replicas: Replica) -> None:
     """Let the stored access tokens expire, and the database remove them."""
+    await store.settled()
     await store.database.collection("tokens").delete_many({"type": "mcp_oauth"})
     for replica in replicas:
         replica.tokens.clear()
@@ -275,6 +276,22 @@ async def test_renewed_tokens_are_used_from_memory_until_they_can_be_stored(
     assert before == {"mcp_oauth_refresh": "r0"}
     assert await stored_values(store) == {"mcp_oauth": "a1", "mcp_oauth_refresh": "r1"}
     assert endpoint.asked == ["r0"]
+
+
+async def test_a_call_does_not_wait_until_renewed_tokens_are_stored(
+    store: OAuthStore, alice: UserContext
+) -> None:
+    server, replica = server_named(), store.replica()
+    await authorize(replica, alice, server)
+    await let_expire(store, replica)
+    replica.stored.may_return.clear()
+
+    token = await replica.tokens.get(alice, server)
+    is_stored = not replica.stored.storing
+    replica.stored.may_return.set()
+
+    assert (token.value, is_stored) == ("a1", False)
+    assert await stored_values(store) == {"mcp_oauth": "a1", "mcp_oauth_refresh": "r1"}
 
 
 async def test_a_row_that_was_encrypted_with_another_key_meanwhile_is_replaced(

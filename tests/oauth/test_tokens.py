@@ -30,6 +30,7 @@ pytestmark = pytest.mark.wire
 
 async def expire(store: OAuthStore, *replicas: Replica) -> None:
     """Let all stored access tokens expire."""
+    await store.settled()
     past = replicas[0].clock.now() - timedelta(seconds=1)
     rows = store.database.collection("tokens")
     await rows.update_many(
