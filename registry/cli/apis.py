@@ -64,7 +64,10 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Not these, said the sam
 Key = Annotated[
     str | None, typer.Option(help="API key: env:NAME, file:PATH, - to type or pipe it.")
 ]
-KeyType = Annotated[str, typer.Option(help="bearer, basic or custom.")]
+KeyType = Annotated[
+    str | None,
+    typer.Option(help="bearer, basic or custom; default: as the description says, or bearer."),
+]
 KeyName = Annotated[
     str | None,
     typer.Option(help="Header, query parameter or cookie that carries a custom key."),
@@ -134,7 +137,7 @@ def apis_add(  # noqa: PLR0913 - options
     include: Include = None,
     exclude: Exclude = None,
     key: Key = None,
-    key_type: KeyType = "bearer",
+    key_type: KeyType = None,
     key_name: KeyName = None,
     key_in: KeyIn = None,
     header: Header = None,
@@ -182,7 +185,7 @@ def apis_try(  # noqa: PLR0913 - options
     include: Include = None,
     exclude: Exclude = None,
     key: Key = None,
-    key_type: KeyType = "bearer",
+    key_type: KeyType = None,
     key_name: KeyName = None,
     key_in: KeyIn = None,
     header: Header = None,
@@ -197,11 +200,13 @@ def apis_try(  # noqa: PLR0913 - options
     async def work() -> None:
         from registry.core.json import load_text  # noqa: PLC0415 - heavy imports
         from registry.openapi.binding import without_binding  # noqa: PLC0415
+        from registry.servers.apis.credentials import present_credentials  # noqa: PLC0415
         from registry.servers.apis.schemas import ApiPreview  # noqa: PLC0415
 
         request = validated(ApiPreview, body)
         async with services(changes=True) as built:
-            found = await built.apis.preview(request)
+            previewed = await built.apis.preview(request)
+        found = previewed.found
         tools = found.snapshot.tools
         if as_json:
             show_json([without_binding(load_text(tool.definition)) for tool in tools])
@@ -219,6 +224,11 @@ def apis_try(  # noqa: PLR0913 - options
             typer.echo(text(f"{problem.name} {problem.reason}"), err=True)
         if found.api is not None:
             typer.echo(text(f"Calls go to {found.api.base_url}"))
+        sent = present_credentials(previewed.config, tools)
+        if sent["sentAs"]:
+            typer.echo(text(f"Credentials are sent as {', '.join(sent['sentAs'])}"))
+        if sent["notSentBy"]:
+            typer.echo(text(f"No credentials are sent by {', '.join(sent['notSentBy'])}"))
 
     run(work)
 
@@ -255,7 +265,7 @@ def apis_update(  # noqa: PLR0913 - options
     include: Include = None,
     exclude: Exclude = None,
     key: Key = None,
-    key_type: KeyType = "bearer",
+    key_type: KeyType = None,
     key_name: KeyName = None,
     key_in: KeyIn = None,
     header: Header = None,
@@ -453,7 +463,7 @@ def _handling(
 
 def _credentials(
     key: str | None,
-    key_type: str,
+    key_type: str | None,
     key_name: str | None,
     key_in: str | None,
     header: list[str] | None,

@@ -227,14 +227,16 @@ async def mcp_server_of(built: "CommandServices", reference: str) -> "ServerReco
 
 
 def api_key_input(
-    key: str | None, kind: str, header: str | None, *, is_users: bool
+    key: str | None, kind: str | None, header: str | None, *, is_users: bool
 ) -> dict[str, str] | None:
     """Return `apiKey` of a body, from the options of a command; None if there is none."""
     if is_users and key is not None:
         fail("give either --key or --user-key")
     if key is None and not is_users:
         return None
-    described = {"source": "user" if is_users else "admin", "authorization_type": kind}
+    described = {"source": "user" if is_users else "admin"}
+    if kind is not None:
+        described["authorization_type"] = kind
     if key is not None:
         described["key"] = resolve(key, "--key", is_secret=True)
     if header is not None:

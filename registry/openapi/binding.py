@@ -4,6 +4,7 @@ A binding is made with the tool, when the description is read, and kept with its
 make a call nothing else of the description is needed, except the security schemes of the API.
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Literal
@@ -25,6 +26,33 @@ class Location(StrEnum):
     HEADER = "header"
     COOKIE = "cookie"
 
+
+NOT_ARGUMENTS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    }
+)
+"""Headers that no argument sets: OpenAPI has `Accept`, `Content-Type` and `Authorization` ignored
+as parameters, and the others are the connection's or a proxy's."""
+
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What the name of a header may be (RFC 9110, 5.6.2)."""
 
 Style = Literal[
     "simple", "label", "matrix", "form", "spaceDelimited", "pipeDelimited", "deepObject", "cookie"
@@ -108,6 +136,8 @@ class OperationBinding(_Bound):
             with their scopes. Empty: none is needed.
         accepts: Media types of successful answers, the preferred one first.
         idempotency_key: The header parameter that makes repetition safe, if there is one.
+        is_public: Whether the description says that no credentials are needed (`security: []`):
+            none are sent.
         wraps_result: Whether the tool's output schema is that of `{"result": ...}`, because the
             operation answers something else than an object.
     """
@@ -118,6 +148,7 @@ class OperationBinding(_Bound):
     parameters: tuple[ParameterBinding, ...] = ()
     body: BodyBinding | None = None
     security: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    is_public: bool = False
     accepts: tuple[str, ...] = ()
     idempotency_key: str | None = None
     wraps_result: bool = False
@@ -130,8 +161,10 @@ class SecurityScheme(_Bound):
         kind: `basic` and `bearer` are those of HTTP authentication; `other` cannot be used.
         name: Of the header, query parameter or cookie that an API key is sent in.
         location: Where an API key is sent.
-        token_url: Of the client credentials flow of `oauth2`.
+        token_url: Of the client credentials flow of `oauth2`, or else of its authorization code
+            flow.
         authorization_url: Of its authorization code flow.
+        is_unattended: Whether it has the client credentials flow.
         metadata_url: Of `openIdConnect`, or of `oauth2` in 3.2.
         scopes: Those of the flows.
     """
@@ -142,6 +175,7 @@ class SecurityScheme(_Bound):
     token_url: str | None = None
     authorization_url: str | None = None
     metadata_url: str | None = None
+    is_unattended: bool = False
     scopes: tuple[str, ...] = ()
 
 

@@ -124,6 +124,7 @@ class Operation:
         answers: Content types of its successful answer.
         servers: URLs, if it has others than the API.
         security: Alternatives of schemes with their scopes.
+        is_public: Whether it says itself that it needs none (`security: []`).
     """
 
     method: str
@@ -139,6 +140,7 @@ class Operation:
     answers: tuple[Media, ...]
     servers: tuple[str, ...]
     security: tuple[Mapping[str, tuple[str, ...]], ...]
+    is_public: bool
 
     @property
     def external_id(self) -> str:
@@ -425,6 +427,7 @@ class _Reader:
             answers=self._answers(value, place),
             servers=servers,
             security=self._security(value),
+            is_public=_is_public(value),
         )
 
     def _own_servers(
@@ -651,6 +654,16 @@ def _swagger_schema(parameter: JsonObject) -> JsonObject:
     return schema
 
 
+def _is_public(operation: JsonObject) -> bool:
+    """Whether an operation itself says that it needs no credentials.
+
+    What the whole description says (`security: []` at its root) does not count: descriptions that
+    leave security out look the same, and people who store a key know better.
+    """
+    stored = operation.get("security")
+    return _is_list(stored) and all(one == {} for one in stored)
+
+
 def _security_scheme(scheme: JsonObject) -> SecurityScheme:
     flows = members(scheme.get("flows"))
     if scheme.get("type") == "oauth2" and not flows:
@@ -676,6 +689,7 @@ def _security_scheme(scheme: JsonObject) -> SecurityScheme:
                 token_url=_text(credentials.get("tokenUrl")) or _text(code.get("tokenUrl")),
                 authorization_url=_text(code.get("authorizationUrl")),
                 metadata_url=_text(scheme.get("oauth2MetadataUrl")),
+                is_unattended=bool(_text(credentials.get("tokenUrl"))),
                 scopes=tuple(scopes),
             )
         case "openIdConnect", _:

@@ -14,6 +14,8 @@ from registry.core.json import JsonObject, JsonValue, members, nesting
 from registry.core.schema_bounds import excess
 from registry.core.text import visible
 from registry.openapi.binding import (
+    HEADER_NAME,
+    NOT_ARGUMENTS,
     BodyBinding,
     Location,
     OperationBinding,
@@ -56,8 +58,8 @@ MAX_OUTPUT_BYTES: Final = 16 * 1024
 
 DEFINITIONS_TRIED: Final = (400, 60, 20, 6, 0)
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE"})
-OWN_HEADERS: Final = frozenset({"accept", "content-type", "authorization"})
-"""Header parameters that are not parameters, says the specification."""
+NEGOTIATED: Final = frozenset({"accept", "accept-encoding", "content-type"})
+"""Headers that follow from the operation, of which nobody needs to be told that they are sent."""
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
@@ -167,6 +169,7 @@ def tools_of(description: Description, selection: Selection) -> Converted:
     tools: list[ConvertedTool] = []
     problems: list[Problem] = []
     skipped = 0
+    dropped: dict[str, list[str]] = {}
     for operation, name in zip(description.operations, names, strict=True):
         if not selection.holds(operation):
             skipped += 1
@@ -175,12 +178,29 @@ def tools_of(description: Description, selection: Selection) -> Converted:
             tool = _Tool(description, operation, name)
             tools.append(tool.converted())
             problems += tool.problems
+            for header in tool.not_arguments:
+                dropped.setdefault(header, []).append(shown(operation.place))
         except _UnusableError as exc:
             problems.append(Problem(shown(operation.place), str(exc)))
         except (RecursionError, ValueError, TypeError, KeyError, AttributeError):
             # One operation that nobody thought of must not cost the others.
             problems.append(Problem(shown(operation.place), "cannot be understood"))
+    problems += [_not_an_argument(header, places) for header, places in dropped.items()]
     return Converted(tuple(tools), skipped, tuple(problems))
+
+
+def _not_an_argument(header: str, places: Sequence[str]) -> Problem:
+    """Return a note of a described header that callers cannot set: one for all operations."""
+    if header.lower() in {"authorization", "proxy-authorization", "cookie"}:
+        why = "credentials are sent as they are stored"
+    elif HEADER_NAME.fullmatch(header):
+        why = "the connection sets it"
+    else:
+        why = "no header can have that name"
+    others = f" (and of {len(places) - 1:,} other operations)" if len(places) > 1 else ""
+    return Problem(
+        places[0], f"describes the header {visible(header)}{others}, no argument: {why}"
+    )
 
 
 def tool_names(operations: Sequence[Operation]) -> list[str]:
@@ -218,6 +238,7 @@ class _Tool:
         self._operation = operation
         self._name = name
         self.problems: list[Problem] = []
+        self.not_arguments: list[str] = []
 
     def converted(self) -> ConvertedTool:
         operation = self._operation
@@ -231,6 +252,7 @@ class _Tool:
             parameters=tuple(parameters),
             body=body,
             security=operation.security,
+            is_public=operation.is_public,
             accepts=tuple(sorted(answers, key=lambda one: not _is_json(one))),
             idempotency_key=key,
             wraps_result=wraps,
@@ -285,6 +307,7 @@ class _Tool:
             schema = made.schema()
             if not writer.is_over and _fits(schema, MAX_INPUT_BYTES):
                 self._note(writer.problems)
+                self.not_arguments = made.not_arguments
                 return schema, made.parameters, made.body, made.idempotency_key
         raise _UnusableError("has an input that is too large")
 
@@ -338,6 +361,7 @@ class _Input:
         self.parameters: list[ParameterBinding] = []
         self.body: BodyBinding | None = None
         self.idempotency_key: str | None = None
+        self.not_arguments: list[str] = []
 
     def schema(self) -> JsonObject:
         for parameter in self._listed():
@@ -366,15 +390,27 @@ class _Input:
                 for one in self._operation.parameters
             )
             if (parameter.location, parameter.name) not in secret
-            and not (
-                parameter.location is Location.HEADER and parameter.name.lower() in OWN_HEADERS
-            )
+            and not self._is_no_argument(parameter)
             and (parameter.location is not Location.PATH or parameter.name in named)
         ]
         known = {one.name for one in found if one.location is Location.PATH}
         found += [_undescribed(name) for name in dict.fromkeys(named) if name not in known]
         order = list(Location)
         return sorted(found, key=lambda one: order.index(one.location))
+
+    def _is_no_argument(self, parameter: Parameter) -> bool:
+        """Whether a header is not a caller's to set; that it is described is noted."""
+        if parameter.location is not Location.HEADER:
+            return False
+        name = parameter.name.lower()
+        if name in NOT_ARGUMENTS:
+            if name not in NEGOTIATED:
+                self.not_arguments.append(parameter.name)
+            return True
+        if HEADER_NAME.fullmatch(parameter.name):
+            return False
+        self.not_arguments.append(parameter.name)
+        return True
 
     def _of_credentials(self) -> set[tuple[Location, str]]:
         return {

@@ -19,10 +19,12 @@ from pydantic import JsonValue
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
+from registry.core.header_names import is_secret_name
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.oauth.policy import grant_of
 from registry.oauth.values import Grant
+from registry.openapi.security import COOKIE_VALUE, is_cookie_value
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialUnreadableError,
@@ -43,21 +45,6 @@ DEFAULT_CUSTOM_HEADER = "X-Api-Key"
 QUERY_PARAMETER = "?"
 """Prefix of the names of headers that are sent as query parameters. No header that is given has
 such a name."""
-SECRET_HEADER = re.compile(
-    r"(?i)(auth|bearer|cookie|credential|jwt|key|pass|pwd|secret|session|signature|token)"
-)
-"""Names of headers whose values are secrets, whatever the rules for names say."""
-
-PLAIN_HEADER = re.compile(
-    r"(?i)^(accept-language|user-agent|from|referer"
-    r"|(x-)?([a-z]+-)*(account|app|application|branch|catalog|channel|client|cluster|country"
-    r"|currency|database|department|dry-run|env|environment|features?|format|group|language"
-    r"|locale|mode|name|namespace|org|organisation|organization|owner|platform|priority|product"
-    r"|project|readonly|region|repository|schema|service|source|stage|team|tenant|timezone"
-    r"|toolsets?|unit|version|warehouse|workspace|zone)(-?(id|name))?)$"
-)
-"""Names of headers without secrets. The values of all others count as secrets."""
-
 TEMPLATE_WORDS = re.compile(r"(?i)\b(basic|bearer|token|apikey|api-key|key)\b|[\s:=,;/\"'.-]+")
 """What a template may contain besides placeholders: names of schemes, and separators."""
 
@@ -74,9 +61,6 @@ SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh
 
 SENDABLE = re.compile(r"[\x20-\x7e\t]*")
 """Characters that a header can contain."""
-
-COOKIE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
-"""What the value of a cookie may be (RFC 6265, 4.1.1)."""
 
 COOKIE = re.compile(rf"[^=;,\s]+={COOKIE_VALUE.pattern}")
 
@@ -148,7 +132,7 @@ def is_secret_header(name: str, value: object) -> bool:
     """
     if is_template(value):
         return False
-    return bool(SECRET_HEADER.search(name)) or PLAIN_HEADER.match(name) is None
+    return is_secret_name(name)
 
 
 MIXED = (
@@ -427,7 +411,7 @@ def require_cookie_value(key: str, field: str) -> None:
     Raises:
         ValidationFailedError: It holds characters that no cookie's value may (RFC 6265, 4.1.1).
     """
-    if not COOKIE_VALUE.fullmatch(key):
+    if not is_cookie_value(key):
         raise ValidationFailedError(
             field,
             "cannot be a cookie: it must be printable ASCII without spaces, quotes, commas, "

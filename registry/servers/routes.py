@@ -1,5 +1,6 @@
 """The servers API: `/api/v1/servers`."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, cast
@@ -289,20 +290,22 @@ async def toggle_server(
 async def list_server_tools(request: Request, user: ToolReader, server_id: ServerId) -> Response:
     """List a server's tools in MCP's form, from the database."""
     service = _service(request)
-    server, tools = await service.tools(server_id, user)
+    return JsonAnswer(listed_tools(*await service.tools(server_id, user)))
+
+
+def listed_tools(server: ServerRecord, tools: Sequence[ToolDefinition]) -> dict[str, object]:
+    """Return the stored tools of a server, or of an API, as an answer."""
     synced_at = server.registry.get("last_synced_at")
     retrieved = synced_at if isinstance(synced_at, datetime) else server.last_connected
-    return JsonAnswer(
-        {
-            **_named(server),
-            "tools": [native(tool) for tool in tools],
-            "numTools": len(tools),
-            "capabilities": server.capabilities,
-            "cached": True,
-            "retrievedAt": timestamp(retrieved),
-            "permissions": present_flags(server.bits),
-        }
-    )
+    return {
+        **_named(server),
+        "tools": [native(tool) for tool in tools],
+        "numTools": len(tools),
+        "capabilities": server.capabilities,
+        "cached": True,
+        "retrievedAt": timestamp(retrieved),
+        "permissions": present_flags(server.bits),
+    }
 
 
 @router.post(

@@ -31,6 +31,7 @@ from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH, Rejection
 from registry.core.json import JsonObject, choice_of, members, nesting
 from registry.oauth.values import OAuthServer
+from registry.openapi.security import NO_CREDENTIALS, DescribedCredentials
 from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
 from registry.tools.naming import default_path, slug_of
 from registry.tools.values import ToolSnapshot
@@ -82,6 +83,9 @@ when it connects to servers."""
 VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 """A placeholder in a header."""
 
+PLACES_KEY = "places_key"
+"""Member of `config.openapi`: the key is sent where the description says, once that is known."""
+
 CALLER_VALUES = ("LIBRECHAT_USER_ID", "LIBRECHAT_USER_USERNAME", "LIBRECHAT_USER_ROLE")
 """jarvis-api's placeholders for facts about the caller that are supported here."""
 
@@ -115,6 +119,7 @@ class ApiSource:
         exclude: Rules of which it must fit none.
         etag: The version of what was fetched last.
         last_modified: When that was changed, in its server's own words.
+        places_key: Whether the key is sent where the description says, once that is known.
     """
 
     url: str | None = None
@@ -123,6 +128,7 @@ class ApiSource:
     exclude: tuple[JsonObject, ...] = ()
     etag: str | None = None
     last_modified: str | None = None
+    places_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +139,16 @@ class ApiFacts:
         base_url: Where calls go.
         facts: As stored: `hash`, `openapi`, `title`, `version`, `etag`, `last_modified`,
             `fetched_from`, `operations`, `security_schemes`, and `server`, which is what the
-            description names as its server.
+            description names as its server; `tokens` and `users_tokens`, which are where a client
+            obtains access tokens, in the words of `oauth`.
         document: The description.
+        credentials: What it says of credentials for the selected operations.
     """
 
     base_url: str
     facts: JsonObject
     document: bytes = field(repr=False)
+    credentials: DescribedCredentials = NO_CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)

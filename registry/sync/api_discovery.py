@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -15,10 +15,16 @@ from pydantic import JsonValue
 from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
 from registry.openapi.bundles import MAX_FILES, Bundle, unbundled
-from registry.openapi.description import LEFT_OUT, Description, Problem, describe
+from registry.openapi.description import LEFT_OUT, Description, Operation, Problem, describe
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
 from registry.openapi.references import GIVEN, external_references
+from registry.openapi.security import (
+    DescribedCredentials,
+    TokenSource,
+    described_credentials,
+    is_cookie_value,
+)
 from registry.openapi.tools import Converted, ConvertedTool, Rule, Selection, tools_of
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiFacts, ApiSource, ConnectionSpec, Discovered, Era
@@ -64,7 +70,7 @@ async def read_api(
         others = await _others(bundle, url, fetcher)
         # Megabytes of description take seconds, during which calls must go on.
         work = partial(_convert, bundle, url, others, source)
-        description, converted = await asyncio.to_thread(work)
+        description, converted, selected = await asyncio.to_thread(work)
     except DescriptionError as exc:
         raise DiscoveryFailedError(exc.message) from exc
     named = _server_of(description)
@@ -91,7 +97,11 @@ async def read_api(
     if base_url is not None and named is not None and origin_of(named) != origin_of(base_url):
         known = f"names the server {named}; calls go to {base_url}, until `base_url` is changed"
         problems.append(Rejection("servers", known))
-    misplaced = _misplaced(description, connection.headers)
+    credentials = described_credentials(description.security_schemes, selected, target)
+    if source.places_key:
+        credentials, misplaced = _usable(credentials, connection.headers)
+    else:
+        misplaced = _misplaced(description, connection.headers)
     if misplaced is not None:
         problems.append(Rejection("securitySchemes", misplaced))
     schemes = {
@@ -111,6 +121,8 @@ async def read_api(
         "last_modified": fetched.last_modified,
         "fetched_from": source.url,
         "server": named,
+        "tokens": _stored(credentials.tokens),
+        "users_tokens": _stored(credentials.users_tokens),
     }
     facts |= {name: value for name, value in optional.items() if value}
     return Discovered(
@@ -127,8 +139,18 @@ async def read_api(
         instructions=None,
         init_duration_ms=int((time.monotonic() - began_at) * 1000),
         title=description.title,
-        api=ApiFacts(target, facts, content),
+        api=ApiFacts(target, facts, content, credentials),
     )
+
+
+def _stored(tokens: TokenSource | None) -> JsonObject | None:
+    """Return where tokens are obtained in the words of `oauth`."""
+    if tokens is None:
+        return None
+    stored: JsonObject = {"token_url": tokens.token_url, "scope": tokens.scope}
+    if tokens.authorization_url is not None:
+        stored["authorization_url"] = tokens.authorization_url
+    return stored
 
 
 async def reach_api(connection: ConnectionSpec, guard: UrlGuard, limits: ReadingLimits) -> None:
@@ -195,6 +217,28 @@ def _misplaced(description: Description, headers: Iterable[str]) -> str | None:
     return (
         f"want a key as {wanted}, and the stored one is sent as Authorization: set "
         "apiKey.authorization_type to custom, custom_header to that name, and location"
+    )
+
+
+def _usable(
+    credentials: DescribedCredentials, headers: Mapping[str, str]
+) -> tuple[DescribedCredentials, str | None]:
+    """Return where the key that is sent can be sent, and why it stays a bearer token.
+
+    Args:
+        credentials: What the description says.
+        headers: What is sent; the key is a bearer token until its place is known.
+    """
+    doubt, place = credentials.doubt, credentials.key
+    key = headers.get("Authorization", "").removeprefix("Bearer ")
+    if key and place is not None and place.location == "cookie" and not is_cookie_value(key):
+        doubt = f"want the key as {place.text}, and it holds characters that no cookie can have"
+        credentials = replace(credentials, key=None)
+    if doubt is None:
+        return credentials, None
+    return credentials, (
+        f"{doubt}; it is sent as a bearer token: say how with apiKey.authorization_type, "
+        "custom_header and location"
     )
 
 
@@ -278,7 +322,7 @@ async def _others(bundle: Bundle, url: str | None, fetcher: DescriptionFetcher) 
 
 def _convert(
     bundle: Bundle, url: str | None, others: _Files, source: ApiSource
-) -> tuple[Description, Converted]:
+) -> tuple[Description, Converted, list[Operation]]:
     description = describe(
         bundle.document,
         url=url,
@@ -290,7 +334,8 @@ def _convert(
         tuple(Rule.model_validate(one) for one in source.include),
         tuple(Rule.model_validate(one) for one in source.exclude),
     )
-    return description, tools_of(description, selection)
+    selected = [one for one in description.operations if selection.holds(one)]
+    return description, tools_of(description, selection), selected
 
 
 def _server_of(description: Description) -> str | None:

@@ -814,7 +814,7 @@ async def test_a_key_that_is_sent_otherwise_than_the_description_wants_is_a_prob
             .json()
             .get("toolProblems", [])
         ]
-        for how in ({}, as_wanted)
+        for how in ({"authorization_type": "bearer"}, as_wanted)
     ]
 
     assert [len(found) for found in problems] == [1, 0]

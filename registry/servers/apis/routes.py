@@ -11,6 +11,7 @@ from registry.core import search
 from registry.core.paging import PageRequest
 from registry.core.text import ONE_LINE, ObjectIdText
 from registry.servers import routes as servers
+from registry.servers.apis.credentials import present_credentials
 from registry.servers.apis.schemas import (
     ApiCreate,
     ApiDetail,
@@ -22,7 +23,7 @@ from registry.servers.apis.schemas import (
     ApiTools,
     ApiUpdate,
 )
-from registry.servers.apis.service import ApiService
+from registry.servers.apis.service import ApiService, Previewed
 from registry.servers.presenter import (
     listed_problems,
     openapi_facts,
@@ -34,12 +35,13 @@ from registry.servers.routes import (
     IfMatch,
     IfUnmodifiedSince,
     Reader,
+    ToolReader,
     Writer,
     detail_answer,
     precondition_of,
 )
 from registry.servers.storage.inventory import seen
-from registry.servers.values import Discovered, ServerFilter, ServerStatus
+from registry.servers.values import ServerFilter, ServerStatus
 from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import PageNumber, PerPage, pagination
@@ -180,15 +182,6 @@ router.add_api_route(
     description="Turn an API on or off.",
 )
 router.add_api_route(
-    "/{server_id}/tools",
-    servers.list_server_tools,
-    methods=["GET"],
-    response_model=ApiTools,
-    operation_id="list_api_tools",
-    responses=api_errors(404),
-    description="List an API's tools in MCP's form, from the database.",
-)
-router.add_api_route(
     "/{server_id}/refresh",
     servers.refresh_server,
     methods=["POST"],
@@ -199,12 +192,27 @@ router.add_api_route(
 )
 
 
-def _preview(found: Discovered) -> dict[str, object]:
+@router.get(
+    "/{server_id}/tools",
+    response_model=ApiTools,
+    operation_id="list_api_tools",
+    responses=api_errors(404),
+)
+async def list_api_tools(request: Request, user: ToolReader, server_id: ServerId) -> Response:
+    """List an API's tools in MCP's form, from the database, and how credentials are sent."""
+    api, tools = await _service(request).servers.tools(server_id, user)
+    credentials = present_credentials(api.config, tools)
+    return JsonAnswer({**servers.listed_tools(api, tools), "credentials": credentials})
+
+
+def _preview(previewed: Previewed) -> dict[str, object]:
+    found = previewed.found
     tools = [servers.native(tool) for tool in found.snapshot.tools]
     answer: dict[str, object] = {"tools": tools, "numTools": len(tools)}
     if found.api is not None:
         facts = openapi_facts(found.api.facts)
         answer = {"baseUrl": found.api.base_url, "openapi": facts, **answer}
+    answer["credentials"] = present_credentials(previewed.config, found.snapshot.tools)
     if found.snapshot.rejected:
         answer["toolProblems"] = listed_problems(found.snapshot.rejected)
     return answer

@@ -357,6 +357,18 @@ class ApiList(BaseModel):
     pagination: Pagination
 
 
+class ApiCredentials(_Answer):
+    """What calls send as credentials."""
+
+    sent_as: list[str] = Field(
+        description="`header X-Key`, `query parameter key`, `cookie sid`, `HTTP basic`, `bearer "
+        "token`, or whose OAuth access token."
+    )
+    not_sent_by: list[str] = Field(
+        description="Tools whose operations need none, says the description (`security: []`)."
+    )
+
+
 class ApiPreviewAnswer(_Answer):
     """What would become of a description."""
 
@@ -364,6 +376,7 @@ class ApiPreviewAnswer(_Answer):
     openapi: OpenApiFacts
     tools: list[NativeTool]
     num_tools: int
+    credentials: ApiCredentials
     tool_problems: list[ToolProblem] | None = None
 
 
@@ -377,6 +390,7 @@ class ApiTools(StoredTools):
     """The stored tools of an API in MCP's form."""
 
     name: str
+    credentials: ApiCredentials
 
 
 class ApiRefresh(RefreshResult):

@@ -21,6 +21,7 @@ from registry.oauth.ports import RemovalListener
 from registry.oauth.values import Grant
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
+from registry.servers.described_keys import key_placed
 from registry.servers.errors import DiscoveryFailedError, PathTakenError
 from registry.servers.ports import Progressing, ServerChanges
 from registry.servers.reconciliation.discovery_changes import DiscoveryResult, Recorded
@@ -96,7 +97,7 @@ class ReadAndStore:
         )
         if strict and reading.failure is not None:
             raise DiscoveryFailedError(reading.failure)
-        config = without_description(config)
+        config = without_description({**config, **key_placed(config, reading.found)})
         for path in paths:
             try:
                 server = await self._store.insert(request, user, path, config, reading, user_key)
@@ -214,6 +215,8 @@ class ReadAndStore:
         Returns:
             What was written; None if *server* is outdated, in which case nothing is.
         """
+        if reading is not None:
+            changes = _with_placed_key(server, reading, changes)
         written = await self._store.write(
             server,
             reading,
@@ -284,6 +287,21 @@ def without_description(config: JsonObject) -> JsonObject:
         return config
     rest = {name: value for name, value in given.items() if name != "document"}
     return {**config, "openapi": rest}
+
+
+def _with_placed_key(
+    server: ServerRecord, reading: DiscoveryResult, changes: FieldChanges
+) -> FieldChanges:
+    """Return *changes* with where the key goes, if the description that was read says it."""
+    fields = key_placed(_changed_config(server.config, changes), reading.found)
+    if not fields:
+        return changes
+    written = {f"config.{name}": value for name, value in fields.items()}
+    return replace(
+        changes,
+        changes={**changes.changes, **written},
+        removed=tuple(name for name in changes.removed if name not in written),
+    )
 
 
 def _without_description(changes: FieldChanges) -> FieldChanges:

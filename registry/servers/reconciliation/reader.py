@@ -33,6 +33,7 @@ from registry.servers.errors import (
 from registry.servers.ports import Descriptions, Discovery, Progressing
 from registry.servers.reconciliation.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.values import (
+    PLACES_KEY,
     ApiSource,
     ConnectionSpec,
     Discovered,
@@ -360,6 +361,7 @@ def _api_source(config: JsonObject) -> ApiSource | None:
         document=document.encode() if isinstance(document, str) else None,
         include=_rules(stored.get("include")),
         exclude=_rules(stored.get("exclude")),
+        places_key=stored.get(PLACES_KEY) is True,
     )
 
 

@@ -82,6 +82,7 @@ class RestCaller:
         first_byte_seconds: float | None = None,
         idempotency_header: str | None = None,
         is_projected: bool = False,
+        is_public: bool = False,
     ) -> RestAnswer:
         """Send a request, follow redirects within its origin, and read the answer.
 
@@ -94,6 +95,7 @@ class RestCaller:
             idempotency_header: Gets a fresh value, the same in a repetition, unless the arguments
                 have one.
             is_projected: Whether more is read, of which only a part will be left.
+            is_public: Whether the operation wants no credentials.
 
         Raises:
             ArgumentError: The arguments set what is a credential.
@@ -103,6 +105,8 @@ class RestCaller:
         if request.origin != home:
             # The description's choice, not of those who stored the credentials.
             credentials = _without_secrets(credentials)
+        elif is_public:
+            credentials = credentials.of_nobody()
         method, target = request.method, _with_query(request.target, credentials)
         headers = _with_headers(request.headers, credentials)
         content = request.content or b""

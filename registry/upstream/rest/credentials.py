@@ -14,6 +14,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
+from registry.core.header_names import is_secret_name
+
 QUERY_MARK: Final = "?"
 """Begins the names of headers that are sent as query parameters; no header has such a name."""
 
@@ -58,6 +60,10 @@ class Credentials:
     query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cookie: str = field(default="", repr=False)
 
+    def of_nobody(self) -> "Credentials":
+        """Return what may be sent to an operation that wants no credentials."""
+        return Credentials({k: v for k, v in self.headers.items() if not _is_secret(k)})
+
     @property
     def sent(self) -> list[tuple[str, str]]:
         """Return all that must not come back: names and values."""
@@ -71,6 +77,11 @@ class Credentials:
             ("cookie", part.partition("=")[2].strip()) for part in self.cookie.split(";") if part
         ]
         return found
+
+
+@lru_cache(1024)
+def _is_secret(name: str) -> bool:
+    return name.lower() not in OF_EVERY_REQUEST and is_secret_name(name)
 
 
 def credentials_of(headers: Iterable[tuple[str, str]]) -> Credentials:

@@ -12,7 +12,14 @@ from typing import Final, TypeAlias
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from registry.core.json import JsonObject, JsonValue
-from registry.openapi.binding import BodyBinding, Location, OperationBinding, ParameterBinding
+from registry.openapi.binding import (
+    HEADER_NAME,
+    NOT_ARGUMENTS,
+    BodyBinding,
+    Location,
+    OperationBinding,
+    ParameterBinding,
+)
 from registry.upstream.rest.bodies import MEDIA_TYPE, content_of, is_json, query_string
 from registry.upstream.rest.styles import (
     MAX_TARGET_CHARACTERS,
@@ -37,32 +44,7 @@ from registry.upstream.rest.styles import (
 
 EXPRESSION = re.compile(r"\{([^{}]+)\}")
 DOTS: Final = frozenset({"", ".", ".."})
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LITERAL_SAFE: Final = "/:@!$&'()*+,;=~%"
-
-NOT_ARGUMENTS: Final = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-    }
-)
-"""Headers that no argument sets: OpenAPI has the first ones ignored as parameters, and the others
-are the connection's or a proxy's."""
 
 MOST_ACCEPTED: Final = 8
 """Media types of an `Accept` header; descriptions name dozens."""
@@ -155,6 +137,7 @@ class Operation:
         method: In capitals.
         origin: Where its requests go.
         idempotency_header: The header that makes repetition safe; None if there is none.
+        is_public: Whether no credentials are sent.
 
     Raises:
         ValueError: The base URL is no absolute HTTP URL.
@@ -172,6 +155,7 @@ class Operation:
         "_query_names",
         "_query_string",
         "idempotency_header",
+        "is_public",
         "method",
         "origin",
     )
@@ -181,10 +165,11 @@ class Operation:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("The base URL is not an absolute HTTP URL.")
         self.method = binding.method.upper()
-        if not TOKEN.fullmatch(self.method):
+        if not HEADER_NAME.fullmatch(self.method):
             raise ValueError("The method is none of HTTP.")
         self.origin = origin_of(parts)
         self.idempotency_header = binding.idempotency_key
+        self.is_public = binding.is_public
         paths = {
             parameter.name: parameter
             for parameter in binding.parameters
@@ -214,7 +199,7 @@ class Operation:
             for parameter in binding.parameters
             if parameter.location is Location.HEADER
             and parameter.name.lower() not in NOT_ARGUMENTS
-            and TOKEN.fullmatch(parameter.name)
+            and HEADER_NAME.fullmatch(parameter.name)
         )
         self._cookies = tuple(
             _cookie(parameter)

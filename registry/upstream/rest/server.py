@@ -202,6 +202,7 @@ class RestServer:
                 first_byte_seconds=first_byte_seconds,
                 idempotency_header=ready.operation.idempotency_header,
                 is_projected=ready.shape.projection is not None,
+                is_public=ready.operation.is_public,
             )
         except (ArgumentError, RedirectError, UnusableToolError) as exc:
             failed = self._result(request_id, failure_result(str(exc)))
