@@ -24,7 +24,7 @@ from registry.cli.output import (
 )
 from registry.cli.references import pairs
 from registry.cli.running import NOT_FOUND, fail, run, services
-from registry.cli.servers import Owner, api_key_input
+from registry.cli.servers import Owner, api_key_input, print_changes
 
 if TYPE_CHECKING:
     from registry.servers.values import ServerRecord
@@ -360,7 +360,10 @@ def apis_refresh(
     """Read a description again and take over what changed; exit code 1 when it cannot be read."""
 
     async def work() -> None:
-        from registry.servers.presenter import present_api_detail  # noqa: PLC0415 - heavy imports
+        from registry.servers.presenter import (  # noqa: PLC0415 - heavy imports
+            present_api_detail,
+            present_changes,
+        )
 
         async with services(changes=True) as built:
             found = await _api_of(built, api)
@@ -369,10 +372,12 @@ def apis_refresh(
         if as_json:
             detail = present_api_detail(refreshed.server)
             held = list(refreshed.held)
-            show_json({**detail, "failure": problem, "heldTools": held})
+            changes = present_changes(refreshed.changes)
+            show_json({**detail, "failure": problem, "heldTools": held, "changes": changes})
         elif problem is None:
             waiting = f"; {len(refreshed.held)} wait for review" if refreshed.held else ""
             _print_state(refreshed.server, waiting)
+            print_changes(refreshed.changes)
         if problem is not None:
             fail(f"{found.server_name} cannot be read: {problem}")
 

@@ -28,7 +28,10 @@ from registry.cli.running import FAILED, NOT_FOUND, fail, run, services
 from registry.cli.setup import export
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from registry.servers.values import ServerRecord
+    from registry.tools.reported_changes import ReportedChange
     from registry.wiring.commands import CommandServices
 
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
@@ -395,7 +398,10 @@ def servers_refresh(
     """Read a server again and take over what changed; exit code 1 when it cannot be read."""
 
     async def work() -> None:
-        from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.servers.presenter import (  # noqa: PLC0415 - heavy imports
+            present_changes,
+            present_detail,
+        )
 
         async with services(changes=True) as built:
             found = await mcp_server_of(built, server)
@@ -404,10 +410,12 @@ def servers_refresh(
         if as_json:
             detail = present_detail(refreshed.server)
             held = list(refreshed.held)
-            show_json({**detail, "failure": problem, "heldTools": held})
+            changes = present_changes(refreshed.changes)
+            show_json({**detail, "failure": problem, "heldTools": held, "changes": changes})
         elif problem is None:
             waiting = f"; {len(refreshed.held)} wait for review" if refreshed.held else ""
             print_state(refreshed.server, waiting)
+            print_changes(refreshed.changes)
         if problem is not None:
             fail(f"{found.server_name} cannot be read: {problem}")
 
@@ -490,6 +498,13 @@ async def _principal(built: "CommandServices", kind: str, name: str) -> dict[str
     elif kind == "group":
         name = (await group_of(built, name)).id
     return {"type": kind, "id": name}
+
+
+def print_changes(changes: "Sequence[ReportedChange]") -> None:
+    """Print what a reading changed, a line for each tool."""
+    for change in changes:
+        word = f"{change.kind.value} ({change.compatibility.value})"
+        typer.echo(text(f"{word} {change.name}: {'; '.join(change.reasons)}"))
 
 
 def print_state(server: "ServerRecord", more: str = "") -> None:

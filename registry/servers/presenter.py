@@ -24,6 +24,7 @@ from registry.servers.credentials import (
 )
 from registry.servers.values import ServerRecord, SyncMode
 from registry.tools.call_rules import CONFIRM, VALIDATE, VALIDATE_OUTPUT
+from registry.tools.reported_changes import ReportedChange
 
 LISTED_PROBLEMS = 100
 """Maximum number of reported tool problems; an upstream may offer thousands of broken tools."""
@@ -211,6 +212,19 @@ def listed_problems(
         more = len(rejected) - LISTED_PROBLEMS
         problems.append({"name": "", "reason": f"and {more} more rejected tools"})
     return problems
+
+
+def present_changes(changes: Sequence[ReportedChange]) -> list[JsonObject]:
+    """Return what a reading changed."""
+    return [
+        {
+            "name": change.name,
+            "change": change.kind.value,
+            "compatibility": change.compatibility.value,
+            "reasons": [*change.reasons],
+        }
+        for change in changes
+    ]
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -24,6 +24,7 @@ from registry.servers.credentials import is_user_level
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
     present_api_detail,
+    present_changes,
     present_connection,
     present_detail,
     present_summary,
@@ -360,6 +361,8 @@ async def refresh_server(
         answer["featureProblems"] = unlisted
     if refreshed.held:
         answer["heldTools"] = list(refreshed.held)
+    if refreshed.changes:
+        answer["changes"] = present_changes(refreshed.changes)
     return JsonAnswer(answer)
 
 

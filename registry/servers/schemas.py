@@ -40,9 +40,11 @@ from registry.tools.call_rules import (
     Confirmation,
     OutputValidation,
 )
+from registry.tools.differences import Compatibility
 from registry.tools.exposure import AutoExpose
 from registry.tools.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.tools.reconcile import OnChange
+from registry.tools.reported_changes import ChangeKind
 from registry.web.embedding import Embedding
 from registry.web.pages import Pagination
 
@@ -750,6 +752,17 @@ class ServerTools(StoredTools):
     server_name: str
 
 
+class ToolChange(_Answer):
+    """What a reading changed of one tool."""
+
+    name: str
+    change: ChangeKind
+    compatibility: Compatibility = Field(
+        description="`breaking` if calls that worked may not work as before."
+    )
+    reasons: list[str]
+
+
 class RefreshResult(_Answer):
     """The outcome of asking the upstream again."""
 
@@ -770,6 +783,9 @@ class RefreshResult(_Answer):
     ok: bool = Field(description="Whether the server was read.")
     held_tools: list[str] | None = Field(
         default=None, description="Tools that are new or changed and wait for `accept=true`."
+    )
+    changes: list[ToolChange] | None = Field(
+        default=None, description="What changed, at most 200, what breaks calls first."
     )
 
 

@@ -56,6 +56,7 @@ from registry.servers.values import (
 from registry.tokens.values import TokenCounts
 from registry.tools.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.tools.projection import restore
+from registry.tools.reported_changes import ReportedChange, reported
 from registry.tools.values import ToolDefinition
 
 if TYPE_CHECKING:
@@ -96,12 +97,14 @@ class Refreshed:
         failure: Why the discovery failed.
         unread: Why it was skipped.
         held: Names of tools that wait for review.
+        changes: What changed of the tools.
     """
 
     server: ServerRecord
     failure: str | None
     unread: str | None
     held: tuple[str, ...]
+    changes: tuple[ReportedChange, ...] = ()
 
 
 class ServerService:
@@ -431,7 +434,13 @@ class ServerService:
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
                 waiting = await self._waiting(server_id, written.synced)
-                return Refreshed(written.server, reading.failure, reading.unread, waiting)
+                return Refreshed(
+                    written.server,
+                    reading.failure,
+                    reading.unread,
+                    waiting,
+                    () if written.synced is None else reported(written.synced.tools),
+                )
         raise self._modified(self._moment(await self.get(server_id, user)), None)
 
     async def _waiting(self, server_id: str, synced: Synced | None) -> tuple[str, ...]:

@@ -793,6 +793,28 @@ async def test_tools_of_both_kinds_are_in_one_list_under_one_policy(
     assert "Unknown tool" in denied
 
 
+async def test_a_refresh_says_of_operations_that_went_and_came_what_they_break(
+    rest: Rest, root: UserContext, shop: Shop
+) -> None:
+    made = await registered(rest, root, shop, name=fresh())
+    shop.paths["/new"] = {"get": {"operationId": "readNew"}}
+    del shop.paths["/pets"]["post"]
+    day = {"name": "day", "in": "query", "required": True, "schema": {"type": "string"}}
+    shop.paths["/pets"]["get"]["parameters"].append(day)
+
+    answer = (await rest.ask(root, "POST", f"/apis/{made['id']}/refresh")).json()
+
+    told = {
+        change["name"]: (change["change"], change["compatibility"], change["reasons"][0])
+        for change in answer["changes"]
+    }
+    assert told == {
+        "addPet": ("removed", "breaking", "tool removed"),
+        "listPets": ("changed", "breaking", "required argument day added"),
+        "readNew": ("added", "safe", "tool added"),
+    }
+
+
 async def test_a_key_that_is_sent_otherwise_than_the_description_wants_is_a_problem(
     rest: Rest, root: UserContext, shop: Shop
 ) -> None:
