@@ -291,6 +291,41 @@ async def test_odd_values_are_refused_without_an_error(
     assert not checker.fits(tool({"properties": {"a": {"type": "null"}}}), {"a": value}, 100)
 
 
+@pytest.mark.parametrize("is_cheap", [True, False])
+async def test_allowed_values_are_told_bounded_and_never_those_of_secrets(
+    checker: ArgumentChecker, *, is_cheap: bool
+) -> None:
+    many = [f"v{number}" for number in range(12)]
+    schema: dict[str, Any] = {
+        "properties": {
+            "kind": {"enum": ["cat", 1, None, "x" * 100]},
+            "many": {"enum": many},
+            "one": {"const": "only"},
+            "pin": {"enum": ["hidden-1"], "writeOnly": True},
+            "code": {"enum": [4711.0], "writeOnly": True},
+            "salt": {"const": 4712, "writeOnly": True},
+            "password": {"format": "password", "anyOf": [{"$ref": "#/$defs/words"}]},
+            "word": {"format": "password", "$ref": "#/$defs/words"},
+        },
+        "$defs": {"words": {"enum": ["hidden-2"]}},
+    }
+    if not is_cheap:
+        schema["unevaluatedProperties"] = False
+    wrong = dict.fromkeys(("kind", "many", "one", "pin"), "secret")
+
+    told = await refusal(checker, tool(schema), wrong)
+    secret = await refusal(
+        checker, tool(schema), dict.fromkeys(("password", "word", "code", "salt"), "secret")
+    )
+
+    assert f'allowed: "cat", 1, null, "{"x" * 63}...)' in told
+    assert '"v9" and 2 more)' in told
+    assert 'allowed: "only")' in told
+    assert "hidden" not in told + secret
+    assert "471" not in secret
+    assert "secret" not in told + secret
+
+
 async def test_names_are_told_and_values_are_not(checker: ArgumentChecker) -> None:
     strict = tool(
         {
@@ -303,7 +338,7 @@ async def test_names_are_told_and_values_are_not(checker: ArgumentChecker) -> No
 
     told = await refusal(checker, strict, {"a/b~c": ["x", "secret"], "password": "secret"})
 
-    assert "/a~1b~0c/1 violates properties/a/b~c/items/enum (it is a string)" in told
+    assert '/a~1b~0c/1 violates properties/a/b~c/items/enum (it is a string; allowed: "x")' in told
     assert "/ violates required (to is missing)" in told
     assert "/ violates additionalProperties (password is not known)" in told
     assert "secret" not in told

@@ -39,7 +39,7 @@ def test_a_held_change_says_why_and_an_accepted_one_too() -> None:
     assert [change.kind for change in held] == [ChangeKind.ADDED, ChangeKind.HELD]
     assert held[1].reasons == ("description changed",)
     assert held[0].reasons == ("tool added, and waits for review",)
-    assert accepted[0].kind is ChangeKind.CHANGED
+    assert accepted[1].kind is ChangeKind.CHANGED
 
 
 def test_what_is_back_is_told() -> None:

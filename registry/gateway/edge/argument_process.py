@@ -16,6 +16,7 @@ import struct
 import sys
 from itertools import islice
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import jsonschema_rs
 import orjson
@@ -38,6 +39,7 @@ KEPT_BYTES = 4 * 1024 * 1024
 PLACE_CHARACTERS = 200
 MAX_TOLD = 5
 MAX_NAMES_TOLD = 5
+MAX_ALLOWED_TOLD = 10
 NAME_CHARACTERS = 64
 UNCHECKABLE = (
     "they cannot be checked against the tool's definition, which is invalid, refers elsewhere or "
@@ -51,24 +53,25 @@ class Validators:
     """Compiled schemas by their text; cleared when there are many."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[bytes, tuple[Any, frozenset[bytes]]] = {}
         self._bytes = 0
 
-    def of(self, schema: bytes) -> Any:
-        """Return the validator of a schema.
+    def of(self, schema: bytes) -> tuple[Any, frozenset[bytes]]:
+        """Return the validator of a schema, and the values that are not told.
 
         Raises:
             ValueError: It cannot be compiled.
         """
-        validator = self._known.get(schema)
-        if validator is None:
-            validator = compiled(orjson.loads(schema), PATTERNS)
+        found = self._known.get(schema)
+        if found is None:
+            whole = orjson.loads(schema)
+            found = compiled(whole, PATTERNS), untold_values(whole)
             self._bytes += len(schema)
             if len(self._known) >= KEPT_VALIDATORS or self._bytes > KEPT_BYTES:
                 self._known.clear()
                 self._bytes = len(schema)
-            self._known[schema] = validator
-        return validator
+            self._known[schema] = found
+        return found
 
 
 def compiled(schema: Any, patterns: Any) -> Any:
@@ -102,23 +105,80 @@ def _is_known_draft(named: object) -> bool:
 def problem(validators: Validators, schema: bytes, value: bytes) -> str | None:
     """Return the problems of *value*, without the values in it; None if it is valid."""
     try:
-        return told(validators.of(schema), orjson.loads(value))
+        validator, untold = validators.of(schema)
+        return told(validator, orjson.loads(value), untold)
     except (ValueError, RecursionError, OverflowError):
         # What cannot be checked is refused. A ValidationError is a ValueError, too.
         return UNCHECKABLE
 
 
-def told(validator: Any, value: Any) -> str | None:
+def told(validator: Any, value: Any, untold: frozenset[bytes]) -> str | None:
     """Return the first problems of *value* as text: where, which rule, and the type there.
+
+    Args:
+        validator: Of the schema.
+        value: What is checked; nothing of it is in the text.
+        untold: Allowed values that are not named, of `untold_values`.
 
     Raises:
         ValueError: It cannot be checked.
     """
-    problems = [_told(error) for error in islice(validator.iter_errors(value), MAX_TOLD)]
+    problems = [_told(error, untold) for error in islice(validator.iter_errors(value), MAX_TOLD)]
     return "; ".join(problems) or None
 
 
-def _told(error: Any) -> str:
+def untold_values(schema: Any) -> frozenset[bytes]:
+    """Return the allowed values below what is a secret, as JSON: a definition may list some."""
+    found: set[bytes] = set()
+    seen: set[tuple[int, bool]] = set()
+    waiting = [(schema, False)]
+    while waiting:
+        part, is_secret = waiting.pop()
+        if not isinstance(part, dict | list) or (id(part), is_secret) in seen:
+            continue
+        seen.add((id(part), is_secret))
+        if isinstance(part, list):
+            waiting += [(one, is_secret) for one in part]
+            continue
+        if part.get("writeOnly") is True or part.get("format") == "password":
+            is_secret = True
+        if is_secret:
+            if isinstance(part.get("enum"), list):
+                found.add(_json(part["enum"]))
+            if "const" in part:
+                found.add(_json([part["const"]]))
+        if isinstance(part.get("$ref"), str):
+            waiting.append((_at(schema, part["$ref"]), is_secret))
+        waiting += [(one, is_secret) for one in part.values()]
+    return frozenset(found)
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """Return what a JSON Pointer into a schema leads to; None if it leads nowhere."""
+    found = schema
+    for step in unquote(reference).removeprefix("#").split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, dict):
+            found = found.get(key)
+        else:
+            return None
+    return found
+
+
+def _json(values: list[Any]) -> bytes:
+    # The library may give objects back in another order, and whole numbers without a point.
+    same = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
+    # Beyond 64 bits they are text.
+    return orjson.dumps(
+        [str(one) if isinstance(one, int) else one for one in same],
+        option=orjson.OPT_SORT_KEYS,
+        default=str,
+    )
+
+
+def _told(error: Any, untold: frozenset[bytes]) -> str:
     place = "".join(
         "/" + str(part).replace("~", "~0").replace("/", "~1") for part in error.instance_path
     )
@@ -130,6 +190,10 @@ def _told(error: Any) -> str:
         details = f"{_named(kind.unexpected)} is not known"
     else:
         details = f"it is {TYPES.get(type(error.instance), 'a number')}"
+        if kind.name == "enum" and _json(kind.options) not in untold:
+            details += f"; allowed: {_allowed(kind.options)}"
+        elif kind.name == "const" and _json([kind.expected_value]) not in untold:
+            details += f"; allowed: {_allowed([kind.expected_value])}"
     return f"{place[:PLACE_CHARACTERS] or '/'} violates {rule} ({details})"
 
 
@@ -146,6 +210,17 @@ def _named(names: list[str]) -> str:
     shown = ", ".join(str(name)[:NAME_CHARACTERS] for name in names[:MAX_NAMES_TOLD])
     more = len(names) - MAX_NAMES_TOLD
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _allowed(options: list[Any]) -> str:
+    shown = ", ".join(_cut(one) for one in options[:MAX_ALLOWED_TOLD])
+    more = len(options) - MAX_ALLOWED_TOLD
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _cut(option: Any) -> str:
+    text = orjson.dumps(option, default=str).decode()
+    return text if len(text) <= NAME_CHARACTERS else f"{text[:NAME_CHARACTERS]}..."
 
 
 def _nothing(uri: str) -> Any:

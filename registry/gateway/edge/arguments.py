@@ -278,7 +278,7 @@ class ArgumentChecker:
 
 def _told(schema: CompiledSchema, value: Any) -> str | None:
     try:
-        return told(schema.validator, value)
+        return told(schema.validator, value, schema.untold)
     except (ValueError, RecursionError, OverflowError):
         return UNCHECKABLE
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from registry.gateway.edge.argument_process import compiled
+from registry.gateway.edge.argument_process import compiled, untold_values
 
 MAX_VALUES = 5_000
 """Maximum number of values in a schema with its references written out."""
@@ -45,10 +45,12 @@ class CompiledSchema:
     Attributes:
         validator: Of `jsonschema_rs`.
         max_bytes: Longest JSON text that may be checked here.
+        untold: Allowed values that messages do not name.
     """
 
     validator: Any
     max_bytes: int
+    untold: frozenset[bytes] = frozenset()
 
 
 def compile_cheap(schema: Any) -> CompiledSchema | None:
@@ -60,7 +62,7 @@ def compile_cheap(schema: Any) -> CompiledSchema | None:
         validator = compiled(schema, LINEAR)
     except (ValueError, RecursionError, OverflowError):
         return None
-    return CompiledSchema(validator, MAX_VISITS // max(1, values))
+    return CompiledSchema(validator, MAX_VISITS // max(1, values), untold_values(schema))
 
 
 def _expanded(schema: Any) -> int | None:
