@@ -357,7 +357,7 @@ class ApprovedCalls:
                     raise NotSent(_message(exc)) from None
                 is_renewed = True
             except TimeoutError:
-                _failed(ask, UpstreamTimedOut(route.server_name, Wait.END))
+                _failed(ask, UpstreamTimedOut(route.named, Wait.END))
             except Refusal as refusal:
                 if ask.is_sent and _has_answered(refusal):
                     return _said(ask.era, refusal.message)

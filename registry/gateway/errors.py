@@ -442,8 +442,8 @@ class UpstreamBusy(NotServing):
 
     error = "upstream_busy"
 
-    def __init__(self, server_name: str) -> None:
-        super().__init__(f"Too many calls to {server_name} are in progress; try again later.")
+    def __init__(self, named: str) -> None:
+        super().__init__(f"Too many calls to the {named} are in progress; try again later.")
 
 
 class ShuttingDown(NotServing):
@@ -510,8 +510,8 @@ class UserKeyNeeded(UpstreamFailed):
 class UpstreamAnswered(UpstreamFailed):
     """The server's HTTP error status is reported, its body (an HTML page, say) is not."""
 
-    def __init__(self, server_name: str, status: int, answered: int) -> None:
-        super().__init__(f"The server {server_name} answered HTTP {answered}.")
+    def __init__(self, named: str, status: int, answered: int) -> None:
+        super().__init__(f"The {named} answered HTTP {answered}.")
         self.answered = answered
         self.http_status = status
         self.rpc_code = status
@@ -523,10 +523,8 @@ class NoJsonRpcAnswer(UpstreamFailed):
     The server is reachable, so no offline response replaces it, but it is not working.
     """
 
-    def __init__(self, server_name: str, status: int) -> None:
-        super().__init__(
-            f"The server {server_name} returned HTTP {status} without a JSON-RPC response."
-        )
+    def __init__(self, named: str, status: int) -> None:
+        super().__init__(f"The {named} returned HTTP {status} without a JSON-RPC response.")
 
 
 class SessionForgotten(UpstreamAnswered):
@@ -542,10 +540,8 @@ class UpstreamTimedOut(UpstreamFailed):
     code = 504
     outcome = CallOutcome.TIMEOUT
 
-    def __init__(self, server_name: str, waited_for: Wait = Wait.ANSWER) -> None:
-        super().__init__(
-            f"The server {server_name} {WAITS[waited_for]}.", facts={"timeout": waited_for}
-        )
+    def __init__(self, named: str, waited_for: Wait = Wait.ANSWER) -> None:
+        super().__init__(f"The {named} {WAITS[waited_for]}.", facts={"timeout": waited_for})
 
 
 class UpstreamPaused(UpstreamFailed):
@@ -556,9 +552,9 @@ class UpstreamPaused(UpstreamFailed):
     error = "upstream_unavailable"
     outcome = CallOutcome.UNAVAILABLE
 
-    def __init__(self, server_name: str, retry_after_seconds: int) -> None:
+    def __init__(self, named: str, retry_after_seconds: int) -> None:
         super().__init__(
-            f"The server {server_name} failed several times in a row; "
+            f"The {named} failed several times in a row; "
             f"the next call is possible in {retry_after_seconds} s.",
             facts={"retry_after_seconds": retry_after_seconds},
             headers=[(b"retry-after", str(retry_after_seconds).encode())],
@@ -573,10 +569,8 @@ class CredentialsRejected(UpstreamFailed):
         challenge: The server's `WWW-Authenticate` header; never relayed.
     """
 
-    def __init__(self, server_name: str, status: int, challenge: str | None = None) -> None:
-        super().__init__(
-            f"The server {server_name} rejected the credentials stored for it (HTTP {status})."
-        )
+    def __init__(self, named: str, status: int, challenge: str | None = None) -> None:
+        super().__init__(f"The {named} rejected the credentials stored for it (HTTP {status}).")
         self.answered = status
         self.challenge = challenge
 

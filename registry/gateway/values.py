@@ -198,6 +198,16 @@ class Route:
     api: RestApi | None = field(default=None, repr=False, compare=False)
 
     @property
+    def noun(self) -> str:
+        """Return what it is, for messages."""
+        return "server" if self.api is None else "API"
+
+    @property
+    def named(self) -> str:
+        """Return the same with its name, as in "the server files"."""
+        return f"{self.noun} {self.server_name}"
+
+    @property
     def source_type(self) -> SourceType:
         """Return whether it is an MCP server or a REST API."""
         return SourceType.MCP if self.api is None else SourceType.OPENAPI

@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus, urlsplit, urlunsplit
 from pydantic import JsonValue
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
+from packages.models.states import SourceType
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.header_names import is_secret_name
@@ -31,7 +32,7 @@ from registry.servers.errors import (
     CredentialUnusableError,
     UserKeyMissingError,
 )
-from registry.servers.values import CALLER_VALUES, VARIABLE
+from registry.servers.values import CALLER_VALUES, VARIABLE, source_type_of
 
 if TYPE_CHECKING:
     from registry.servers.schemas import ApiKeyInput, OAuthInput
@@ -340,7 +341,7 @@ class CredentialVault:
         """
         missing = [name for name in needed_variables(config) if name not in user_values]
         if missing:
-            raise UserKeyMissingError(missing)
+            raise UserKeyMissingError(missing, is_api=source_type_of(config) is SourceType.OPENAPI)
         headers: dict[str, str] = {}
         for name, value in members(config.get("headers")).items():
             text = str(value)

@@ -143,7 +143,7 @@ class UserKeyMissingError(RegistryError):
 
     kind = ErrorKind.UPSTREAM
 
-    def __init__(self, names: Sequence[str] = (USER_VARIABLE,)) -> None:
+    def __init__(self, names: Sequence[str] = (USER_VARIABLE,), *, is_api: bool = False) -> None:
         wanted = (
             "an API key of your own"
             if list(names) == [USER_VARIABLE]
@@ -151,7 +151,7 @@ class UserKeyMissingError(RegistryError):
         )
         self.reason = f"it needs {wanted}, and you have stored none"
         super().__init__(
-            f"This server needs {wanted}, and you have stored none; "
+            f"This {'API' if is_api else 'server'} needs {wanted}, and you have stored none; "
             "PUT /api/v1/servers/{id}/user-keys stores it."
         )
 

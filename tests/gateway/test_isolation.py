@@ -114,7 +114,7 @@ async def test_a_full_queue_refuses_at_once(
     assert refused.headers["retry-after"] == "2"
     assert error_of(refused) == {
         "code": 503,
-        "message": "Too many calls to demo are in progress; try again later.",
+        "message": "Too many calls to the server demo are in progress; try again later.",
         "data": {"error": "upstream_busy", "retry_after_seconds": 2},
     }
 

@@ -227,7 +227,7 @@ async def test_an_api_that_cannot_be_reached_fails_as_a_server_does(
 
     result = await called(gateway, "legacy", slug, id="7")
 
-    assert said(result) == "The server demo cannot be reached."
+    assert said(result) == "The API demo cannot be reached."
 
 
 @ERAS
@@ -246,7 +246,7 @@ async def test_an_answer_that_breaks_off_fails_as_that_of_a_server_does(
 
     result = await called(gateway, era, slug, "send_item")
 
-    assert said(result) == "The server demo broke the connection."
+    assert said(result) == "The API demo broke the connection."
     assert len(api.seen) == 1
 
 
@@ -339,7 +339,7 @@ async def test_failures_at_another_origin_cost_the_operations_there_alone(
     far = [said(await called(gateway, era, slug, "far_item", id="7")) for _ in range(4)]
     near = await called(gateway, era, slug, id="7")
 
-    place = f"The server demo at {ELSEWHERE[where]} "
+    place = f"The API demo at {ELSEWHERE[where]} "
     assert all(one.startswith(place) for one in far)
     assert "cannot be reached" in far[0]
     assert "cannot be reached" not in far[-1]

@@ -219,11 +219,9 @@ class ClientBridge:
                 exchange.client.answered()
                 await self._conduct(call)
         except (TimeoutError, ClientError, OSError) as exc:
-            raise failure(ask.route.server_name, exc) from exc
+            raise failure(ask.route.named, exc) from exc
         except (ValueError, RecursionError) as exc:
-            raise UpstreamFailed(
-                f"The server {ask.route.server_name} sent an invalid message."
-            ) from exc
+            raise UpstreamFailed(f"The {ask.route.named} sent an invalid message.") from exc
         finally:
             if opening is not None:
                 opening.cancel()
@@ -495,8 +493,7 @@ class ClientBridge:
         call.rounds += 1
         if call.rounds > MAX_ROUNDS:
             raise UpstreamFailed(
-                f"The server {call.ask.route.server_name} asked for input more than "
-                f"{MAX_ROUNDS} times."
+                f"The {call.ask.route.named} asked for input more than {MAX_ROUNDS} times."
             )
         wanted = {key: members(one) for key, one in members(result.get("inputRequests")).items()}
         params = {
@@ -521,8 +518,7 @@ class ClientBridge:
             method, params = str(one.get("method")), members(one.get("params"))
             if not era_translation.is_within(method, params, call.caller.capabilities):
                 raise UpstreamFailed(
-                    f"The server {call.ask.route.server_name} asks for input that the client "
-                    "does not support."
+                    f"The {call.ask.route.named} asks for input that the client does not support."
                 )
         token = secrets.token_urlsafe(12)
         questions = self._questions[token] = {}

@@ -57,7 +57,7 @@ class Channel:
 
 def broken(route: Route, what: str) -> UpstreamFailed:
     """Return the refusal that says *what* a server did wrong."""
-    return UpstreamFailed(f"The server {route.server_name} {what}.")
+    return UpstreamFailed(f"The {route.named} {what}.")
 
 
 def check_is_stream(answer: UpstreamAnswer, route: Route) -> None:
@@ -104,9 +104,9 @@ def failed(route: Route, error: Exception, elsewhere: str | None = None) -> Refu
         case EventTooLargeError():
             return too_large(route)
         case orjson.JSONDecodeError():
-            return UpstreamFailed(f"The server {route.server_name} sent what is no JSON.")
+            return UpstreamFailed(f"The {route.named} sent what is no JSON.")
         case _:
-            return failure(elsewhere or route.server_name, error)
+            return failure(elsewhere or route.named, error)
 
 
 def hello_text(request_id: str, version: str, capabilities: Mapping[str, Any]) -> bytes:
@@ -128,13 +128,13 @@ async def only_answer(answer: UpstreamAnswer, route: Route, request_id: str) -> 
         message = read_message(event.data, request_id) if event.data else None
         if message is not None and message.kind is MessageKind.ANSWER:
             return message
-    raise UpstreamFailed(f"The server {route.server_name} broke off its answer.")
+    raise UpstreamFailed(f"The {route.named} broke off its answer.")
 
 
 def error_status(route: Route, status: int) -> UpstreamAnswered:
     """Return what tells of the error *status* of an answer that says nothing else."""
     passed_on = status if status < 500 else 502  # noqa: PLR2004 - of the server
-    return UpstreamAnswered(route.server_name, passed_on, status)
+    return UpstreamAnswered(route.named, passed_on, status)
 
 
 async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) -> bytes:
@@ -148,7 +148,7 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
         if answer.status not in SUCCESS:
             raise error_status(route, answer.status)
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
-        raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
+        raise UpstreamFailed(f"The {route.named} answered {shown} instead of JSON.")
     length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")
     if length.isdecimal() and int(length) <= answer.max_bytes:
         return await answer.body.read()

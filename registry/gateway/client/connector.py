@@ -244,7 +244,7 @@ class Connector:
             headers["MCP-Protocol-Version"] = version
         url = route.target if target is None else URL(target)
         if url.origin() != route.target.origin():
-            raise UpstreamFailed(f"The server {route.server_name} is somewhere else now.")
+            raise UpstreamFailed(f"The {route.named} is somewhere else now.")
         await self.post(route, url, headers, raw)
 
     async def post(
@@ -264,7 +264,7 @@ class Connector:
             try:
                 check_status(answer, route)
                 if answer.status not in SUCCESS:
-                    raise UpstreamAnswered(route.server_name, answer.status, answer.status)
+                    raise UpstreamAnswered(route.named, answer.status, answer.status)
                 # Read to its end, a short answer leaves the connection fit for the next call.
                 length = answer.headers.get(CONTENT_LENGTH, "")
                 if length.isdecimal() and int(length) <= MAX_SHORT_ANSWER_BYTES:
@@ -294,14 +294,14 @@ class Connector:
             )
             try:
                 if answer.status == NOT_FOUND:
-                    raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+                    raise UpstreamAnswered(route.named, BAD_GATEWAY, answer.status)
                 message = await only_answer(answer, route, request_id)
             finally:
                 answer.close()
         except FAILURES as exc:
             raise failed(route, exc) from exc
         if answer.status == BAD_REQUEST and b"session" in message.raw.lower():
-            raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+            raise UpstreamAnswered(route.named, BAD_GATEWAY, answer.status)
         return message
 
     async def post_in(self, session: UpstreamSession, raw: bytes) -> None:
@@ -339,7 +339,7 @@ class Connector:
             check_status(answer, route)
             content_type = answer.headers.get(CONTENT_TYPE, "").lower()
             if answer.status != OK or not content_type.startswith(EVENT_STREAM):
-                raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+                raise UpstreamAnswered(route.named, BAD_GATEWAY, answer.status)
         except Refusal:
             answer.close()
             raise
@@ -371,7 +371,7 @@ class Connector:
         if not isinstance(version, str) or "error" in message.body:
             if is_of_another_era(Era.LEGACY, answer.status, message.raw):
                 self.probe_eras(route)
-            raise UpstreamFailed(f"The server {route.server_name} refused to initialize.")
+            raise UpstreamFailed(f"The {route.named} refused to initialize.")
         session.version = version
         # Before the server hears that all is set: it may ask for something at once.
         await self.sessions.begin_reading(session)

@@ -197,13 +197,13 @@ class _Talk:
         status = answer.status
         if status == OK:
             if not may_be_answer(whole):
-                raise NoJsonRpcAnswer(self._route.server_name, status)
+                raise NoJsonRpcAnswer(self._route.named, status)
             return
         if status in NO_SUCH_PROTOCOL and is_of_another_era(self.era, status, whole):
             self._connector.probe_eras(self._route)
         if len(whole) <= MAX_JUDGED_BYTES and read_handshake(whole) is Answer.INVALID:
             if status in SUCCESS:
-                raise NoJsonRpcAnswer(self._route.server_name, status)
+                raise NoJsonRpcAnswer(self._route.named, status)
             raise error_status(self._route, status)
 
     async def _at_once(self) -> bytes | None:
@@ -226,7 +226,7 @@ class _Talk:
             message = self._message(event)
             if message is not None:
                 yield message
-        raise UpstreamFailed(f"The server {self._route.server_name} broke off its answer.")
+        raise UpstreamFailed(f"The {self._route.named} broke off its answer.")
 
     def _message(self, event: ServerSentEvent) -> Message | None:
         if event.name != "message" or not event.data:
@@ -553,7 +553,7 @@ class SessionConversation(_Talk):
         except CredentialsRejected as exc:
             raise UpstreamFailed(exc.message) from None
         if self._answer.status != OK:
-            raise UpstreamAnswered(self._route.server_name, 502, self._answer.status)
+            raise UpstreamAnswered(self._route.named, 502, self._answer.status)
         self._events = read_events(self._answer.body, self._answer.max_bytes)
 
     @override

@@ -426,7 +426,7 @@ class Admission:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
         if self._quarantines.of_server(route.server_id) is not None:
-            raise Quarantined(f"The server {route.server_name}")
+            raise Quarantined(f"The {route.named}")
         return route if route.policies is None else route.policies.seen_by(user)
 
     def note_use(self, exchange: GatewayRequest, user: UserContext, route: Route) -> None:
@@ -493,7 +493,7 @@ class Admission:
         )
         if any(policy_id.startswith(PREFIX) for policy_id in ids):
             if self._quarantines.of_server(blocked.route.server_id) is not None:
-                return Quarantined(f"The server {blocked.route.server_name}")
+                return Quarantined(f"The {blocked.route.named}")
             return Quarantined(f"The tool {name}")
         return ToolDenied(name)
 

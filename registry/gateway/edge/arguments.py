@@ -302,7 +302,8 @@ def _output_problem(schema: CompiledSchema, raw: bytes) -> str | None:
 
 
 def _refused_output(exchange: GatewayRequest, problem: str) -> bytes:
-    text = f"The server's result does not match the tool's outputSchema: {problem}."
+    noun = "server" if exchange.route is None else exchange.route.noun
+    text = f"The {noun}'s result does not match the tool's outputSchema: {problem}."
     result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
     if exchange.is_modern:
         result["resultType"] = "complete"

@@ -243,7 +243,7 @@ def _form(call: _Call) -> JsonObject:
     schema = members(orjson.loads(call.tool.wire)).get("inputSchema")
     arguments = masked(members(params.get("arguments")), members(schema))
     tool = visible(call.tool.name, MAX_NAME_CHARACTERS)
-    asked = f"Confirm a call of the tool \u201c{tool}\u201d of the server"
+    asked = f"Confirm a call of the tool \u201c{tool}\u201d of the {call.route.noun}"
     message = f"{asked} \u201c{_named(call.route)}\u201d.\nArguments:\n{shown(arguments)}"
     return {"message": message, "requestedSchema": FORM}
 

@@ -77,11 +77,11 @@ async def from_session(connector: Connector, feed: Feed) -> None:
 
     async def until_lost() -> None:
         await session.lost.wait()
-        raise UpstreamFailed(f"The server {feed.route.server_name} ended the session.")
+        raise UpstreamFailed(f"The {feed.route.named} ended the session.")
 
     try:
         if not session.has_stream:
-            raise UpstreamFailed(f"The server {feed.route.server_name} offers no stream.")
+            raise UpstreamFailed(f"The {feed.route.named} offers no stream.")
         session.listeners[feed] = None
         async with asyncio.TaskGroup() as group:
             group.create_task(until_lost())
@@ -210,7 +210,7 @@ async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.
         while True:
             message: Message = await conversation.next()
             if message.kind is MessageKind.ANSWER:
-                raise UpstreamFailed(f"The server {feed.route.server_name} ended its stream.")
+                raise UpstreamFailed(f"The {feed.route.named} ended its stream.")
             if message.body.get("method") == ACKNOWLEDGED:
                 is_open.set()
             else:

@@ -256,7 +256,7 @@ class Bulkhead:
 
 
 def _name(route: Route, elsewhere: str | None) -> str:
-    return route.server_name if elsewhere is None else f"{route.server_name} at {elsewhere}"
+    return route.named if elsewhere is None else f"{route.named} at {elsewhere}"
 
 
 class Permit:
@@ -432,9 +432,9 @@ class Permit:
                 connections.failed(server_id, version, user_id, self._attempt, problem)
 
     def _problem(self, error: BaseException | None) -> str:
-        name = self._bulkhead.route.server_name
+        name = self._bulkhead.route.named
         if error is None or self._front_status:
-            return f"The server {name} answered HTTP {self._front_status}."
+            return f"The {name} answered HTTP {self._front_status}."
         refusal = error if isinstance(error, Refusal) else failure(name, error)
         return refusal.message
 

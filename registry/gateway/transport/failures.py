@@ -122,18 +122,23 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) and not isinstance(error, ConnectTimedOut)
 
 
-def failure(server_name: str, error: BaseException) -> Refusal:
-    """Return the error for the client of a failed exchange."""
+def failure(named: str, error: BaseException) -> Refusal:
+    """Return the error for the client of a failed exchange.
+
+    Args:
+        named: What was asked, as in "the server files".
+        error: What happened.
+    """
     match error:
         case TimeoutError():
-            return UpstreamTimedOut(server_name, WAITED_FOR.get(type(error), Wait.MORE))
+            return UpstreamTimedOut(named, WAITED_FOR.get(type(error), Wait.MORE))
         case OSError(errno=number) if number in OUR_OWN:
             return NotServing("The gateway has no connection left; try again in a moment.")
         case ClientConnectorError():
-            return UpstreamFailed(f"The server {server_name} cannot be reached.")
+            return UpstreamFailed(f"The {named} cannot be reached.")
         case InvalidHttpError():
-            return UpstreamFailed(f"The server {server_name} did not answer in HTTP.")
+            return UpstreamFailed(f"The {named} did not answer in HTTP.")
         case ValueError():
-            return UpstreamFailed(f"The request to {server_name} cannot be sent.")
+            return UpstreamFailed(f"The request to the {named} cannot be sent.")
         case _:
-            return UpstreamFailed(f"The server {server_name} broke the connection.")
+            return UpstreamFailed(f"The {named} broke the connection.")

@@ -496,14 +496,14 @@ def _checked(body: bytes, status: int, route: Route, client: ClientChannel) -> A
     elif len(body) <= MAX_JUDGED_BYTES and not may_be_answer(body):
         found = Answer.INVALID
     if found is Answer.INVALID:
-        raise NoJsonRpcAnswer(route.server_name, status)
+        raise NoJsonRpcAnswer(route.named, status)
     return found
 
 
 def too_large(route: Route) -> UpstreamFailed:
     """Return the refusal of an answer, or an event of one, that is over the bound."""
     return UpstreamFailed(
-        f"The server {route.server_name} sent more at once than GATEWAY_MAX_RESPONSE_BYTES allows."
+        f"The {route.named} sent more at once than GATEWAY_MAX_RESPONSE_BYTES allows."
     )
 
 
@@ -563,29 +563,25 @@ def check_status(answer: UpstreamAnswer, route: Route) -> None:
     status = answer.status
     if status in CREDENTIAL_STATUSES:
         # Passed on, it would make the client throw its own, valid, token away.
-        raise CredentialsRejected(
-            route.server_name, status, answer.headers.get("www-authenticate")
-        )
+        raise CredentialsRejected(route.named, status, answer.headers.get("www-authenticate"))
     if status in REDIRECTS:
         raise UpstreamFailed(
-            f"The server {route.server_name} answered with a redirect (HTTP {status}), which is "
+            f"The {route.named} answered with a redirect (HTTP {status}), which is "
             "not followed; register the address it leads to."
         )
     if status < OK:
-        raise UpstreamFailed(f"The server {route.server_name} wants to leave HTTP.")
+        raise UpstreamFailed(f"The {route.named} wants to leave HTTP.")
     if status >= SERVER_ERRORS.stop:
-        raise UpstreamFailed(
-            f"The server {route.server_name} answered HTTP {status}, which is no status."
-        )
+        raise UpstreamFailed(f"The {route.named} answered HTTP {status}, which is no status.")
 
 
 def _refuse_foreign(status: int, content_type: str, route: Route) -> None:
     if status in SUCCESS:
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
-        raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
+        raise UpstreamFailed(f"The {route.named} answered {shown} instead of JSON.")
     passed_on = 502 if status in SERVER_ERRORS and status != NotServing.status else status
     kind = SessionForgotten if status == NOT_FOUND else UpstreamAnswered
-    raise kind(route.server_name, passed_on, status)
+    raise kind(route.named, passed_on, status)
 
 
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
