@@ -28,7 +28,8 @@ from packages.models.catalog import (
 from packages.models.features import ServerFeature
 from packages.models.limits import LimitDocument, LimitQuota
 from packages.models.oauth import OAuthClientDocument, OAuthFlowDocument
-from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
+from packages.models.policies import FORMER_NAME_INDEX as FORMER_POLICY_NAME_INDEX
+from packages.models.policies import AccessPolicy
 from packages.models.quarantine import QuarantineDocument
 from packages.models.server_versions import ServerVersion
 from packages.models.sessions import EndedSession, RevokedToken, SpentState, TokenFamily
@@ -42,6 +43,7 @@ from packages.models.tools import (
     RegisteredTool,
     ToolVersion,
 )
+from packages.models.toolsets import FORMER_NAME_INDEX as FORMER_TOOLSET_NAME_INDEX
 from packages.models.toolsets import ToolsetDocument
 from packages.models.usage import UsageLog, UsageTotal
 from packages.models.vectors import Embedding
@@ -90,7 +92,8 @@ name: unique at first, plain since they have a unique one over name and tenant. 
 creates it first would prevent the other's index, so it is left to jarvis-api."""
 
 RETIRED_INDEXES: Mapping[str, Sequence[str]] = {
-    AccessPolicy.Settings.name: (FORMER_NAME_INDEX,),
+    AccessPolicy.Settings.name: (FORMER_POLICY_NAME_INDEX,),
+    ToolsetDocument.Settings.name: (FORMER_TOOLSET_NAME_INDEX,),
     RegisteredTool.Settings.name: ("review_pending", "pending_hash_1"),
 }
 """Indexes of earlier releases on our own collections, which are unused, or whose uniqueness no

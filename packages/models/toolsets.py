@@ -7,7 +7,8 @@ from beanie import Document, PydanticObjectId
 from pydantic import BaseModel, ConfigDict, Field
 from pymongo import ASCENDING, IndexModel
 
-NAME_INDEX = "tenant_id_1_name_1"
+NAME_INDEX = "tenant_id_1_name_1_author_1"
+FORMER_NAME_INDEX = "tenant_id_1_name_1"
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
@@ -40,7 +41,7 @@ class ToolsetDocument(Document):
     """One toolset.
 
     Attributes:
-        name: Unique within its tenant: `/mcp/toolsets/<name>` means one toolset.
+        name: Unique among those of its author in its tenant.
         author: The user who created it.
         scope: `private_user`, `shared_user` or `shared_app`, as of servers.
         default_for: The callers whose `/mcp` it narrows, as texts `user:<id>`, `role:<role>`,
@@ -73,6 +74,8 @@ class ToolsetDocument(Document):
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel(
-                [("tenant_id", ASCENDING), ("name", ASCENDING)], name=NAME_INDEX, unique=True
+                [("tenant_id", ASCENDING), ("name", ASCENDING), ("author", ASCENDING)],
+                name=NAME_INDEX,
+                unique=True,
             ),
         ]

@@ -329,10 +329,18 @@ def servers_update(  # noqa: PLR0913 - options
         async with services(changes=True) as built:
             found = await mcp_server_of(built, server)
             changed = await built.servers.update(found.id, request, OPERATOR)
+            said = None
+            if default_effect is not None:
+                said = await built.policies.default_consequence(
+                    found.id, found.default_effect, OPERATOR
+                )
         if as_json:
-            show_json(present_detail(changed))
+            told = {} if default_effect is None else {"consequence": said}
+            show_json({**present_detail(changed), **told})
         else:
             print_state(changed)
+            if said is not None:
+                typer.echo(text(said))
 
     run(work)
 

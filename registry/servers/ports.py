@@ -3,10 +3,24 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from packages.models.states import Effect
+from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
 from registry.servers.values import ConnectionSpec, Discovered
 
 Progressing = Callable[[int], None]
+
+
+class DefaultEffects(Protocol):
+    """What follows for callers from the default of a server. Lies above servers."""
+
+    async def default_of(self, owner_id: str) -> Effect:
+        """Return what holds for tools of a server that no policy allows. No access check."""
+
+    async def default_consequence(
+        self, owner_id: str, former: Effect, user: UserContext
+    ) -> str | None:
+        """Return in words what followed from another default than *former*, if it is known."""
 
 
 class Discovery(Protocol):

@@ -16,10 +16,11 @@ from registry.auth.identity import Scope, UserContext
 from registry.connections.service import ConnectionService
 from registry.core import search
 from registry.core.errors import ValidationFailedError
-from registry.core.json import dump_text, load_text
+from registry.core.json import JsonObject, dump_text, load_text
 from registry.core.paging import PageRequest
 from registry.core.text import ONE_LINE, ObjectIdText
 from registry.openapi.binding import OPERATION, without_binding
+from registry.servers import default_effects
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
@@ -176,8 +177,10 @@ async def register_server(
 ) -> Response:
     """Register a server: connect, read its tools, store it."""
     service = _service(request)
+    former = await default_effects.former_of(request, body)
     server = await service.register(body, user, strict=strict)
-    return await detail_answer(request, server, user, 201)
+    told = await default_effects.told(request, server.id, former, user)
+    return await detail_answer(request, server, user, 201, told=told)
 
 
 @router.post(
@@ -228,8 +231,10 @@ async def update_server(
     """Change the given fields only. PUT does the same as PATCH."""
     service = _service(request)
     precondition = precondition_of(if_match, if_unmodified_since)
+    former = await default_effects.former_of(request, body, server_id)
     server = await service.update(server_id, body, user, precondition=precondition)
-    return await detail_answer(request, server, user)
+    told = await default_effects.told(request, server.id, former, user)
+    return await detail_answer(request, server, user, told=told)
 
 
 @router.delete(
@@ -382,15 +387,29 @@ def _kind(server: ServerRecord) -> str:
 
 
 async def detail_answer(
-    request: Request, server: ServerRecord, user: UserContext, status: int = 200
+    request: Request,
+    server: ServerRecord,
+    user: UserContext,
+    status: int = 200,
+    *,
+    told: JsonObject | None = None,
 ) -> Response:
-    """Return the response with everything about a server, and its ETag."""
+    """Return the response with everything about a server, and its ETag.
+
+    Args:
+        request: The request.
+        server: The server.
+        user: Who asks.
+        status: The HTTP status.
+        told: More members of the body.
+    """
     connections = _connections(request)
     views = await connections.views(user, [seen(server)])
     body = {
         **(present_api_detail(server) if server.is_api else present_detail(server)),
         **present_connection(server, views[server.id], connections.now()),
         **embedding_of(request, "server", server.id),
+        **(told or {}),
     }
     headers = {}
     if server.updated_at is not None:

@@ -644,6 +644,11 @@ class ServerDetail(ServerSummary):
     on_change: str | None = None
     call_rules: JsonObject | None = None
     default_effect: DefaultEffect = None
+    consequence: str | None = Field(
+        default=None,
+        description="In the answer to a request that gives `defaultEffect`: what that does to the "
+        "tools there are now, in words; null if it could not be read.",
+    )
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblemAnswer] | None = None
     document_problems: list[str] | None = Field(

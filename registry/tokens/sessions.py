@@ -83,8 +83,14 @@ class _ReusedError(Exception):
 class ToolsetIds(Protocol):
     """The stored toolsets, which lie above tokens."""
 
-    async def id_of(self, name: str, tenant_id: str | None) -> str | None:
-        """Return the id of the toolset of a tenant with a name, if there is one."""
+    async def id_of(self, name: str, tenant_id: str | None, authors: Sequence[str]) -> str | None:
+        """Return the id of the toolset of a tenant that a name means, if there is one.
+
+        Args:
+            name: Its name.
+            tenant_id: Whose it is.
+            authors: Users whose own come first, in this order; others' count if they are shared.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,9 @@ class SessionService:
                 refresh_token_id=uuid.uuid4().hex,
                 access_tokens=(_new_access_token(request.expires_in_hours, end, now),),
                 tenant_id=user.tenant_id,
-                toolset=await self._bound(_toolset(request.toolset, user), user.tenant_id),
+                toolset=await self._bound(
+                    _toolset(request.toolset, user), user.tenant_id, user.user_id
+                ),
                 tools=request.tools or user.tools,
             )
             pair = self._sign_pair(family, now)
@@ -235,7 +243,7 @@ class SessionService:
                 expires_at=end,
                 access_tokens=(IssuedAccessToken(id=uuid.uuid4().hex, expires_at=end),),
                 tenant_id=tenant_id,
-                toolset=await self._bound(order.toolset, tenant_id),
+                toolset=await self._bound(order.toolset, tenant_id, order.user_id, actor.user_id),
                 tools=order.tools,
             )
             await self._insert(family, actor)
@@ -275,15 +283,17 @@ class SessionService:
         )
         return order, await self.issue(order, actor)
 
-    async def _bound(self, toolset: str | None, tenant_id: str | None) -> str | None:
+    async def _bound(
+        self, toolset: str | None, tenant_id: str | None, *authors: str
+    ) -> str | None:
         """Return the claim of a token that is limited to a toolset, given by name or as a claim.
 
         Raises:
-            ValidationFailedError: There is no toolset of that name in the user's tenant.
+            ValidationFailedError: There is no toolset of that name that is theirs or shared.
         """
         if toolset is None or claimed_toolset(toolset)[1] is not None:
             return toolset
-        toolset_id = await self._toolsets.id_of(toolset, tenant_id)
+        toolset_id = await self._toolsets.id_of(toolset, tenant_id, authors)
         if toolset_id is None:
             raise ValidationFailedError("toolset", f"unknown toolset {toolset}")
         return toolset_claim(toolset, toolset_id)

@@ -265,10 +265,8 @@ async def test_a_toolset_is_what_it_says_for_clients_of_both_eras(
             assert page.structured_content == {"result": "wiki: z"}
             assert prompts.prompts == []
 
-        # Another's private toolset does not exist, and its name is not free.
+        # Another's private toolset does not exist.
         assert (await sets.refused(bob, "/toolsets/agent"))[0] == 404
-        taken = await sets.ask(bob, "POST", "/toolsets", json={"name": "agent", "entries": []})
-        assert taken.status_code == 409
 
         # A deny policy narrows it within a second; the listing clients hear of it.
         async with (
@@ -314,6 +312,45 @@ async def test_a_toolset_is_what_it_says_for_clients_of_both_eras(
         )
         assert emptied.json()["title"] is None
         assert await sets.names(alice, "/toolsets/agent", "legacy") == []
+
+
+async def test_names_of_anothers_toolsets_are_in_nobodys_way(
+    settings: Settings, alice: UserContext, bob: UserContext, root: UserContext
+) -> None:
+    async with running(settings, root, alice, bob) as sets:
+
+        async def tools(user: UserContext) -> list[str]:
+            async with sets.client(user, "/toolsets/mine", "2026-07-28") as client:
+                return [tool.name for tool in (await client.list_tools()).tools]
+
+        def entry(tool: str) -> dict[str, str]:
+            return {"server": "code", "tool": tool}
+
+        roots = await sets.made(root, "mine", entry("list_files"))
+        await sets.made(alice, "mine", entry("search"))
+        again = await sets.ask(alice, "POST", "/toolsets", json={"name": "mine", "entries": []})
+        missing = await sets.refused(bob, "/toolsets/mine")
+        asked = {"toolset": "mine", "expires_in_hours": 1}
+        unknown = await sets.ask(bob, "POST", "/tokens/generate", json=asked)
+        before = await tools(alice)
+        path = f"/permissions/toolset/{roots['id']}"
+        shared = await sets.ask(root, "PUT", path, json={"public": True})
+        known = await sets.ask(bob, "POST", "/tokens/generate", json=asked)
+        oldest = [await tools(bob), await tools(root)]
+        bobs = await sets.made(bob, "mine", entry("get_file"))
+        own = [await tools(alice), await tools(bob)]
+        removed = await sets.ask(bob, "DELETE", f"/toolsets/{bobs['id']}")
+
+        assert again.status_code == 409
+        assert missing[0] == 404
+        assert "unknown toolset mine" in unknown.text
+        assert shared.status_code == 200, shared.text
+        assert known.status_code == 200, known.text
+        assert before == ["code__search"]
+        assert oldest == [["code__list_files"]] * 2
+        assert own == [["code__search"], ["code__get_file"]]
+        assert removed.status_code == 204
+        assert await tools(bob) == ["code__list_files"]
 
 
 async def test_headers_tokens_and_defaults_narrow_and_never_widen(

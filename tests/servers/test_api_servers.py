@@ -1005,6 +1005,7 @@ async def test_rules_for_calls_can_be_set_replaced_and_taken_back(
     opened = await rest.call(alice, "PATCH", path, json={"defaultEffect": "allow"})
     back = await rest.call(alice, "PATCH", path, json={"callRules": None, "defaultEffect": None})
     unclear = await rest.call(alice, "PATCH", path, json={"defaultEffect": "maybe"})
+    unnamed = await rest.call(alice, "PATCH", path, json={"title": "Sums"})
     odd = [{"validate": "maybe"}, {"approve": "x"}, [], "on", {"validateOutput": 3}]
     wrong = [await rest.call(alice, "PATCH", path, json={"callRules": one}) for one in odd]
 
@@ -1012,6 +1013,12 @@ async def test_rules_for_calls_can_be_set_replaced_and_taken_back(
     assert changed.json()["callRules"] == {"confirm": "always"}
     assert same.json()["updatedAt"] == changed.json()["updatedAt"]
     assert "callRules" not in back.json()
+    assert [one.json().get("consequence") for one in (opened, back, unnamed)] == [
+        'Opens "echo" to everyone to whom no policy denies it.',
+        "Changes for nobody which tools they may use.",
+        None,
+    ]
+    assert server["consequence"] == 'Closes "echo" to all others but administrators.'
     assert (server["defaultEffect"], opened.json()["defaultEffect"]) == ("deny", "allow")
     assert "defaultEffect" not in back.json()
     assert unclear.status_code == 422

@@ -1,10 +1,10 @@
-"""Consequences: what a written policy changes about who may use tools, in words. Pure.
+"""Consequences: what a written policy or default changes about who may use tools, in words. Pure.
 
 Told is the change, not what the policy says: each tool's rule without it is compared with that
 after it.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from packages.models.states import Effect
@@ -37,11 +37,35 @@ def consequence(
     if not any(server.tools for server in servers.values()):
         return NO_TOOLS
     was, now = PolicyIndex(before), PolicyIndex(after)
+    return _said(
+        (
+            server.tools,
+            rules_of(was.about(server_id), server.tools, server.default),
+            rules_of(now.about(server_id), server.tools, server.default),
+        )
+        for server_id, server in servers.items()
+    )
+
+
+def default_consequence(
+    policies: Collection[Policy], server_id: str, server: ServerTools, former: Effect
+) -> str:
+    """Return in words what follows for a server's tools from another default than *former*."""
+    if not server.tools:
+        return NO_TOOLS
+    about = PolicyIndex(policies).about(server_id)
+    was = rules_of(about, server.tools, former)
+    now = rules_of(about, server.tools, server.default)
+    return _said([(server.tools, was, now)])
+
+
+def _said(
+    compared: Iterable[tuple[Sequence[ToolFacts], Mapping[str, ToolRule], Mapping[str, ToolRule]]],
+) -> str:
+    """Return the differences between former and latter rules of tools in words."""
     found: dict[tuple[str, str], list[str]] = {}
-    for server_id, server in servers.items():
-        former = rules_of(was.about(server_id), server.tools, server.default)
-        latter = rules_of(now.about(server_id), server.tools, server.default)
-        for tool in server.tools:
+    for tools, former, latter in compared:
+        for tool in tools:
             pair = former.get(tool.name, NO_RULE), latter.get(tool.name, NO_RULE)
             for change in _changes(*map(_audience, pair)):
                 found.setdefault(change, []).append(tool.name)

@@ -13,7 +13,11 @@ from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import Effect
 from registry.access.policies.authority import RuleAuthority
-from registry.access.policies.consequences import ServerTools, consequence
+from registry.access.policies.consequences import (
+    ServerTools,
+    consequence,
+    default_consequence,
+)
 from registry.access.policies.decisions import (
     NO_RULE,
     WILDCARD,
@@ -357,6 +361,36 @@ class PolicyService:
         await self._written(policy_id, AuditAction.DELETE, user)
         return (await self._told(record, user, record.policy, None)).consequence
 
+    async def default_of(self, owner_id: str) -> Effect:
+        """Return what holds for tools of a server that no policy allows. No access check."""
+        is_closed = owner_id in await self._owners.closed_by_default()
+        return Effect.DENY if is_closed else Effect.ALLOW
+
+    async def default_consequence(
+        self, owner_id: str, former: Effect, user: UserContext
+    ) -> str | None:
+        """Return in words what followed from another default of a server; None if it is unknown.
+
+        Args:
+            owner_id: The server, whose default was just written.
+            former: What it was before.
+            user: Who wrote it.
+        """
+        try:
+            about = await self._policies.about(owner_id)
+            found = await self._tools.effects_among([owner_id], self._max_compared + 1)
+            default = await self.default_of(owner_id)
+        except DatabaseUnavailable:
+            log.warning("default_consequence_unknown", server_id=owner_id)
+            return None
+        tools = [ToolFacts(one.name, one.effects) for one in found.get(owner_id, ())]
+        # Others see no policies about all servers, and are not told that there are any.
+        told = [one for one in about if user.is_admin or one.target.owner_id is not None]
+        server = ServerTools(default, tools[: self._max_compared])
+        said = default_consequence(told, owner_id, server, former)
+        is_partial = len(tools) > self._max_compared
+        return f"{said} {self._only_compared()}" if is_partial else said
+
     async def explain(self, asked: ExplainQuestion, user: UserContext) -> ExplainResult:
         """Return whether a user may use a tool, and why.
 
@@ -560,8 +594,11 @@ class PolicyService:
         servers, is_partial = await self._compared(owners, [*was, *now], user)
         said = consequence([*others, *was], [*others, *now], servers)
         if is_partial:
-            said += f" Only {self._max_compared:,} tools were compared."
+            said += f" {self._only_compared()}"
         return said
+
+    def _only_compared(self) -> str:
+        return f"Only {self._max_compared:,} tools were compared."
 
     async def _compared(
         self, owners: Collection[str | None], written: Sequence[Policy], user: UserContext

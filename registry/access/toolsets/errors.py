@@ -19,12 +19,14 @@ class ToolsetForbiddenError(RegistryError):
 
 
 class ToolsetExistsError(RegistryError):
-    """Another toolset of the tenant has the name."""
+    """Another toolset of its author has the name."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"A toolset with name {name!r} already exists", {"field": "name"})
+        super().__init__(
+            f"Its author has a toolset with name {name!r} already.", {"field": "name"}
+        )
 
 
 class ToolsetModifiedError(RegistryError):

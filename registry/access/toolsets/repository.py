@@ -56,15 +56,27 @@ class ToolsetRepository:
         row = await self._rows.find_one({"_id": ObjectId(toolset_id)}, session=tx)
         return None if row is None else record_of(row)
 
-    async def named(self, name: str, tenant_id: str | None) -> ToolsetRecord | None:
-        """Return the toolset of a tenant with a name. No access check."""
-        row = await self._rows.find_one({"name": name, "tenant_id": tenant_id})
-        return None if row is None else record_of(row)
+    async def named(self, name: str, tenant_id: str | None) -> list[ToolsetRecord]:
+        """Return the toolsets of a tenant with a name, the oldest first. No access check."""
+        query = {"name": name, "tenant_id": tenant_id}
+        rows = self._rows.find(query, sort=[("_id", 1)])
+        return [record async for row in rows if (record := record_of(row)) is not None]
 
-    async def id_of(self, name: str, tenant_id: str | None) -> str | None:
-        """Return the id of the toolset of a tenant with a name, if there is one."""
-        record = await self.named(name, tenant_id)
-        return None if record is None else record.toolset.id
+    async def id_of(self, name: str, tenant_id: str | None, authors: Sequence[str]) -> str | None:
+        """Return the id of the toolset of a tenant that a name means, if there is one.
+
+        Args:
+            name: Its name.
+            tenant_id: Whose it is.
+            authors: Users whose own come first, in this order; others' count if they are shared.
+        """
+        found = [record.toolset for record in await self.named(name, tenant_id)]
+        for author in authors:
+            for toolset in found:
+                if toolset.author == author:
+                    return toolset.id
+        shared = [one.id for one in found if one.scope is not ServerScope.PRIVATE_USER]
+        return shared[0] if shared else None
 
     async def count_of(self, author: str, tx: Transaction) -> int:
         """Return how many toolsets a user has made."""
@@ -94,7 +106,7 @@ class ToolsetRepository:
         """Store a new toolset.
 
         Raises:
-            ToolsetExistsError: The name is taken.
+            ToolsetExistsError: Its author has another of that name.
         """
         try:
             await self._document(record).insert(session=tx)
@@ -105,7 +117,7 @@ class ToolsetRepository:
         """Replace a toolset by a new revision; return whether the former one was the latest.
 
         Raises:
-            ToolsetExistsError: The name is taken.
+            ToolsetExistsError: Its author has another of that name.
         """
         document = as_stored(self._document(record))
         key = {"_id": document.pop("_id"), "revision": record.toolset.revision - 1}

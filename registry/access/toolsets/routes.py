@@ -30,7 +30,8 @@ ToolsetId = Annotated[ObjectIdText, Path(description="ObjectId of the toolset.")
 errors = error_answers(
     {
         404: "There is no such toolset.",
-        409: "The name or a caller is taken, or the toolset was modified since it was read.",
+        409: "The author has another of that name, a caller has another default, or the toolset "
+        "was modified since it was read.",
         422: "A field or parameter cannot take that value, or names something unknown.",
     }
 )

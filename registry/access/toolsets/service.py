@@ -4,6 +4,7 @@ A toolset only narrows, so anybody may make one. Who else may use or change it i
 access entries as of servers.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -110,15 +111,16 @@ class ToolsetService:
         return await self._require(toolset_id, user)
 
     async def named(self, name: str, user: UserContext) -> ToolsetSeen:
-        """Return the toolset of *user*'s tenant with a name.
+        """Return the toolset that a name means to *user*: their own, or the oldest they see.
 
         Raises:
             ToolsetNotFoundError: It does not exist, or *user* may not see it.
         """
-        record = await self._toolsets.named(name, user.tenant_id)
-        if record is None:
-            raise ToolsetNotFoundError
-        return await self._require(record.toolset.id, user)
+        found = await self._toolsets.named(name, user.tenant_id)
+        for record in sorted(found, key=lambda one: one.toolset.author != user.user_id):
+            with suppress(ToolsetNotFoundError):
+                return await self._require(record.toolset.id, user)
+        raise ToolsetNotFoundError
 
     def resolved(self, seen: ToolsetSeen, user: UserContext) -> Resolution | None:
         """Return what a toolset serves to *user* now; None where no gateway runs."""
@@ -166,7 +168,7 @@ class ToolsetService:
         Raises:
             ValidationFailedError: An entry names an unknown server, or presets what cannot match.
             ToolsetForbiddenError: They may not make it the default of these callers.
-            ToolsetExistsError: The name is taken.
+            ToolsetExistsError: Its author has another of that name.
             DefaultTakenError: A caller has another default.
             TooManyToolsetsError: They have the maximum number.
         """
@@ -215,7 +217,7 @@ class ToolsetService:
             InsufficientScopeError: It is another's, and the token lacks `write:access`.
             ToolsetModifiedError: *expected_etag* is not its any more.
             ValidationFailedError: An entry names an unknown server, or presets what cannot match.
-            ToolsetExistsError: The name is taken.
+            ToolsetExistsError: Its author has another of that name.
             DefaultTakenError: A caller has another default.
         """
         known = await self._require(toolset_id, user, Permission.EDIT)

@@ -111,7 +111,7 @@ class Toolsets:
         self._reader = reader
         self._grants = grants
         self._by_id: dict[str, HeldToolset] = {}
-        self._by_name: dict[tuple[str | None, str], HeldToolset] = {}
+        self._by_name: dict[tuple[str | None, str], list[HeldToolset]] = {}
         self._defaults: dict[tuple[str | None, str], HeldToolset] = {}
         self._presentations = Presentations()
         self.has_client_defaults = False
@@ -139,12 +139,12 @@ class Toolsets:
         self.replace(held)
 
     def replace(self, held: Mapping[str, HeldToolset]) -> None:
-        """Use these toolsets, by their ids; the oldest has a contested name or caller."""
-        by_name: dict[tuple[str | None, str], HeldToolset] = {}
+        """Use these toolsets, by their ids; the oldest has a contested caller."""
+        by_name: dict[tuple[str | None, str], list[HeldToolset]] = {}
         defaults: dict[tuple[str | None, str], HeldToolset] = {}
         for key in sorted(held):
             toolset = held[key].toolset
-            by_name.setdefault((toolset.tenant_id, toolset.name), held[key])
+            by_name.setdefault((toolset.tenant_id, toolset.name), []).append(held[key])
             for caller in toolset.default_for.keys:
                 defaults.setdefault((toolset.tenant_id, caller), held[key])
         self._by_id = dict(held)
@@ -152,15 +152,30 @@ class Toolsets:
         self._defaults = defaults
         self.has_client_defaults = any(key.startswith("client:") for _, key in defaults)
 
-    def _named(self, name: str, tenant_id: str | None) -> HeldToolset | None:
-        return self._by_name.get((tenant_id, name))
+    def _named(
+        self, name: str, user: UserContext, *, admin_uses_private: bool
+    ) -> HeldToolset | None:
+        """Return what a name means to *user*: their own toolset, or the oldest they may use.
 
-    def _claimed(self, claim: str, tenant_id: str | None) -> HeldToolset | None:
+        One that they may not use if there is no other: that it exists is told to nobody.
+        """
+        found = self._by_name.get((user.tenant_id, name), ())
+        if len(found) > 1:
+            own = [one for one in found if one.toolset.author == user.user_id]
+            for held in own or found:
+                facts = held.current_facts(self._clock)
+                if decide_use(user, facts, admin_uses_private=admin_uses_private).allowed:
+                    return held
+        return found[0] if found else None
+
+    def _claimed(
+        self, claim: str, user: UserContext, *, admin_uses_private: bool
+    ) -> HeldToolset | None:
         name, toolset_id = claimed_toolset(claim)
         if toolset_id is None:
-            return self._named(name, tenant_id)
+            return self._named(name, user, admin_uses_private=admin_uses_private)
         held = self._by_id.get(toolset_id)
-        return held if held is not None and held.toolset.tenant_id == tenant_id else None
+        return held if held is not None and held.toolset.tenant_id == user.tenant_id else None
 
     def default_of(self, user: UserContext, client: str | None) -> HeldToolset | None:
         """Return what a caller has by default: of the token, the user, the role or the client.
@@ -184,16 +199,16 @@ class Toolsets:
         Raises:
             ToolsetUnknown: One does not exist, or *user* may not use it.
         """
-        tenant_id = user.tenant_id
+        find = partial(self._named, user=user, admin_uses_private=admin_uses_private)
         named: list[tuple[str, HeldToolset | None, str]] = []
         if path.toolset is not None:
-            named.append((path.toolset, self._named(path.toolset, tenant_id), "in the path"))
+            named.append((path.toolset, find(path.toolset), "in the path"))
         if path.header is not None:
-            held = self._named(path.header, tenant_id)
-            named.append((path.header, held, "in the header Mcp-Toolset"))
+            named.append((path.header, find(path.header), "in the header Mcp-Toolset"))
         if user.toolset is not None:
             name, _ = claimed_toolset(user.toolset)
-            named.append((name, self._claimed(user.toolset, tenant_id), "in the token"))
+            held = self._claimed(user.toolset, user, admin_uses_private=admin_uses_private)
+            named.append((name, held, "in the token"))
         found: list[tuple[HeldToolset, str]] = []
         for name, held, named_by in named:
             if held is None:

@@ -10,6 +10,7 @@ from registry.connections.service import ConnectionService
 from registry.core import search
 from registry.core.paging import PageRequest
 from registry.core.text import ONE_LINE, ObjectIdText
+from registry.servers import default_effects
 from registry.servers import routes as servers
 from registry.servers.apis.credentials import present_credentials
 from registry.servers.apis.schemas import (
@@ -112,8 +113,10 @@ async def register_api(
     ] = False,
 ) -> Response:
     """Register a REST API: read its description, make tools of its operations, store both."""
+    former = await default_effects.former_of(request, body)
     api = await _service(request).register(body, user, strict=strict)
-    return await detail_answer(request, api, user, 201)
+    told = await default_effects.told(request, api.id, former, user)
+    return await detail_answer(request, api, user, 201, told=told)
 
 
 @router.post(
@@ -159,8 +162,10 @@ async def update_api(
 ) -> Response:
     """Change the given fields only. PUT does the same as PATCH."""
     precondition = precondition_of(if_match, if_unmodified_since)
+    former = await default_effects.former_of(request, body, server_id)
     api = await _service(request).update(server_id, body, user, precondition=precondition)
-    return await detail_answer(request, api, user)
+    told = await default_effects.told(request, api.id, former, user)
+    return await detail_answer(request, api, user, told=told)
 
 
 router.add_api_route(
