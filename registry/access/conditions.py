@@ -15,6 +15,7 @@ from registry.access.limits.values import Limit, LimitedTool, words_of
 from registry.access.policies.values import Policy, Reason, ToolFacts
 from registry.access.quarantine.repository import QuarantineRepository
 from registry.access.quarantine.table import QuarantineTable
+from registry.access.quarantine.values import Quarantine
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.text import timestamp
@@ -64,6 +65,8 @@ class CallConditions:
         tool: ToolFacts,
         rules: CallRules,
         source_type: SourceType | None = None,
+        *,
+        reveals_why: bool = False,
     ) -> tuple[Reason, ...]:
         """Return the first step of a decision, quarantine, and those after the policies.
 
@@ -73,9 +76,11 @@ class CallConditions:
         caller, server = table.of_caller(user), table.of_server(server_id)
         quarantine = Reason("quarantine", True, "Neither they nor the server are in quarantine.")
         if caller is not None:
-            quarantine = Reason("quarantine", False, "They, or their token, are in quarantine.")
+            said = _quarantined("They, or their token, are", caller, reveals_why=reveals_why)
+            quarantine = Reason("quarantine", False, said)
         elif server is not None:
-            quarantine = Reason("quarantine", False, "The server is in quarantine.")
+            said = _quarantined("The server is", server, reveals_why=reveals_why)
+            quarantine = Reason("quarantine", False, said)
         reasons = (quarantine, await self._of_limits(user, server_id, tool, source_type))
         if rules.price_per_call or rules.price_per_kib:
             return (*reasons, await self._of_budgets(user, rules))
@@ -154,3 +159,9 @@ def _said(limit: Limit) -> str:
     if limit.in_flight is not None:
         parts.append(words_of(limit, None))
     return " and ".join(parts)
+
+
+def _quarantined(who: str, found: Quarantine, *, reveals_why: bool) -> str:
+    until = "" if found.expires_at is None else f" until {timestamp(found.expires_at)}"
+    why = f": {found.reason}" if reveals_why else ""
+    return f"{who} in quarantine{until}{why}."

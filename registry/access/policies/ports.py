@@ -164,5 +164,16 @@ class Conditions(Protocol):
         tool: ToolFacts,
         rules: CallRules,
         source_type: SourceType | None = None,
+        *,
+        reveals_why: bool = False,
     ) -> tuple[Reason, ...]:
-        """Return the first step of a decision, quarantine, and those after the policies."""
+        """Return the first step of a decision, quarantine, and those after the policies.
+
+        Args:
+            user: Who would call.
+            server_id: The server.
+            tool: The tool.
+            rules: What its calls need.
+            source_type: What the server is.
+            reveals_why: Whether to say why there is a quarantine.
+        """

@@ -438,7 +438,7 @@ class PolicyService:
         rule = await self._rule(owner, facts)
         rules = await self._call_rules(owner, facts)
         quarantine, *conditions = await self._conditions.reasons(
-            caller, owner.id, facts, rules, owner.source_type
+            *(caller, owner.id, facts, rules, owner.source_type), reveals_why=user.is_admin
         )
         explanation = explain(
             caller,

@@ -1,7 +1,7 @@
 """Quarantine: what is refused, where, since when, and what had been reached."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -120,7 +120,8 @@ async def test_lifting_one_of_two_quarantines_names_the_other(
 async def test_a_quarantined_server_answers_nothing(rest: Rest, upstream: PlainUpstream) -> None:
     server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
     other = await rest.register(ROOT, "other", upstream.url, scope="shared_app")
-    added = await add(rest, ROOT, kind="server", subject=server["id"])
+    ends = (rest.parts.clock.now() + timedelta(hours=2)).isoformat()
+    added = await add(rest, ROOT, kind="server", subject=server["id"], expires_at=ends)
     for method in ("tools/list", "prompts/list", "initialize", "ping"):
         refused = await mcp(rest, ALICE, "sums", method)
         assert refused["error"]["data"]["error"] == "quarantined"
@@ -132,6 +133,13 @@ async def test_a_quarantined_server_answers_nothing(rest: Rest, upstream: PlainU
     explained = await rest.ask(ALICE, "POST", "/access/explain", json=asked)
     refused_by = [one["step"] for one in explained.json()["reasons"] if not one["passed"]]
     assert refused_by[0] == "quarantine"
+    reasons = [
+        (await rest.ask(user, "POST", "/access/explain", json=asked)).json()["reasons"][0]
+        for user in (ALICE, ROOT)
+    ]
+    # Why is for administrators, who alone see quarantines.
+    ends = f"The server is in quarantine until {added['expires_at']}"
+    assert [one["message"] for one in reasons] == [f"{ends}.", f"{ends}: {added['reason']}."]
     assert "error" not in await mcp(rest, ALICE, "other")
     assert other["id"] != server["id"]
     await lift(rest, ROOT, added)
