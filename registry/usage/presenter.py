@@ -13,8 +13,8 @@ from registry.core.text import timestamp
 from registry.usage.totals import percentile
 from registry.usage.values import MILLION, GroupBy, UsageGroup, UsageRecord
 
-OK = "ok"
-"""The one outcome that is no error."""
+NO_ERRORS = ("ok", "awaiting_approval")
+"""Outcomes of calls that went well, or that wait for people."""
 
 
 def present_record(record: UsageRecord) -> JsonObject:
@@ -55,7 +55,7 @@ def present_group(group: UsageGroup, group_by: Sequence[GroupBy]) -> JsonObject:
         **named,
         "calls": calls,
         "sent": group.sent,
-        "errors": calls - group.outcomes.get(OK, 0),
+        "errors": calls - sum(group.outcomes.get(one, 0) for one in NO_ERRORS),
         "outcomes": dict(sorted(group.outcomes.items())),
         "request_bytes": group.request_bytes,
         "response_bytes": group.response_bytes,

@@ -135,7 +135,7 @@ class UsageSums(BaseModel):
 
     calls: int
     sent: int = Field(description="Calls that were sent upstream; only these cost.")
-    errors: int = Field(description="Calls with another outcome than `ok`.")
+    errors: int = Field(description="Calls with another outcome than `ok` or `awaiting_approval`.")
     outcomes: dict[str, int]
     request_bytes: int
     response_bytes: int

@@ -75,6 +75,13 @@ async def recorded(rest: Rest) -> AsyncIterator[Rest]:
         call(charge=TEAM, tool="render", outcome="timeout"),
         call(charge=SHARED, tool="=cmd()", user_id=BOB.user_id, username="bob"),
         call(charge=None, server_id="c" * 24, tool="render", user_id=BOB.user_id, username="bob"),
+        call(
+            tool="wipe",
+            outcome="awaiting_approval",
+            decided_at=0.0,
+            request_bytes=0,
+            response_bytes=0,
+        ),
         call(method="prompts/get", tool=None, target="greeting"),
         call(tool=None, outcome="refused", decided_at=0.0, server_id=None, slug="unknown"),
     ]
@@ -91,14 +98,14 @@ async def test_the_sums_are_the_same_however_calls_are_grouped(recorded: Rest) -
 
     whole = answers[0]["total"]
     assert {name: whole[name] for name in SUMS} == {
-        "calls": 18,
+        "calls": 21,
         "sent": 15,
         "errors": 6,
         "request_bytes": 3 * (1_000 + 5 * 120),
         "response_bytes": 3 * (24 + 5 * 400),
         "cost": 1.534524,
     }
-    assert whole["outcomes"] == {"ok": 12, "refused": 3, "timeout": 3}
+    assert whole["outcomes"] == {"awaiting_approval": 3, "ok": 12, "refused": 3, "timeout": 3}
     assert all(answer["total"] == whole for answer in answers)
     assert [
         {name: pytest.approx(sum(group[name] for group in answer["groups"])) for name in SUMS}
