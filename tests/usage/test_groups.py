@@ -168,7 +168,7 @@ async def test_exports_have_the_same_rows_and_no_formulas(recorded: Rest) -> Non
     assert [int(row["calls"]) for row in rows] == [group["calls"] for group in groups]
     assert sum(float(row["cost"]) for row in rows) == pytest.approx(1.534524)
     assert [row["tool"] for row in rows if "cmd" in row["tool"]] == ["'=cmd()"]
-    assert len(list(csv.DictReader(StringIO(calls.text)))) == 18
+    assert len(list(csv.DictReader(StringIO(calls.text)))) == 21
     assert (await ask(recorded, format="csv", outcome="none")).text == ""
 
 
