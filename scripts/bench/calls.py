@@ -46,8 +46,10 @@ class Figures:
 def section(report: Report, stage: Stage, plan: Plan) -> None:
     """Measure calls: one at a time, some at once, and many at once."""
     targets = {DIRECT: Target(HOST, stage.upstream_port, "/mcp")}
-    with nginx(stage) as port:
-        if port is not None:
+    pids = {DIRECT: stage.upstream_pid}
+    with nginx(stage) as proxy:
+        if proxy is not None:
+            port, pids[NGINX] = proxy
             targets[NGINX] = Target(HOST, port, "/mcp")
         for era, is_modern in ERAS.items():
             targets[ONE + era] = stage.one(is_modern=is_modern)
@@ -57,7 +59,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
         written, spent = stage.metric(WRITTEN), cpu_seconds(database)
         for _ in range(plan.rounds):
             for name, target in targets.items():
-                _round(figures, stage, name, target, plan.seconds)
+                _round(figures, pids.get(name, stage.pid), name, target, plan.seconds)
     stage.await_records()
     written, spent = stage.metric(WRITTEN) - written, cpu_seconds(database) - spent
     report.section("tools/call echo, one worker: JWT, policy, metrics and records on")
@@ -69,15 +71,12 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     report.fact(f"CPU of each in the embedded database: {spent / written * 1000:.3f} ms")
 
 
-def _round(figures: Figures, stage: Stage, name: str, target: Target, seconds: float) -> None:
+def _round(figures: Figures, pid: int, name: str, target: Target, seconds: float) -> None:
     single = asyncio.run(run(target, 1, seconds))
     figures.single[name].append(single.median_ms)
     many = asyncio.run(run(target, MANY, seconds))
     figures.rates[name].append(many.rate)
     figures.errors += single.errors + many.errors
-    if name == NGINX:
-        return
-    pid = stage.upstream_pid if name == DIRECT else stage.pid
     before = cpu_seconds(pid)
     busy = asyncio.run(run(target, BUSY, seconds))
     spent = cpu_seconds(pid) - before
@@ -90,6 +89,12 @@ def _report_cost(report: Report, figures: Figures) -> None:
         for era in ERAS:
             report.row(f"CPU of a call on `{path}`{era}", figures.cpu[path + era], "ms", bar)
     report.row("CPU of a call in the upstream itself, direct", figures.cpu[DIRECT], "ms")
+    if NGINX not in figures.cpu:
+        return
+    report.row("CPU of a call in nginx", figures.cpu[NGINX], "ms")
+    for path in GATEWAY:
+        pairs = zip(figures.cpu[path], figures.cpu[NGINX], strict=True)
+        report.row(f"CPU of a call on `{path}` / in nginx", [ours / its for ours, its in pairs])
 
 
 def _report_latency(report: Report, figures: Figures) -> None:

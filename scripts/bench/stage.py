@@ -169,8 +169,8 @@ def serving(home: Path, port: int, *options: str) -> "Iterator[subprocess.Popen[
 
 
 @contextmanager
-def nginx(stage: Stage) -> Iterator[int | None]:
-    """Run nginx before the upstream, where it is installed; give its port."""
+def nginx(stage: Stage) -> Iterator[tuple[int, int] | None]:
+    """Run nginx before the upstream, where it is installed; give its port and process id."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         yield None
@@ -179,7 +179,7 @@ def nginx(stage: Stage) -> Iterator[int | None]:
     root = stage.folder / "nginx"
     root.mkdir()
     (root / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;\n"
+        f"daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n"
         "events { worker_connections 256; }\n"
         "http { access_log off; keepalive_requests 100000000; "
         f"client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; "
@@ -189,8 +189,9 @@ def nginx(stage: Stage) -> Iterator[int | None]:
         f"server {{ listen {HOST}:{port}; location / {{ proxy_pass http://mcp; "
         'proxy_http_version 1.1; proxy_set_header Connection ""; } } }\n'
     )
-    with running([binary, "-c", str(root / "nginx.conf")], f"http://{HOST}:{port}/"):
-        yield port
+    command = [binary, "-c", str(root / "nginx.conf")]
+    with running(command, f"http://{HOST}:{port}/") as process:
+        yield port, process.pid
 
 
 @contextmanager
