@@ -30,6 +30,7 @@ from registry.core.settings import Settings
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
+from registry.processes.serving import COLLECT_AFTER
 from registry.servers.credentials import CredentialVault
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
@@ -128,10 +129,11 @@ def pytest_collection_finish() -> None:
 
     Modules and collected tests are more than a million objects. Each full collection looked
     through them for half a second, and there are hundreds: tests that mind what is left behind
-    ask for one.
+    ask for one. What runs is set up as a registry that serves.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 CREDS_KEY = "0f" * 32
