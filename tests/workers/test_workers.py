@@ -6,18 +6,21 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.workers.relay import RELAY_HEADER
+from tests.conftest import ALICE
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.failing import error_of, outcome
@@ -30,8 +33,18 @@ CALLS = 24
 """Of so many connections, one worker gets all in one of eight million runs."""
 
 
+shared = pytest.mark.asyncio(loop_scope="module")
+"""Those of `workers`: the last one kills one of them."""
+
+
 @pytest.fixture
 def environment(database_uri: str, key_files: tuple[Path, Path]) -> Iterator[dict[str, str]]:
+    with environment_of(database_uri, key_files) as variables:
+        yield variables
+
+
+@contextmanager
+def environment_of(database_uri: str, key_files: tuple[Path, Path]) -> Iterator[dict[str, str]]:
     # Where the workers meet, so that the test sees it; short, for the addresses of sockets.
     with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as folder:
         yield {
@@ -42,6 +55,21 @@ def environment(database_uri: str, key_files: tuple[Path, Path]) -> Iterator[dic
             "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
             "TMPDIR": folder,
         }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Fleet]:
+    """Return two workers for the tests that leave two."""
+    base, question, options = mongo_uri.partition("?")
+    uri = f"{base.rstrip('/')}/shared_workers{question}{options}"
+    folder = tmp_path_factory.mktemp("workers")
+    with environment_of(uri, key_files) as variables:
+        async with fleet(folder, variables, ALICE) as running:
+            yield running
+            # So that it closes its connections to the upstream before the loop ends.
+            await running.end(signal.SIGTERM)
 
 
 def meeting_places(environment: dict[str, str]) -> list[Path]:
@@ -84,22 +112,20 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
     assert "Traceback" not in running.process.output
 
 
-async def test_any_worker_tells_of_the_connections_of_all(
-    tmp_path: Path, environment: dict[str, str], alice: UserContext
-) -> None:
-    async with fleet(tmp_path, environment, alice) as running:
-        listed = await asked(running, "GET", "/servers")
-        path = f"/servers/{listed['servers'][0]['id']}"
-        await asked(running, "PATCH", path, json={"title": "New"})
-        async with asyncio.timeout(30):
-            # Until every worker has heard of the change.
-            while {await state(running) for _ in range(20)} != {"disconnected"}:
-                pass
-        async with asyncio.timeout(30):
-            # Until the worker that is called has heard of the change.
-            while await state(running) != "connected":
-                await running.nap(0)
-        after = [await state(running) for _ in range(20)]
+@shared
+async def test_any_worker_tells_of_the_connections_of_all(workers: Fleet) -> None:
+    listed = await asked(workers, "GET", "/servers")
+    path = f"/servers/{listed['servers'][0]['id']}"
+    await asked(workers, "PATCH", path, json={"title": "New"})
+    async with asyncio.timeout(30):
+        # Until every worker has heard of the change.
+        while {await state(workers) for _ in range(20)} != {"disconnected"}:
+            pass
+    async with asyncio.timeout(30):
+        # Until the worker that is called has heard of the change.
+        while await state(workers) != "connected":
+            await workers.nap(0)
+    after = [await state(workers) for _ in range(20)]
 
     assert set(after) == {"connected"}
 
@@ -137,33 +163,69 @@ async def samples(running: Fleet) -> list[Sample]:
     return [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
 
-async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
-    tmp_path: Path, environment: dict[str, str], alice: UserContext
-) -> None:
-    async with fleet(tmp_path, environment, alice) as running:
-        done = asyncio.Event()
-        statuses: list[int] = []
+@shared
+async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(workers: Fleet) -> None:
+    done = asyncio.Event()
+    statuses: list[int] = []
 
-        async def caller(number: int) -> None:
-            while not done.is_set():
-                statuses.append(outcome(await running.nap(0.05, number)))
+    async def caller(number: int) -> None:
+        while not done.is_set():
+            statuses.append(outcome(await workers.nap(0.05, number)))
 
-        async def more() -> None:
-            aim = len(statuses) + 24
-            await until(lambda: len(statuses) >= aim, 30)
+    async def more() -> None:
+        aim = len(statuses) + 24
+        await until(lambda: len(statuses) >= aim, 30)
 
-        async with asyncio.TaskGroup() as group:
-            for number in range(8):
-                group.create_task(caller(number))
-            await more()
-            running.kill(0, signal.SIGTERM)
-            await running.until("drain_finished", 1)
-            await until_served_by_all(running)
-            await more()
-            done.set()
+    async with asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(caller(number))
+        await more()
+        workers.kill(0, signal.SIGTERM)
+        await workers.until("drain_finished", 1)
+        await until_served_by_all(workers)
+        await more()
+        done.set()
 
     assert set(statuses) == {200}
-    assert running.events("worker_died") == []
+    assert workers.events("worker_died") == []
+
+
+@shared
+async def test_what_workers_tell_each_other_is_not_served_to_others(workers: Fleet) -> None:
+    relay = {RELAY_HEADER.decode(): '{"client":["127.0.0.1",1],"server":null,"scheme":"http"}'}
+
+    answers = [
+        # Each over a connection of its own, to reach either worker.
+        await asyncio.to_thread(httpx.post, f"{workers.url}{path}", headers=headers, timeout=10)
+        for path in ("/message", "/counts", "//message", "/mcp/../counts")
+        for headers in ({}, relay)
+        for _ in range(4)
+    ]
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert {answer.json()["error"] for answer in answers} == {"not_found"}
+
+
+@shared
+async def test_metrics_are_those_of_all_workers_wherever_one_asks(workers: Fleet) -> None:
+    def calls(found: list[Sample]) -> float:
+        return sum(
+            sample.value
+            for sample in found
+            if sample.name == "mcp_gateway_request_duration_seconds_count"
+            and sample.labels["method"] == "tools/call"
+            and sample.labels["outcome"] == "ok"
+        )
+
+    before = calls(await samples(workers))
+    for number in range(20):
+        await workers.nap(0, number)
+    after = [calls(await samples(workers)) for _ in range(10)]
+    workers.kill(1)
+    await workers.until("worker_died", 1)
+    dead = [calls(await samples(workers)) for _ in range(5)]
+
+    assert after == dead + dead == [before + 20] * 10
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -274,51 +336,6 @@ async def test_workers_end_with_their_parent(
     assert (len(workers), left) == (2, set())
     assert slow.result().status_code == 200
     assert meeting_places(environment) == []
-
-
-async def test_metrics_are_those_of_all_workers_wherever_one_asks(
-    tmp_path: Path, environment: dict[str, str], alice: UserContext
-) -> None:
-    def calls(found: list[Sample]) -> float:
-        return sum(
-            sample.value
-            for sample in found
-            if sample.name == "mcp_gateway_request_duration_seconds_count"
-            and sample.labels["method"] == "tools/call"
-            and sample.labels["outcome"] == "ok"
-        )
-
-    async with fleet(tmp_path, environment, alice) as running:
-        before = calls(await samples(running))
-        for number in range(20):
-            await running.nap(0, number)
-        after = [calls(await samples(running)) for _ in range(10)]
-        running.kill(1)
-        await running.until("worker_died", 1)
-        dead = [calls(await samples(running)) for _ in range(5)]
-
-    assert after == dead + dead == [before + 20] * 10
-
-
-async def test_what_workers_tell_each_other_is_not_served_to_others(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    relay = {RELAY_HEADER.decode(): '{"client":["127.0.0.1",1],"server":null,"scheme":"http"}'}
-
-    with RunningRegistry(tmp_path, environment, "--workers", "2") as registry:
-        await asyncio.to_thread(registry.wait_until_ready)
-        answers = [
-            # Each over a connection of its own, to reach either worker.
-            await asyncio.to_thread(
-                httpx.post, f"{registry.url}{path}", headers=headers, timeout=10
-            )
-            for path in ("/message", "/counts", "//message", "/mcp/../counts")
-            for headers in ({}, relay)
-            for _ in range(4)
-        ]
-
-    assert {answer.status_code for answer in answers} == {404}
-    assert {answer.json()["error"] for answer in answers} == {"not_found"}
 
 
 def problems(folder: Path, environment: dict[str, str]) -> list[str]:
