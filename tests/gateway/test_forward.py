@@ -270,7 +270,8 @@ async def test_an_upstream_that_streams_for_ever_is_cut_off(
         async with asyncio.TaskGroup() as tasks:
             gone = tasks.create_task(received.wait_for_disconnect())
             while not gone.done():
-                await received.chunk(b": still here\n\n")
+                # Many at a time: only a full buffer lets the gateway have its turn.
+                await received.chunk(b": still here\n\n" * 1000)
         upstream.gone.set()
 
     upstream.behaviour = endless
