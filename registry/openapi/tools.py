@@ -213,15 +213,17 @@ def tool_names(operations: Sequence[Operation]) -> list[str]:
     made = [NAME.sub("_", one).strip("_") or "operation" for one in wanted]
     counts = Counter(name.lower() for name in made)
     names: list[str] = []
+    known: set[str] = set()
     for operation, want, name in zip(operations, wanted, made, strict=True):
         is_id = want == operation.operation_id == name
-        is_first = is_id and name not in names
+        is_first = is_id and name not in known
         if len(name) > MAX_NAME_CHARACTERS or (counts[name.lower()] > 1 and not is_first):
             key = f"{operation.method} {operation.path}"
             digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:8]
             names.append(f"{name[: MAX_NAME_CHARACTERS - 9].rstrip('_')}_{digest}")
         else:
             names.append(name)
+        known.add(names[-1])
     return names
 
 

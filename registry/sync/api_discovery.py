@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,14 @@ from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
+from cachetools import LRUCache
 from pydantic import JsonValue
 
 from registry.core.definitions import Rejection
 from registry.core.json import JsonObject
+from registry.openapi.binding import SecurityScheme
 from registry.openapi.bundles import MAX_FILES, Bundle, unbundled
-from registry.openapi.description import LEFT_OUT, Description, Operation, Problem, describe
+from registry.openapi.description import LEFT_OUT, Description, Problem, describe
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
 from registry.openapi.references import GIVEN, external_references
@@ -25,10 +28,11 @@ from registry.openapi.security import (
     described_credentials,
     is_cookie_value,
 )
-from registry.openapi.tools import Converted, ConvertedTool, Rule, Selection, tools_of
+from registry.openapi.tools import Rule, Selection, tools_of
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiFacts, ApiSource, ConnectionSpec, Discovered, Era
 from registry.tools.intake import take
+from registry.tools.values import ToolSnapshot
 from registry.upstream.descriptions import DescriptionFetcher, FetchedDescription, origin_of, reach
 from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamMissingError
 from registry.upstream.guard import UrlGuard
@@ -41,6 +45,55 @@ MAX_ORIGINS = 100
 """Other places than the API that are looked up when a description is read."""
 
 NO_SERVER = "The description names no server; give `base_url`."
+KEPT_CHARACTERS = 32 * 1024 * 1024
+"""Definitions of conversions that are kept: those of GitHub have 4 million characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a description becomes, whoever fetched it.
+
+    Attributes:
+        snapshot: The tools, those included that may be called nowhere.
+        places: Of the tools whose operations are elsewhere, what that is and where it is said.
+        named: The server that it names.
+        facts: About it, as far as they are the same each time.
+    """
+
+    snapshot: ToolSnapshot
+    places: Mapping[str, tuple[str, str]]
+    problems: tuple[Problem, ...]
+    named: str | None
+    credentials: DescribedCredentials
+    schemes: Mapping[str, SecurityScheme]
+    title: str | None
+    facts: JsonObject
+
+    @property
+    def characters(self) -> int:
+        """Return how long its definitions are."""
+        return 1 + sum(len(tool.definition) for tool in self.snapshot.tools)
+
+
+class Conversions:
+    """Conversions that were made, by what was converted and how: most readings find no news.
+
+    Not for descriptions of several fetched files, of which any may have changed.
+    """
+
+    def __init__(self) -> None:
+        self._made: LRUCache[str, Conversion] = LRUCache(
+            KEPT_CHARACTERS, getsizeof=lambda conversion: conversion.characters
+        )
+
+    def get(self, key: str) -> Conversion | None:
+        """Return what was made; None if it is not known any more."""
+        return self._made.get(key)
+
+    def keep(self, key: str, conversion: Conversion) -> None:
+        """Keep a conversion, unless it is too large."""
+        if conversion.characters <= KEPT_CHARACTERS:
+            self._made[key] = conversion
 
 
 async def read_api(
@@ -49,8 +102,17 @@ async def read_api(
     guard: UrlGuard,
     limits: ReadingLimits,
     max_definition_bytes: int,
+    made: Conversions,
 ) -> Discovered:
     """Read the description of an API, and return its operations as tools.
+
+    Args:
+        connection: How the API is reached.
+        source: Its description, and which operations are wanted.
+        guard: Says what may be contacted.
+        limits: Of the reading.
+        max_definition_bytes: Of all definitions together.
+        made: Has what was converted before, and gets what is converted.
 
     Raises:
         UnsafeAddressError: The description may not be contacted.
@@ -64,16 +126,21 @@ async def read_api(
     fetcher = DescriptionFetcher(guard, limits, connection.headers, origin)
     fetched = await _root(source, fetcher)
     content = fetched.content or b""
-    try:
-        bundle = await asyncio.to_thread(_loaded, content)
-        url = fetched.url or None
-        others = await _others(bundle, url, fetcher)
-        # Megabytes of description take seconds, during which calls must go on.
-        work = partial(_convert, bundle, url, others, source)
-        description, converted, selected = await asyncio.to_thread(work)
-    except DescriptionError as exc:
-        raise DiscoveryFailedError(exc.message) from exc
-    named = _server_of(description)
+    url = fetched.url or None
+    key = _key(content, url, source, base_url, max_definition_bytes)
+    conversion = made.get(key)
+    if conversion is None:
+        try:
+            bundle = await asyncio.to_thread(_loaded, content)
+            others = await _others(bundle, url, fetcher)
+            # Megabytes of description take seconds, during which calls must go on.
+            work = partial(_convert, bundle, url, others, source, base_url, max_definition_bytes)
+            conversion = await asyncio.to_thread(work)
+        except DescriptionError as exc:
+            raise DiscoveryFailedError(exc.message) from exc
+        if others.by_url.keys() == bundle.files.keys() and not others.problems:
+            made.keep(key, conversion)
+    named = conversion.named
     target = base_url or named
     if target is None:
         raise DiscoveryFailedError(NO_SERVER)
@@ -82,55 +149,37 @@ async def read_api(
     except UnsafeAddressError as exc:
         told = "" if base_url else f"the description names the server {origin_of(target)}: "
         raise UnsafeUrlError(f"{told}{exc.message}", "baseUrl") from exc
-    tools, forbidden = await _allowed(converted.tools, guard, limits.connect_timeout_seconds)
-    snapshot = take([tool.definition for tool in tools], None, max_definition_bytes)
-    external = {tool.name: tool.external_id for tool in tools}
+    refused, forbidden = await _refused(conversion.places, guard, limits.connect_timeout_seconds)
+    snapshot = conversion.snapshot
     problems = [
         Rejection(problem.place or "description", problem.reason)
-        for problem in (
-            *others.problems,
-            *description.problems,
-            *converted.problems,
-            *forbidden,
-        )
+        for problem in (*conversion.problems, *forbidden)
     ]
     if base_url is not None and named is not None and origin_of(named) != origin_of(base_url):
         known = f"names the server {named}; calls go to {base_url}, until `base_url` is changed"
         problems.append(Rejection("servers", known))
-    credentials = described_credentials(description.security_schemes, selected, target)
+    credentials = conversion.credentials
     if source.places_key:
         credentials, misplaced = _usable(credentials, connection.headers)
     else:
-        misplaced = _misplaced(description, connection.headers)
+        misplaced = _misplaced(conversion.schemes, connection.headers)
     if misplaced is not None:
         problems.append(Rejection("securitySchemes", misplaced))
-    schemes = {
-        name: scheme.model_dump(mode="json", exclude_defaults=True)
-        for name, scheme in description.security_schemes.items()
-    }
-    facts: JsonObject = {
-        "hash": hashlib.sha256(content).hexdigest(),
-        "openapi": description.openapi,
-        "operations": len(description.operations),
-        "security_schemes": cast("JsonValue", schemes),
-    }
-    optional = {
-        "title": description.title,
-        "version": description.version,
+    optional: dict[str, JsonValue] = {
         "etag": fetched.etag,
         "last_modified": fetched.last_modified,
         "fetched_from": source.url,
-        "server": named,
         "tokens": _stored(credentials.tokens),
         "users_tokens": _stored(credentials.users_tokens),
     }
-    facts |= {name: value for name, value in optional.items() if value}
+    digest = hashlib.sha256(content).hexdigest()
+    facts = {**conversion.facts, "hash": digest} | {
+        name: value for name, value in optional.items() if value
+    }
     return Discovered(
         snapshot=replace(
             snapshot,
-            tools=tuple(
-                replace(tool, external_id=external.get(tool.name)) for tool in snapshot.tools
-            ),
+            tools=tuple(tool for tool in snapshot.tools if tool.name not in refused),
             rejected=(*snapshot.rejected, *problems),
         ),
         capabilities={"tools": {}},
@@ -138,7 +187,7 @@ async def read_api(
         eras=frozenset(Era),
         instructions=None,
         init_duration_ms=int((time.monotonic() - began_at) * 1000),
-        title=description.title,
+        title=conversion.title,
         api=ApiFacts(target, facts, content, credentials),
     )
 
@@ -163,15 +212,23 @@ async def reach_api(connection: ConnectionSpec, guard: UrlGuard, limits: Reading
     await reach(connection.url, guard, limits)
 
 
-async def _allowed(
-    tools: tuple[ConvertedTool, ...], guard: UrlGuard, timeout_seconds: float
-) -> tuple[list[ConvertedTool], list[Problem]]:
-    """Leave out tools whose operations are at other places than the API, where none may be called.
+def _key(
+    content: bytes, url: str | None, source: ApiSource, base_url: str | None, most: int
+) -> str:
+    """Return what determines the conversion of a description without other files."""
+    text = json.dumps([url, source.include, source.exclude, base_url, most], default=str)
+    return hashlib.sha256(content).hexdigest() + text
+
+
+async def _refused(
+    places: Mapping[str, tuple[str, str]], guard: UrlGuard, timeout_seconds: float
+) -> tuple[frozenset[str], list[Problem]]:
+    """Return the tools whose operations are at other places, where none may be called.
 
     What a name leads to is looked at again with each call: of a name that cannot be resolved now
     the tools stay.
     """
-    urls = {origin_of(tool.base_url): tool.base_url for tool in tools if tool.base_url}
+    urls = {origin_of(url): url for url, _ in places.values()}
     refused: dict[str, str] = {}
 
     async def look(origin: str, url: str) -> None:
@@ -187,26 +244,24 @@ async def _allowed(
         async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as group:
             for origin, url in checked:
                 group.create_task(look(origin, url))
-    left, problems = [], []
-    for tool in tools:
-        reason = refused.get(origin_of(tool.base_url)) if tool.base_url else None
-        if reason is None:
-            left.append(tool)
-        else:
-            where = origin_of(tool.base_url or "")
-            told = f"is at {where}, where it may not be called: {reason}{LEFT_OUT}"
-            problems.append(Problem(tool.place, told))
-    return left, problems
+    names, problems = set(), []
+    for name, (url, place) in places.items():
+        where = origin_of(url)
+        if where in refused:
+            names.add(name)
+            told = f"is at {where}, where it may not be called: {refused[where]}{LEFT_OUT}"
+            problems.append(Problem(place, told))
+    return frozenset(names), problems
 
 
-def _misplaced(description: Description, headers: Iterable[str]) -> str | None:
+def _misplaced(described: Mapping[str, SecurityScheme], headers: Iterable[str]) -> str | None:
     """Return how a key must be sent that is stored and is sent otherwise; None if it may be right.
 
     Args:
-        description: Of the API.
+        described: The security schemes.
         headers: Names of those that are sent.
     """
-    schemes = list(description.security_schemes.values())
+    schemes = list(described.values())
     sent = {name.lower() for name in headers}
     if not schemes or "authorization" not in sent or any(one.kind != "apiKey" for one in schemes):
         return None
@@ -321,8 +376,13 @@ async def _others(bundle: Bundle, url: str | None, fetcher: DescriptionFetcher) 
 
 
 def _convert(
-    bundle: Bundle, url: str | None, others: _Files, source: ApiSource
-) -> tuple[Description, Converted, list[Operation]]:
+    bundle: Bundle,
+    url: str | None,
+    others: _Files,
+    source: ApiSource,
+    base_url: str | None,
+    max_definition_bytes: int,
+) -> Conversion:
     description = describe(
         bundle.document,
         url=url,
@@ -335,7 +395,39 @@ def _convert(
         tuple(Rule.model_validate(one) for one in source.exclude),
     )
     selected = [one for one in description.operations if selection.holds(one)]
-    return description, tools_of(description, selection), selected
+    converted = tools_of(description, selection)
+    snapshot = take([tool.definition for tool in converted.tools], None, max_definition_bytes)
+    external = {tool.name: tool.external_id for tool in converted.tools}
+    named = _server_of(description)
+    schemes = {
+        name: scheme.model_dump(mode="json", exclude_defaults=True)
+        for name, scheme in description.security_schemes.items()
+    }
+    facts: JsonObject = {
+        "openapi": description.openapi,
+        "operations": len(description.operations),
+        "security_schemes": cast("JsonValue", schemes),
+    }
+    optional = {"title": description.title, "version": description.version, "server": named}
+    return Conversion(
+        snapshot=replace(
+            snapshot,
+            tools=tuple(
+                replace(tool, external_id=external.get(tool.name)) for tool in snapshot.tools
+            ),
+        ),
+        places={
+            tool.name: (tool.base_url, tool.place) for tool in converted.tools if tool.base_url
+        },
+        problems=(*others.problems, *description.problems, *converted.problems),
+        named=named,
+        credentials=described_credentials(
+            description.security_schemes, selected, base_url or named or ""
+        ),
+        schemes=description.security_schemes,
+        title=description.title,
+        facts=facts | {name: value for name, value in optional.items() if value},
+    )
 
 
 def _server_of(description: Description) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,6 +32,9 @@ from registry.upstream.headers import upstream_headers
 from registry.upstream.loops import Instance
 from registry.upstream.masking import without_sent
 from registry.upstream.values import ReadingLimits, UpstreamReading, UpstreamTarget
+
+if TYPE_CHECKING:
+    from registry.sync.api_discovery import Conversions
 
 log = structlog.get_logger()
 
@@ -69,6 +73,7 @@ class DiscoveryService:
         self._settings = settings
         self._clock = clock
         self._duration = metrics.discovery_duration
+        self._conversions: Conversions | None = None
         self._freed = freed
 
     async def discover(
@@ -102,10 +107,15 @@ class DiscoveryService:
     ) -> Discovered:
         most = self._settings.server_max_definition_bytes
         if connection.api is not None:
-            from registry.sync.api_discovery import read_api  # noqa: PLC0415 - as below
+            # As below.
+            from registry.sync.api_discovery import Conversions, read_api  # noqa: PLC0415
 
+            if self._conversions is None:
+                self._conversions = Conversions()
             limits = self._limits(connection)
-            found = await read_api(connection, connection.api, self._guard, limits, most)
+            found = await read_api(
+                connection, connection.api, self._guard, limits, most, self._conversions
+            )
             if progress is not None:
                 progress(len(found.snapshot.tools))
             return found

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from scripts.bench import (
     access,
     approvals,
+    beside,
     calls,
     definitions,
     embeddings,
@@ -57,6 +58,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "lists": listing.section,
     "search": search.section,
     "rest": rest.section,
+    "beside": beside.section,
     "embeddings": embeddings.section,
     "finding": finding.section,
 }
@@ -69,8 +71,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each figure")
     parser.add_argument("--only", type=_sections, default=[*SECTIONS], metavar=",".join(SECTIONS))
     parser.add_argument("--long", action="store_true", help="the full 200,000 calls and sessions")
+    parser.add_argument(
+        "--fastmcp", help="interpreter of an environment of its own that has FastMCP"
+    )
     options = parser.parse_args()
-    plan = Plan(options.seconds, options.rounds, options.long)
+    plan = Plan(options.seconds, options.rounds, options.long, options.fastmcp)
     report = Report()
     began_at = time.monotonic()
     report.section(_machine())

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from typing_extensions import override
 
 from registry.core.json import JsonObject
 from registry.openapi.bundles import MAX_FILES, bundled
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ApiSource, ConnectionSpec, Discovered, Transport
-from registry.sync.api_discovery import read_api
+from registry.sync.api_discovery import Conversion, Conversions, read_api
 from registry.upstream.errors import (
     UnsafeAddressError,
     UpstreamConnectError,
@@ -74,7 +75,55 @@ async def read(host: ScriptedApi, path: str = "/openapi.json", **source: Any) ->
     """Read a description of the host, or the one that is given."""
     source = source or {"url": host.url + path}
     connection = ConnectionSpec(url="", transport=Transport.OPENAPI)
-    return await read_api(connection, ApiSource(**source), GUARD, LIMITS, 1_000_000)
+    return await read_api(connection, ApiSource(**source), GUARD, LIMITS, 1_000_000, Conversions())
+
+
+class Counted(Conversions):
+    """Counts what is converted and kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = 0
+
+    @override
+    def keep(self, key: str, conversion: Conversion) -> None:
+        self.kept += 1
+        super().keep(key, conversion)
+
+
+async def test_a_description_without_news_is_not_converted_again(host: ScriptedApi) -> None:
+    made = Counted()
+    exclude = ({"method": "get"},)
+    document = json.dumps(described()).encode()
+    connection = ConnectionSpec(url="", transport=Transport.OPENAPI)
+
+    async def once(**source: Any) -> Discovered:
+        source = {"document": document, **source}
+        return await read_api(connection, ApiSource(**source), GUARD, LIMITS, 1_000_000, made)
+
+    first, second = await once(), await once()
+    assert made.kept == 1
+    nothing = await once(exclude=exclude)
+    assert made.kept == 2
+
+    assert first.snapshot == second.snapshot
+    assert first.api is not None
+    assert second.api is not None
+    assert first.api.facts == second.api.facts
+    assert [tool.external_id for tool in first.snapshot.tools] == ["readX"]
+    assert nothing.snapshot.tools == ()
+
+
+async def test_a_description_of_fetched_files_is_converted_each_time(host: ScriptedApi) -> None:
+    made = Counted()
+    serves(host, {"/openapi.json": referring("q.json"), "/q.json": {"type": "string"}})
+    source = ApiSource(url=f"{host.url}/openapi.json")
+    connection = ConnectionSpec(url="", transport=Transport.OPENAPI)
+
+    found = await read_api(connection, source, GUARD, LIMITS, 1_000_000, made)
+
+    assert made.kept == 0
+    assert [tool.name for tool in found.snapshot.tools] == ["readX"]
 
 
 async def test_a_description_of_several_files_is_read_whole(host: ScriptedApi) -> None:

@@ -99,7 +99,7 @@ def measured(name: str, found: Loaded, tools: Sequence[ConvertedTool]) -> Measur
     whole = Measured(name, version, operations(document), len(found.converted.tools))
     for tool in tools:
         whole.tried += 1
-        reason, example = _judgement(found, tool)
+        reason, example = judgement(found, tool)
         if reason is None:
             whole.accepted += 1
         else:
@@ -135,7 +135,7 @@ def generated(
     return arguments(schema, seed, is_full=is_full, plain=plain)
 
 
-def _judgement(found: Loaded, tool: ConvertedTool) -> tuple[str | None, str]:
+def judgement(found: Loaded, tool: ConvertedTool) -> tuple[str | None, str]:
     """Return why the requests of a tool are not accepted; None if they are."""
     schema = tool.definition["inputSchema"]
     jsonschema_rs.meta.validate({"$schema": DIALECT, **members(schema)})
