@@ -146,11 +146,13 @@ def _judged(
     theirs: _Counts,
 ) -> None:
     from registry.openapi.binding import binding_of  # noqa: PLC0415 - not for other sections
-    from registry.upstream.rest.requests import RestRequest  # noqa: PLC0415
     from tests.rest.real.arguments import arguments  # noqa: PLC0415
-    from tests.rest.real.judge import HOST as API  # noqa: PLC0415
-    from tests.rest.real.judge import judged, refusals  # noqa: PLC0415
-    from tests.rest.real.measured import SEEDS, judgement  # noqa: PLC0415
+    from tests.rest.real.measured import (  # noqa: PLC0415
+        SEEDS,
+        judgement,
+        narrow_arguments,
+        refused_request,
+    )
 
     numbers = {(one["method"], one["path"]): place for place, one in enumerate(converted)}
     for tool in sample:
@@ -164,20 +166,19 @@ def _judged(
         for seed, is_full in SEEDS:
             try:
                 schema = converted[place]["schema"]
-                given = arguments(schema, seed, is_full=is_full, plain=frozenset())
+                plain = narrow_arguments(binding)
+                given = arguments(schema, seed, is_full=is_full, plain=plain)
                 sent = side.ask(tool=place, arguments=given)
                 if "error" in sent:
                     reason = str(sent["error"])
                     break
-                headers = {name.title(): value for name, value in sent["headers"]}
-                request = RestRequest(
-                    sent["method"],
-                    API,
-                    sent["target"],
-                    headers,
-                    base64.b64decode(sent["content"]) or None,
+                refused = refused_request(
+                    found,
+                    tool,
+                    (sent["method"], sent["target"]),
+                    {name.title(): value for name, value in sent["headers"]},
+                    base64.b64decode(sent["content"]),
                 )
-                refused = refusals(judged(found.judge, binding, path), binding, request)
             except Exception as exc:  # noqa: BLE001 - of generator, judge or a path that is none
                 refused = [f"{type(exc).__name__}"]
             if refused:

@@ -14,7 +14,7 @@ from registry.openapi.binding import Location, OperationBinding, binding_of
 from registry.openapi.description import describe
 from registry.openapi.documents import load
 from registry.openapi.tools import Converted, ConvertedTool, Selection, tools_of
-from registry.upstream.rest.requests import ArgumentError, Operation
+from registry.upstream.rest.requests import ArgumentError, Operation, RestRequest
 from tests.rest.real.arguments import NoArgumentsError, arguments
 from tests.rest.real.judge import HOST, METHODS, judged, refusals
 
@@ -123,6 +123,13 @@ def generated(
     Raises:
         NoArgumentsError: None were found.
     """
+    schema = members(tool.definition["inputSchema"])
+    plain = narrow_arguments(binding)
+    return arguments(schema, seed, is_full=is_full, plain=plain)
+
+
+def narrow_arguments(binding: OperationBinding) -> frozenset[str]:
+    """Return the arguments whose places carry plain text alone."""
     plain = frozenset(
         one.argument
         for one in binding.parameters
@@ -131,8 +138,22 @@ def generated(
     if binding.body is not None:
         narrow = {name for name, part in binding.body.parts.items() if part.style in NARROW_STYLES}
         plain |= {argument for argument, name in binding.body.properties.items() if name in narrow}
-    schema = members(tool.definition["inputSchema"])
-    return arguments(schema, seed, is_full=is_full, plain=plain)
+    return plain
+
+
+def refused_request(
+    found: Loaded,
+    tool: ConvertedTool,
+    line: tuple[str, str],
+    headers: Mapping[str, str],
+    content: bytes,
+) -> list[str]:
+    """Return why a request that another program made for a tool's operation is refused."""
+    binding = binding_of(tool.definition)
+    assert binding is not None
+    method, target = line
+    request = RestRequest(method, HOST, target, headers, content or None)
+    return refusals(judged(found.judge, binding, found.paths[tool.external_id]), binding, request)
 
 
 def judgement(found: Loaded, tool: ConvertedTool) -> tuple[str | None, str]:
