@@ -1,4 +1,7 @@
-"""Acceptance scenarios of the catalog: stories 1 (separate collections) and 2 (matching)."""
+"""Acceptance scenarios of the catalog, by their numbers: separate collections, matching, upkeep.
+
+Those of story 3 about vectors are in `tests/search/embedding/test_links.py`.
+"""
 
 from typing import Any
 
@@ -7,7 +10,7 @@ from bson import ObjectId
 
 from packages.models.catalog import KEY_INDEX
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
-from tests.fakes.plain_upstream import PlainUpstream
+from tests.fakes.plain_upstream import ECHO, PlainUpstream
 from tests.fakes.rest import Rest
 from tests.kit.waiting import until_async
 
@@ -244,8 +247,28 @@ async def test_an_entry_has_a_url_or_a_package(rest: Rest, identity: dict[str, A
     assert answer.status_code == 422
 
 
+@pytest.mark.requirement("R-193")
+async def test_3_1_and_3_2_added_and_removed_tools_leave_link_and_inherited_description(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    entry = await add(rest, url=upstream.url, description="Finds all.")
+    made = await register(rest, "workload", url=upstream.url)
+    shout = '{"name":"shout","inputSchema":{"type":"object"}}'
+    seen = []
+
+    for tools in (f"[{ECHO},{shout}]", f"[{shout}]"):
+        upstream.tools = tools
+        await rest.call(ALICE, "POST", f"/{made['id']}/refresh")
+        seen.append(await server(rest, made))
+
+    assert [one["tools"] for one in seen] == ["echo, shout", "shout"]
+    for one in seen:
+        assert one["registryServerId"] == entry["id"]
+        assert one["registryServerDescription"] == "Finds all."
+
+
 @pytest.mark.requirement("R-198")
-async def test_an_entry_that_comes_later_links_nothing_until_it_is_asked_for(
+async def test_3_4_an_entry_that_comes_later_links_nothing_until_it_is_asked_for(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
     made = await register(rest, "workload", url=upstream.url)
@@ -262,7 +285,7 @@ async def test_an_entry_that_comes_later_links_nothing_until_it_is_asked_for(
 
 
 @pytest.mark.requirement("R-199")
-async def test_another_url_or_package_links_relinks_and_unlinks_the_same_record(
+async def test_3_7_another_url_or_package_links_relinks_and_unlinks_the_same_record(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
     first = await add(rest, url=upstream.url)
@@ -288,7 +311,7 @@ async def test_another_url_or_package_links_relinks_and_unlinks_the_same_record(
 @pytest.mark.requirement("R-351")
 @pytest.mark.requirement("R-197")
 @pytest.mark.requirement("R-207")
-async def test_a_rename_and_a_removal_reach_all_linked_servers(
+async def test_3_6_and_3_3_a_rename_and_a_removal_reach_all_linked_servers(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
     entry = await add(rest, url=upstream.url, description="Of the entry.")

@@ -252,7 +252,7 @@ def _indexed(route: Route, listed: ListedServer | None, before: Indexed | None) 
         DocumentKey(Kind.SERVER, route.server_id),
         route.server_name,
         route.title,
-        None if words is None else words.description,
+        (None if words is None else words.description) or _description_of_tools(route),
         server_id=route.server_id,
         server_name=route.server_name,
         slug=route.slug,
@@ -278,6 +278,12 @@ def _indexed(route: Route, listed: ListedServer | None, before: Indexed | None) 
             continue
         documents[name] = _document(entry, route, context, shared[flag])
     return Indexed(route, listed, documents, server)
+
+
+def _description_of_tools(route: Route) -> str | None:
+    """Return the description of a server that has none, and inherits none: what its tools are."""
+    text = ", ".join(entry.name for entry in route.tools.values())
+    return f"Tools: {text}"[:MAX_DESCRIPTION_CHARACTERS] if text else None
 
 
 def _document(entry: ToolEntry, route: Route, context: str, traits: Traits) -> SearchDocument:
