@@ -60,12 +60,73 @@ class ImportResult:
 
 
 @dataclass(slots=True)
-class _Plan:
-    """What one transaction writes."""
+class _Versions:
+    """The versions of one server that one transaction writes.
 
-    new: list[ReadEntry] = field(default_factory=list)
-    changed: list[tuple[KnownEntry, ReadEntry]] = field(default_factory=list)
-    versions: list[tuple[KnownEntry, ReadEntry]] = field(default_factory=list)
+    Attributes:
+        known: What is stored; None for a server that is new.
+        latest: What becomes its latest version; None if the stored one stays.
+        others: Its other versions.
+    """
+
+    known: KnownEntry | None
+    latest: ReadEntry | None = None
+    others: list[ReadEntry] = field(default_factory=list)
+
+    @property
+    def version(self) -> str | None:
+        """Return what is its latest version by now."""
+        if self.latest is not None:
+            return self.latest.content.version
+        return None if self.known is None else self.known.version
+
+    def take(self, entry: ReadEntry) -> bool:
+        """Add a version; return whether it is the latest."""
+        if self.latest is None and self.known is None:
+            self.latest = entry
+            return True
+        if not _is_latest(entry, self.version):
+            self.others.append(entry)
+            return False
+        if self.latest is not None and self.latest.content.version != entry.content.version:
+            self.others.append(self.latest)
+        self.latest = entry
+        return True
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one transaction writes, by the name in the source."""
+
+    servers: dict[str, _Versions] = field(default_factory=dict)
+
+    @property
+    def new(self) -> list[tuple[ReadEntry, _Versions]]:
+        """Return the servers that are new, with their latest versions."""
+        return [
+            (one.latest, one)
+            for one in self.servers.values()
+            if one.known is None and one.latest is not None
+        ]
+
+    @property
+    def changed(self) -> list[tuple[KnownEntry, ReadEntry]]:
+        """Return the servers that have another latest version."""
+        return [
+            (one.known, one.latest)
+            for one in self.servers.values()
+            if one.known is not None and one.latest is not None
+        ]
+
+    @property
+    def versions(self) -> list[tuple[KnownEntry, ReadEntry]]:
+        """Return other versions of servers that are known."""
+        return [
+            (one.known, other)
+            for one in self.servers.values()
+            if one.known is not None
+            for other in one.others
+        ]
 
 
 Progress = Callable[[ImportResult, str | None], Awaitable[None]]
@@ -228,18 +289,9 @@ class ImportRunner:
                 result.report("broken", entry.place, entry.reason)
             else:
                 waiting.append(entry)
-        while waiting:
-            # Versions of one server go one after the other.
-            batch: dict[str, ReadEntry] = {}
-            later: list[ReadEntry] = []
-            for entry in waiting:
-                name = entry.content.name
-                if name in batch or len(batch) >= ENTRIES_AT_ONCE:
-                    later.append(entry)
-                else:
-                    batch[name] = entry
-            await self._write(source, list(batch.values()), result, claimed, dry_run=dry_run)
-            waiting = later
+        for at in range(0, len(waiting), ENTRIES_AT_ONCE):
+            batch = waiting[at : at + ENTRIES_AT_ONCE]
+            await self._write(source, batch, result, claimed, dry_run=dry_run)
 
     async def _write(
         self,
@@ -252,7 +304,7 @@ class ImportRunner:
     ) -> None:
         for attempt in range(WRITE_ATTEMPTS):
             counted = ImportResult()
-            plan = await self._plan(source, batch, counted, claimed)
+            plan = await self._plan(source, batch, counted, claimed, dry_run=dry_run)
             if not dry_run:
                 try:
                     await self._store(source, plan, SYNCHRONISER)
@@ -261,7 +313,7 @@ class ImportRunner:
                     if attempt == WRITE_ATTEMPTS - 1:
                         raise
                     continue
-            for entry in plan.new:
+            for entry, _ in plan.new:
                 claimed[f"name:{entry.content.name}"] = entry.content.name
                 for key in entry.content.keys:
                     claimed[key] = entry.content.name
@@ -276,6 +328,8 @@ class ImportRunner:
         batch: Sequence[ReadEntry],
         result: ImportResult,
         claimed: Mapping[str, str],
+        *,
+        dry_run: bool,
     ) -> _Plan:
         """Return what is to be written, and count it."""
         names = [entry.content.name for entry in batch]
@@ -286,15 +340,22 @@ class ImportRunner:
         }
         ours = {one.imported_name: one for one in found if one.source == source}
         taken = {one.name: one for one in found}
-        digests = {
+        digests: dict[tuple[str | None, str], str | None] = {
             (version.server_id, version.version): version.digest
-            for version in await self._catalog.versions_of([one.id for one in ours.values()])
+            for version in await self._catalog.digests_of([one.id for one in ours.values()])
         }
         held = dict(claimed)
         plan = _Plan()
         for entry in batch:
             content = entry.content
             known = ours.get(content.name)
+            planned = plan.servers.get(content.name)
+            # In a dry run, what was added in earlier batches is not stored.
+            is_ours = (
+                known is not None
+                or planned is not None
+                or (dry_run and f"name:{content.name}" in claimed)
+            )
             other = next(
                 (
                     holders[key].name
@@ -303,40 +364,45 @@ class ImportRunner:
                 ),
                 None,
             ) or next((held[key] for key in content.keys if key in held and known is None), None)
+            owner = content.name if known is None else known.id
+            version = content.version or UNVERSIONED
             if other is not None and other != content.name:
                 result.report(
                     "duplicates", entry.place, f"{content.name}: {other} has the same {_of(entry)}"
                 )
-            elif other is not None:
+            elif other is not None and not is_ours:
                 result.report(
                     "duplicates", entry.place, f"{content.name} is there from another source"
                 )
-            elif known is None and (content.name in taken or f"name:{content.name}" in held):
+            elif not is_ours and (content.name in taken or f"name:{content.name}" in held):
                 result.report("duplicates", entry.place, f"{content.name}: the name is taken")
-            elif known is None:
-                plan.new.append(entry)
-                held |= dict.fromkeys(content.keys, content.name)
-                result.counts["added"] += 1
-            elif digests.get((known.id, content.version or UNVERSIONED)) == entry.digest and (
-                content.version != known.version or known.digest == entry.digest
+            elif digests.get((owner, version)) == entry.digest and (
+                known is None
+                or planned is not None
+                or content.version != known.version
+                or known.digest == entry.digest
             ):
                 result.counts["unchanged"] += 1
-            elif _is_latest(entry, known):
-                plan.changed.append((known, entry))
-                result.counts["updated"] += 1
             else:
-                plan.versions.append((known, entry))
-                result.counts["versions"] += 1
+                versions = plan.servers.setdefault(content.name, _Versions(known))
+                is_new = not is_ours
+                is_latest = versions.take(entry)
+                digests[(owner, version)] = entry.digest
+                if known is None:
+                    held |= dict.fromkeys(content.keys, content.name)
+                updates = is_latest and known is not None
+                result.counts["added" if is_new else "updated" if updates else "versions"] += 1
         return plan
 
     async def _store(self, source: str, plan: _Plan, user: UserContext) -> None:
-        if not (plan.new or plan.changed or plan.versions):
+        if not plan.servers:
             return
 
         async def write(tx: Transaction) -> None:
             now = self._clock.now()
-            await self._catalog.insert_all(
-                [(entry.content, entry.digest) for entry in plan.new],
+            new = plan.new
+            ids = await self._catalog.insert_all(
+                [(entry.content, entry.digest) for entry, _ in new],
                 source=source,
                 user=user,
                 now=now,
@@ -355,10 +421,15 @@ class ImportRunner:
                     imported_name=entry.content.name,
                 )
                 await self._jobs.ensure_links(known.id, content.name, user, now, tx)
-            for known, entry in plan.versions:
-                await self._catalog.put_version(
-                    known.id, entry.content, entry.digest, now, tx, is_latest=False
-                )
+            others = [(known.id, entry) for known, entry in plan.versions]
+            others += [
+                (entry_id, other)
+                for entry_id, (_, versions) in zip(ids, new, strict=True)
+                for other in versions.others
+            ]
+            await self._catalog.put_former_versions(
+                [(entry_id, entry.content, entry.digest) for entry_id, entry in others], now, tx
+            )
 
         await self._database.transaction(write)
 
@@ -370,14 +441,14 @@ def _renamed(known: KnownEntry, content: CatalogContent) -> CatalogContent:
     return replace(content, name=known.name)
 
 
-def _is_latest(entry: ReadEntry, known: KnownEntry) -> bool:
-    """Whether an entry is the latest version of a known server."""
+def _is_latest(entry: ReadEntry, latest: str | None) -> bool:
+    """Whether an entry is the latest version of a server whose *latest* is known."""
     version = entry.content.version
-    if version == known.version:
+    if version == latest:
         return True
     if entry.is_latest is not None:
         return entry.is_latest
-    return is_newer(version, known.version)
+    return is_newer(version, latest)
 
 
 def _of(entry: ReadEntry) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
@@ -37,6 +37,7 @@ from registry.catalog.values import (
     CatalogVersionRow,
     KnownEntry,
     SourceRow,
+    VersionDigest,
 )
 from registry.core.json import dump_text
 
@@ -142,7 +143,7 @@ class CatalogRepository:
             raise _taken(exc, content) from exc
         entry_id = str(document["_id"])
         await self._put_tools(entry_id, content.tools or (), now, tx, is_new=True)
-        await self.put_version(entry_id, content, digest, now, tx)
+        await self._put_version(entry_id, content, digest, now, tx)
         return entry_id
 
     async def insert_all(
@@ -229,7 +230,7 @@ class CatalogRepository:
             return False
         if content.tools is not None:
             await self._put_tools(entry_id, content.tools, now, tx)
-        await self.put_version(entry_id, content, digest, now, tx)
+        await self._put_version(entry_id, content, digest, now, tx)
         return True
 
     async def delete(self, entry_id: str, revision: int, tx: Transaction) -> bool:
@@ -271,34 +272,54 @@ class CatalogRepository:
             found += await read_all(self._versions.find(query, projection_model=CatalogVersionRow))
         return sorted(found, key=_recency, reverse=True)
 
-    async def put_version(
+    async def digests_of(self, ids: Sequence[str]) -> list[VersionDigest]:
+        """Return the digests of all versions of some servers."""
+        found: list[VersionDigest] = []
+        for some in slices([ObjectId(one) for one in ids], NAMES_AT_ONCE):
+            query = {"server_id": {"$in": some}}
+            found += await read_all(self._versions.find(query, projection_model=VersionDigest))
+        return found
+
+    async def _put_version(
         self,
         entry_id: str,
         content: CatalogContent,
         digest: str | None,
         now: datetime,
         tx: Transaction,
-        *,
-        is_latest: bool = True,
     ) -> None:
-        """Store one version of a server; as the latest, it takes the place of the former."""
-        document = self._version_document(entry_id, content, digest, now, is_latest=is_latest)
+        """Store the latest version of a server; it takes the place of the former."""
+        document = self._version_document(entry_id, content, digest, now)
         del document["_id"]
         of_server = {"server_id": document["server_id"]}
+        former = {**of_server, "is_latest": True, "version": {"$ne": document["version"]}}
+        await self._version_rows.update_many(former, {"$set": {"is_latest": False}}, session=tx)
         key = {**of_server, "version": document["version"]}
-        if is_latest:
-            former = {**of_server, "is_latest": True, "version": {"$ne": document["version"]}}
-            await self._version_rows.update_many(
-                former, {"$set": {"is_latest": False}}, session=tx
-            )
         await self._version_rows.update_one(key, {"$set": document}, upsert=True, session=tx)
-        if not is_latest:
-            # Whoever asks for what changed since gets this version too.
-            await self._rows.update_one(
-                {"_id": document["server_id"]},
-                {"$set": {"updated_at": now}, "$inc": {"revision": 1}},
-                session=tx,
-            )
+
+    async def put_former_versions(
+        self,
+        versions: Sequence[tuple[str, CatalogContent, str]],
+        now: datetime,
+        tx: Transaction,
+    ) -> None:
+        """Store versions of servers, by id and with their digests, that are not the latest."""
+        if not versions:
+            return
+        writes: list[UpdateOne] = []
+        for entry_id, content, digest in versions:
+            document = self._version_document(entry_id, content, digest, now, is_latest=False)
+            del document["_id"]
+            key = {name: document[name] for name in ("server_id", "version")}
+            writes.append(UpdateOne(key, {"$set": document}, upsert=True))
+        await self._version_rows.bulk_write(writes, session=tx)
+        # Whoever asks for what changed since gets these versions too.
+        ids = list(dict.fromkeys(ObjectId(entry_id) for entry_id, _, _ in versions))
+        await self._rows.update_many(
+            {"_id": {"$in": ids}},
+            {"$set": {"updated_at": now}, "$inc": {"revision": 1}},
+            session=tx,
+        )
 
     async def known_by_names(self, names: Sequence[str], source: str) -> list[KnownEntry]:
         """Return the servers with these names, their own or those that *source* gave them."""

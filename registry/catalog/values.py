@@ -137,6 +137,14 @@ class CatalogVersionRow(Projection):
     updated_at: StoredTime = None
 
 
+class VersionDigest(Projection):
+    """What tells whether a version of a server of the catalog is stored."""
+
+    server_id: StoredId = None
+    version: Annotated[str, PlainValidator(_required_text)]
+    digest: StoredText = None
+
+
 class CatalogHead(Projection):
     """What tells whether a server of the catalog changed."""
 

@@ -82,7 +82,7 @@ class Installation:
             return Dying(inner, writes, left, is_written=is_written)
 
         fetcher = RegistryFetcher(UrlGuard(()), connect_timeout_seconds=1, total_timeout_seconds=1)
-        inside = ("insert_all", "update", "put_version", "require_source", "note_imported")
+        inside = ("insert_all", "update", "put_former_versions", "require_source", "note_imported")
         return ImportRunner(
             dying(self.database, "transaction"),
             dying(self.catalog, *inside),
@@ -257,3 +257,31 @@ async def test_links_that_follow_are_right_after_a_kill_at_any_write(
     dangling = {"registry.registry_server_id": ObjectId(entry_id)}
     count = await database.collection("mcpservers").count_documents(dangling)
     assert count == (0 if is_removed else 210)
+
+
+async def test_the_versions_of_one_server_are_written_a_hundred_at_once(
+    database: Database,
+) -> None:
+    here, left = Installation(database), [0]
+    remotes = [{"type": "streamable-http", "url": "https://one.example/mcp"}]
+    servers = [
+        {"name": "io.example/one", "version": f"1.{number}.0", "remotes": remotes}
+        for number in range(250)
+    ]
+    content = json.dumps({"servers": servers}).encode()
+
+    tried = await here.runner([0], is_written=False).import_document("test", content, dry_run=True)
+    first = await here.runner(left, is_written=False).import_document("test", content)
+    before = await here.stored()
+    second = await here.runner([0], is_written=False).import_document("test", content)
+
+    # Three transactions of three to four writes, and the source's two; not one a version.
+    assert left == [-15]
+    assert dict(first.counts) == {"added": 1, "versions": 247, "updated": 2}
+    assert sum(tried.counts.values()) == 250
+    assert dict(second.counts) == {"unchanged": 250}
+    assert await here.stored() == before
+    (row,) = await here.catalog.rows()
+    assert row.version == "1.249.0"
+    versions = await here.catalog.versions(row.id)
+    assert [one.version for one in versions if one.is_latest] == ["1.249.0"]

@@ -173,7 +173,7 @@ async def test_fault_6_tools_that_did_not_change_are_not_embedded_again(rest: Re
 
     for document in replica.documents().values():
         # As after a restart, or a reading that found the same.
-        replica.feeder.note([document], [])
+        replica.feeder.note([document.key], [])
     await replica.settle()
 
     assert model.calls == []
