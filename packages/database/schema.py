@@ -20,6 +20,7 @@ from packages.models.audit import (
 from packages.models.budgets import BudgetDocument
 from packages.models.catalog import (
     CatalogJob,
+    CatalogRemoval,
     CatalogServer,
     CatalogSource,
     CatalogTool,
@@ -79,6 +80,7 @@ OWN_DOCUMENTS = (
     CatalogServer,
     CatalogTool,
     CatalogVersion,
+    CatalogRemoval,
     CatalogSource,
     CatalogJob,
 )

@@ -160,6 +160,35 @@ class CatalogVersion(Document):
         ]
 
 
+class CatalogRemoval(Document):
+    """A server of the catalog that was removed, or had this name until it was renamed.
+
+    Attributes:
+        document: JSON text of the `server.json` of its latest version.
+        expires_at: When it is forgotten.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: NonEmptyText
+    version: NonEmptyText
+    document: NonEmptyText
+    published_at: datetime | None = None
+    removed_at: datetime
+    expires_at: datetime
+
+    class Settings:
+        """The collection, and its indexes."""
+
+        name = "catalog_removals"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("name", ASCENDING)], unique=True),
+            IndexModel([("removed_at", ASCENDING)]),
+            IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+        ]
+
+
 class CatalogSource(Document):
     """Where servers of the catalog were imported from.
 

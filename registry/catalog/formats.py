@@ -17,8 +17,16 @@ from pydantic import JsonValue
 
 from packages.models.states import CatalogKind, CatalogStatus
 from registry.catalog.errors import ImportUnreadableError
-from registry.catalog.identity import PACKAGE_KINDS, Package, is_loopback, keys_of
-from registry.catalog.values import CatalogContent, CatalogToolInput
+from registry.catalog.identity import (
+    MAX_NAME,
+    PACKAGE_KINDS,
+    Package,
+    is_loopback,
+    is_name,
+    keys_of,
+    normalised_url,
+)
+from registry.catalog.values import LATEST, CatalogContent, CatalogToolInput
 from registry.core.json import JsonObject, canonical_json, choice_of, members
 from registry.openapi.documents import load
 from registry.openapi.errors import DescriptionError
@@ -26,7 +34,7 @@ from registry.servers.credentials import has_secret
 
 OFFICIAL = "io.modelcontextprotocol.registry/official"
 PUBLISHER = "io.modelcontextprotocol.registry/publisher-provided"
-MAX_NAME = 200
+MAX_VERSION = 255
 MAX_TEXT = 8_192
 MAX_TAGS = 50
 MAX_TOOLS = 2_000
@@ -191,8 +199,11 @@ def _content(server: JsonObject, meta: JsonObject) -> CatalogContent:
     name = _line(server.get("name"))
     if name is None:
         raise _BrokenError("has no name")
-    if len(name) > MAX_NAME:
-        raise _BrokenError(f"has a name of more than {MAX_NAME} characters")
+    if not is_name(name):
+        raise _BrokenError(
+            f"has a name that is not namespace/name, of letters, digits, . _ and -, and up to "
+            f"{MAX_NAME} characters"
+        )
     remotes = [one for one in _objects(server.get("remotes")) if _line(one.get("url"))]
     packages = [one for one in map(_package, _objects(server.get("packages"))) if one]
     urls = [str(one["url"]).strip() for one in remotes]
@@ -202,9 +213,12 @@ def _content(server: JsonObject, meta: JsonObject) -> CatalogContent:
     if not urls and package is None:
         raise _BrokenError("has neither a remote with a URL nor a package with an identifier")
     keys = keys_of(urls, package)
-    if not keys:
-        raise _BrokenError("has no URL of http or https")
+    if not keys or any(normalised_url(url) is None for url in urls):
+        raise _BrokenError("has a URL that is none of http or https, with a host and a port")
     document = _current(server)
+    version = _line(document.get("version"))
+    if version is not None and (version == LATEST or len(version) > MAX_VERSION):
+        raise _BrokenError(f"has a version that is {LATEST!r} or too long")
     if len(orjson.dumps(document)) > MAX_DOCUMENT_BYTES:
         raise _BrokenError(f"has more than {MAX_DOCUMENT_BYTES} bytes")
     is_remote = keys[0].startswith("remote:")
@@ -221,7 +235,7 @@ def _content(server: JsonObject, meta: JsonObject) -> CatalogContent:
         package=None if is_remote else package,
         title=_line(server.get("title")),
         description=_text(server.get("description")),
-        version=_line(document.get("version")),
+        version=version,
         status=choice_of(CatalogStatus, stated) or CatalogStatus.ACTIVE,
         tags=_tags(extra.get("tags")),
         tools=_tools(extra.get("tools")),
@@ -308,11 +322,22 @@ def _of_toolhive(name: str, entry: JsonObject) -> JsonObject:
             {
                 "registryType": "oci",
                 "identifier": entry["image"],
-                "transport": {"type": entry.get("transport") or "stdio"},
+                "transport": _transport_of(entry),
                 "environmentVariables": _inputs(entry.get("env_vars")),
             }
         ]
     return {**made, "_meta": _publisher(entry)}
+
+
+def _transport_of(entry: JsonObject) -> JsonObject:
+    """Return how an image of ToolHive is spoken to."""
+    kind, port = entry.get("transport") or "stdio", entry.get("target_port")
+    if kind == "stdio":
+        return {"type": kind}
+    place = (
+        f"http://localhost:{port}" if isinstance(port, int) and port > 0 else "http://localhost"
+    )
+    return {"type": kind, "url": place}
 
 
 def _of_docker(name: str, entry: JsonObject) -> JsonObject:

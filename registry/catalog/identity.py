@@ -18,6 +18,11 @@ SCHEMES = ("http", "https")
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 """A variable in a URL or a header of a `server.json`."""
 
+NAME = re.compile(r"(?:[A-Za-z0-9.-]+/)?[A-Za-z0-9._-]+")
+MAX_NAME = 200
+HOST = re.compile(r"[^\s/\\?#@<>\"^`{|}%\[\]:]+")
+MAX_PORT = 65_535
+
 PACKAGE_KINDS = {"docker": "oci"}
 """Former names of kinds of packages."""
 
@@ -58,27 +63,37 @@ def normalised_url(url: str) -> str | None:
     if scheme not in SCHEMES or not parts.netloc:
         return None
     user, at, place = parts.netloc.rpartition("@")
+    place_ = _place(place, scheme)
+    if place_ is None:
+        return None
     query = f"?{parts.query}" if parts.query else ""
-    return f"{scheme}://{user}{at}{_place(place, scheme)}{parts.path or '/'}{query}"
+    return f"{scheme}://{user}{at}{place_}{parts.path or '/'}{query}"
 
 
-def _place(place: str, scheme: str) -> str:
-    """Return host and port spelled alike."""
-    host, port = place, ""
-    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", place)
-    if found is not None:
-        host, port = found.group(1), found.group(2) or ""
-    host = _host(host)
+def _place(place: str, scheme: str) -> str | None:
+    """Return host and port spelled alike; None if they are none."""
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*|\{[^{}]*\}))?", place)
+    if found is None:
+        return None
+    host, port = _host(found.group(1)), found.group(2) or ""
+    if host is None:
+        return None
+    if VARIABLE.fullmatch(port):
+        return f"{host}:{port}"
+    if port and not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) <= MAX_PORT):
+        return None
     is_default = port == "" or int(port) == DEFAULT_PORTS[scheme]
     return host if is_default else f"{host}:{int(port)}"
 
 
-def _host(host: str) -> str:
+def _host(host: str) -> str | None:
     if host.startswith("["):
         try:
             return f"[{ipaddress.ip_address(host[1:-1])}]"
         except ValueError:
-            return host.lower()
+            return None
+    if not HOST.fullmatch(VARIABLE.sub("x", host)):
+        return None
     if VARIABLE.search(host):
         return host.lower()
     try:
@@ -100,6 +115,30 @@ def is_loopback(url: str) -> bool:
 def has_variables(text: str) -> bool:
     """Whether a URL or header has variables."""
     return VARIABLE.search(text) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether a server of the catalog can have this name: `namespace/name`, or a plain name."""
+    return (
+        len(name) <= MAX_NAME
+        and NAME.fullmatch(name) is not None
+        # Paths that lead elsewhere.
+        and all(part.strip(".") for part in name.split("/"))
+    )
+
+
+def fits(key: str, template: str) -> bool:
+    """Whether a key is that of a URL which a key with variables gives for some values."""
+    if not template.startswith("remote:") or not has_variables(template):
+        return False
+    place_ends = template.find("/", len("remote:https://"))
+    pattern, at = "", 0
+    for found in VARIABLE.finditer(template):
+        pattern += re.escape(template[at : found.start()])
+        # Values are percent-encoded in a path; in a host they are parts of a name, or a port.
+        pattern += r"[A-Za-z0-9.-]+" if found.start() < place_ends else r"[^/?#&]+"
+        at = found.end()
+    return re.fullmatch(pattern + re.escape(template[at:]), key) is not None
 
 
 def keys_of(urls: Sequence[str], package: Package | None) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ jobs, in batches. Source: docs/decisions/0071-links-to-the-catalog.md.
 
 from packages.database.client import Transaction
 from registry.catalog.errors import DuplicateCatalogEntriesError
-from registry.catalog.identity import Package, remote_key
+from registry.catalog.identity import Package, fits, remote_key
 from registry.catalog.repository import CatalogRepository
-from registry.catalog.values import package_of
-from registry.core.json import JsonObject
+from registry.catalog.values import CatalogEntry, package_of
+from registry.core.json import JsonObject, members
 from registry.servers.reconciliation.catalog_links import CatalogLink
 
 MAX_DESCRIPTION = 2_000
@@ -27,6 +27,29 @@ def key_of(config: JsonObject, package: object) -> str | None:
         return None if found is None else found.key
     url = config.get("url")
     return remote_key(url) if isinstance(url, str) and url else None
+
+
+def is_instance(entry: CatalogEntry, key: str | None) -> bool:
+    """Whether a server with this key is one of a server of the catalog that no key names.
+
+    Its URL is one with variables, whose values the key has, or it is another of its packages.
+    """
+    if key is None:
+        return False
+    document = entry.server_json
+    remotes, packages = document.get("remotes"), document.get("packages")
+    for remote in remotes if isinstance(remotes, list) else []:
+        url = members(remote).get("url")
+        known = remote_key(url) if isinstance(url, str) else None
+        if known is not None and (known == key or fits(key, known)):
+            return True
+    for package in packages if isinstance(packages, list) else []:
+        stored = members(package)
+        kind, identifier = stored.get("registryType"), stored.get("identifier")
+        is_package = isinstance(kind, str) and isinstance(identifier, str)
+        if is_package and Package(str(kind), str(identifier)).key == key:
+            return True
+    return False
 
 
 class CatalogLinks:
@@ -52,6 +75,15 @@ class CatalogLinks:
         if not found:
             return None
         return await self.to(found[0].id, tx)
+
+    async def kept(
+        self, entry_id: str, config: JsonObject, package: object, tx: Transaction
+    ) -> CatalogLink | None:
+        """Return the link of a server that has one, if it is still an instance of that entry."""
+        entry = await self._catalog.get(entry_id, tx)
+        if entry is None or not is_instance(entry, key_of(config, package)):
+            return None
+        return await self.to(entry_id, tx)
 
     async def to(self, entry_id: str, tx: Transaction) -> CatalogLink | None:
         """Return the link to one server of the catalog; None if it was removed."""

@@ -6,11 +6,11 @@ The only writer of `mcpservers_registry`, `tools_registry`, `catalog_versions` a
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import ReplaceOne, ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
@@ -19,6 +19,7 @@ from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
 from packages.database.slices import slices
 from packages.models.catalog import (
     NAME_INDEX,
+    CatalogRemoval,
     CatalogServer,
     CatalogSource,
     CatalogTool,
@@ -31,6 +32,7 @@ from registry.catalog.values import (
     CatalogContent,
     CatalogEntry,
     CatalogHead,
+    CatalogRemovalRow,
     CatalogRow,
     CatalogToolInput,
     CatalogToolRow,
@@ -45,6 +47,10 @@ NAMES_AT_ONCE = 50
 """The embedded database compares each document that it finds with all names of a query."""
 
 MAX_DUPLICATES = 5
+REMOVALS_KEPT = timedelta(days=90)
+"""How long others can ask what was removed."""
+
+MAX_REMOVALS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class CatalogRepository:
         self._tools = database.document(CatalogTool)
         self._versions = database.document(CatalogVersion)
         self._sources = database.document(CatalogSource)
+        self._removals = database.document(CatalogRemoval)
+        self._removal_rows = self._removals.get_pymongo_collection()
         self._rows = self._servers.get_pymongo_collection()
         self._tool_rows = self._tools.get_pymongo_collection()
         self._version_rows = self._versions.get_pymongo_collection()
@@ -243,6 +251,41 @@ class CatalogRepository:
         await self._tool_rows.delete_many(of_server, session=tx)
         await self._version_rows.delete_many(of_server, session=tx)
         return True
+
+    async def note_removed(
+        self, entries: Sequence[CatalogEntry], now: datetime, tx: Transaction
+    ) -> None:
+        """Keep what those who follow the catalog need of servers that it has no more."""
+        writes = [
+            ReplaceOne(
+                {"name": entry.name},
+                self._removal_document(entry, now),
+                upsert=True,
+            )
+            for entry in entries
+        ]
+        if writes:
+            await self._removal_rows.bulk_write(writes, session=tx)
+
+    def _removal_document(self, entry: CatalogEntry, now: datetime) -> Doc:
+        document = as_stored(
+            self._removals(
+                name=entry.name,
+                version=entry.version or UNVERSIONED,
+                document=entry.document or "{}",
+                published_at=entry.published_at,
+                removed_at=now,
+                expires_at=now + REMOVALS_KEPT,
+            )
+        )
+        document.pop("_id", None)
+        return document
+
+    async def removals(self, since: datetime | None) -> list[CatalogRemovalRow]:
+        """Return what was removed since then, or as far back as it is known."""
+        query: Doc = {} if since is None else {"removed_at": {"$gte": since}}
+        found = self._removals.find(query, projection_model=CatalogRemovalRow).limit(MAX_REMOVALS)
+        return await read_all(found)
 
     async def tools(self, entry_id: str) -> list[CatalogToolRow]:
         """Return the tools of a server, by name."""

@@ -17,21 +17,45 @@ from pydantic.alias_generators import to_camel
 
 from packages.models.states import CatalogKind, CatalogStatus
 from registry.access.policy import ServerScope
-from registry.catalog.identity import Package, keys_of, normalised_url
+from registry.catalog.identity import Package, is_name, keys_of, normalised_url
 from registry.catalog.presenter import listed_package
-from registry.catalog.values import CatalogContent, CatalogFilter, CatalogToolInput, ImportRequest
+from registry.catalog.values import (
+    LATEST,
+    CatalogContent,
+    CatalogFilter,
+    CatalogToolInput,
+    ImportRequest,
+)
 from registry.core.json import JsonObject
 from registry.core.text import ONE_LINE, ObjectIdText, Tag
 from registry.servers.credentials import has_secret
 from registry.servers.schemas import Description, PackageInput, ServerName, Title, Url
 from registry.web.pages import PageNumber, Pagination, PerPage
 
+
+def _name(name: str) -> str:
+    if not is_name(name):
+        raise ValueError("must be <reversed domain>/<server>, of letters, digits, . _ and -")
+    return name
+
+
+def _version(version: str) -> str:
+    if version == LATEST or "/" in version:
+        raise ValueError("must be one version, without /, and not `latest`")
+    return version
+
+
 EntryName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=200),
+    AfterValidator(_name),
     Field(description="Unique name, usually `<reversed domain>/<server>`."),
 ]
-Version = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=255)]
+Version = Annotated[
+    str,
+    StringConstraints(pattern=ONE_LINE, min_length=1, max_length=255),
+    AfterValidator(_version),
+]
 SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 """The release of `server.json` that entries made here are written in."""
 
@@ -63,6 +87,8 @@ class CatalogToolBody(_Wire):
 
 
 def _without_secret(url: str) -> str:
+    if normalised_url(url) is None or " " in url:
+        raise ValueError("must be an HTTP URL with a host, and a port up to 65535 if it has one")
     if has_secret(url):
         raise ValueError("must not contain a secret: everybody who reads the catalog sees it")
     return url
@@ -88,9 +114,6 @@ class CatalogServerBody(_Wire):
     def _is_of_one_kind(self) -> Self:
         if (self.url is None) == (self.package is None):
             msg = "either url or package is required, and not both"
-            raise ValueError(msg)
-        if self.url is not None and normalised_url(self.url) is None:
-            msg = "url must be an HTTP URL with a host"
             raise ValueError(msg)
         return self
 

@@ -33,7 +33,7 @@ from registry.catalog.formats import entries_in
 from registry.catalog.identity import keys_of
 from registry.catalog.importing import ImportResult, ImportRunner, Progress, packed
 from registry.catalog.jobs import CatalogJobRecord, CatalogJobs, CatalogTask
-from registry.catalog.links import key_of
+from registry.catalog.links import is_instance, key_of
 from registry.catalog.presenter import listed_package, recorded
 from registry.catalog.registering import default_name, filled, package_to_record
 from registry.catalog.repository import CatalogRepository, taken_key
@@ -338,6 +338,8 @@ class CatalogService:
             )
             if not is_written:
                 return False
+            if content.name != entry.name:
+                await self._catalog.note_removed([entry], now, tx)
             if follows:
                 await self._jobs.ensure_links(entry.id, content.name, user, now, tx)
             after = await self._catalog.get(entry.id, tx)
@@ -368,6 +370,7 @@ class CatalogService:
                 if not await self._catalog.delete(entry.id, entry.revision, tx):
                     return False
                 now = self._clock.now()
+                await self._catalog.note_removed([entry], now, tx)
                 await self._jobs.ensure_links(entry.id, entry.name, user, now, tx)
                 await self._record(AuditAction.DELETE, entry, None, user, tx)
                 return True
@@ -431,6 +434,8 @@ class CatalogService:
             if server_ids is not None and server.id not in server_ids:
                 continue
             outcome = _outcome(server, entries)
+            if outcome == "unlinked" and await self._is_kept(server):
+                outcome = "unchanged"
             try:
                 # Also where nothing changes: who may not see a server does not learn of it.
                 await self._servers.require_editable(server.id, user)
@@ -447,6 +452,12 @@ class CatalogService:
             counts[str(outcome)] += 1
         log.info("catalog_matched", user_id=user.user_id, **counts)
         return MatchReport(counts, problems)
+
+    async def _is_kept(self, server: ServerRecord) -> bool:
+        """Whether a linked server that no key matches is still an instance of its entry."""
+        entry = await self._catalog.get(str(server.registry.get("registry_server_id")))
+        key = key_of(server.config, server.registry.get("package"))
+        return entry is not None and is_instance(entry, key)
 
     async def _require(self, entry_id: str) -> CatalogEntry:
         entry = await self._catalog.get(entry_id)

@@ -137,6 +137,16 @@ class CatalogVersionRow(Projection):
     updated_at: StoredTime = None
 
 
+class CatalogRemovalRow(Projection):
+    """What is left of a server of the catalog that was removed or renamed."""
+
+    name: Annotated[str, PlainValidator(_required_text)]
+    version: Annotated[str, PlainValidator(_required_text)]
+    document: StoredText = None
+    published_at: StoredTime = None
+    removed_at: StoredTime = None
+
+
 class VersionDigest(Projection):
     """What tells whether a version of a server of the catalog is stored."""
 

@@ -307,6 +307,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.catalog_left_out = Counter(
+            "catalog_left_out",
+            "Versions of servers, or parts of them, that fit no `server.json` and are not served.",
+            ("extent",),
+            registry=self.registry,
+        )
+
     def _add_search(self) -> None:
         self.search_durations = Histogram(
             "search_duration_seconds",

@@ -92,6 +92,10 @@ def build_catalog(
         clock=clock,
     )
     subregistry = SubregistryService(
-        catalog, table, storage.repositories.visible, base_url=settings.base_url
+        catalog,
+        table,
+        storage.repositories.visible,
+        base_url=settings.base_url,
+        left_out=metrics.catalog_left_out,
     )
     return CatalogParts(service, worker, subregistry)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from registry.catalog.identity import Package, keys_of, remote_key
+from registry.catalog.identity import Package, fits, keys_of, remote_key
 
 PATHS = some.text(some.characters(blacklist_characters="#?\r\n\t", codec="utf-8"), max_size=20)
 
@@ -73,3 +73,28 @@ def test_a_loopback_url_says_nothing_where_there_is_a_package() -> None:
     assert keys_of(["http://localhost:3001/sse"], package) == ("container:oci:mcp/tool",)
     assert keys_of(["http://localhost:3001/sse"], None) == ("remote:http://localhost:3001/sse",)
     assert keys_of(["https://a.example"], package) == ("remote:https://a.example/",)
+
+
+@pytest.mark.parametrize(
+    ("url", "template", "expected"),
+    [
+        ("https://eu.x.example/a%2Fb/mcp", "https://{region}.x.example/{tenant}/mcp", True),
+        ("https://x.example:81/mcp", "https://{host}:{port}/mcp", True),
+        ("https://x.example/a/b/mcp", "https://x.example/{tenant}/mcp", False),
+        ("https://evil.example/mcp", "https://{region}.x.example/mcp", False),
+        ("https://x.example/mcp", "https://x.example/mcp", False),
+    ],
+)
+def test_a_url_fits_one_with_variables(url: str, template: str, *, expected: bool) -> None:
+    key, known = remote_key(url), remote_key(template)
+
+    assert key is not None
+    assert known is not None
+    assert fits(key, known) is expected
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example:99999/", "https://a.example:x/", "https://a b/", "https://[::x]/"]
+)
+def test_a_url_with_a_host_or_port_that_is_none_has_no_key(url: str) -> None:
+    assert remote_key(url) is None

@@ -118,6 +118,12 @@ def value_of(page: str, name: str) -> float:
         ("description", "\ud800", "cannot be stored"),
         ("remotes", [{"url": "https://me:secret@a.example/mcp"}], "a URL with a secret"),
         ("remotes", [{"url": "https://a.example/mcp?api_key=secret"}], "a URL with a secret"),
+        ("remotes", [{"url": "https://a.example:99999/mcp"}], "none of http"),
+        ("remotes", [{"url": "https://a b.example/mcp"}], "none of http"),
+        ("name", "a b", "a name that is not"),
+        ("name", "io.ex/../../x", "a name that is not"),
+        ("name", "io.ex/..", "a name that is not"),
+        ("version", "latest", "a version that is 'latest'"),
     ],
 )
 async def test_an_odd_entry_is_broken_and_the_next_one_read(

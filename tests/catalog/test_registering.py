@@ -211,3 +211,25 @@ async def test_an_entry_is_registered_linked_and_its_secret_encrypted(
     assert stored is not None
     assert stored["config"]["url"] == upstream.url + "?tenant=a%26b"
     assert "K3y-of-mine" not in f"{stored}{made.text}"
+
+
+@pytest.mark.wire
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_server_stays_linked_while_its_url_fits_the_one_with_variables(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    entry_id = await imported(rest, upstream.url + "?tenant={tenant}")
+    values = {"tenant": "a", "api_key": "K3y-of-mine"}
+    made = await rest.ask(
+        ALICE, "POST", f"/catalog/servers/{entry_id}/register", json={"variables": values}
+    )
+    path = f"/servers/{made.json()['id']}"
+
+    matched = await rest.ask(ALICE, "POST", "/catalog/match")
+    links = []
+    for url in (upstream.url + "?tenant=b", upstream.url + "?other=b"):
+        changed = await rest.ask(ALICE, "PATCH", path, json={"url": url})
+        links.append(changed.json().get("registryServerId"))
+
+    assert (matched.json()["unchanged"], matched.json()["unlinked"]) == (1, 0)
+    assert links == [entry_id, None]

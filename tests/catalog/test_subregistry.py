@@ -64,7 +64,7 @@ async def test_a_page_has_the_form_of_the_official_registry(several: Rest) -> No
         "$schema": "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json",
         "name": "io.example/a",
         "version": "1.0.0",
-        "description": "",
+        "description": "io.example/a",
         "remotes": [{"type": "streamable-http", "url": "https://a.example/mcp"}],
     }
     assert (meta["status"], meta["isLatest"]) == ("active", True)
@@ -134,6 +134,59 @@ async def test_what_changed_since_is_listed_with_deleted_servers(several: Rest) 
     assert named(changed) == [("io.example/b", "0.9.0")]
     assert ("io.example/c", "1.0.0") in named(everything)
     assert named(nothing) == []
+
+
+async def test_what_was_removed_or_renamed_is_listed_as_deleted(several: Rest) -> None:
+    listed_ = (await several.ask(ROOT, "GET", "/catalog/servers")).json()["servers"]
+    paths = {one["name"]: f"/catalog/servers/{one['id']}" for one in listed_}
+    before = timestamp(several.parts.clock.now())
+
+    await several.ask(ROOT, "DELETE", paths["io.example/a"])
+    await several.ask(ROOT, "PATCH", paths["org.other/d"], json={"name": "org.other/e"})
+
+    changed = await ask(several, ALICE, updated_since=before)
+    gone = await ask(several, ALICE, "/servers/io.example/a/versions/latest", include_deleted=True)
+    assert [
+        (one["server"]["name"], one["_meta"][OFFICIAL]["status"])
+        for one in changed.json()["servers"]
+    ] == [("io.example/a", "deleted"), ("org.other/d", "deleted"), ("org.other/e", "active")]
+    assert gone.json()["server"]["remotes"][0]["url"] == "https://a.example/mcp"
+    assert ("io.example/a", "1.0.0") not in named(await ask(several, ALICE))
+
+
+async def test_servers_that_a_caller_cannot_see_any_more_are_deleted_for_them_alone(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    shared = await rest.register(ROOT, "shared", upstream.url, scope="shared_app")
+    gone = await rest.register(ROOT, "gone", f"{upstream.url}?a=1", scope="shared_app")
+    await rest.register(ALICE, "mine", f"{upstream.url}?b=1", scope="private_user")
+    await rest.follow()
+    seen = named(await ask(rest, BEN))
+    before = timestamp(rest.parts.clock.now())
+
+    await rest.ask(ROOT, "PATCH", f"/servers/{shared['id']}", json={"scope": "private_user"})
+    await rest.ask(ROOT, "DELETE", f"/servers/{gone['id']}")
+    await rest.follow()
+    found = [
+        (one["server"]["name"], one["_meta"][OFFICIAL]["status"])
+        for one in (await ask(rest, BEN, updated_since=before)).json()["servers"]
+    ]
+    admins = named(await ask(rest, ROOT))
+
+    assert [name for name, _ in seen] == ["127.0.0.1/gone", "127.0.0.1/shared"]
+    assert found == [("127.0.0.1/gone", "deleted"), ("127.0.0.1/shared", "deleted")]
+    assert [name for name, _ in admins] == ["127.0.0.1/mine", "127.0.0.1/shared"]
+
+
+async def test_plain_names_are_served_below_this_registrys_namespace(rest: Rest) -> None:
+    docker = {"registry": {"time": {"image": "mcp/time", "description": "Tells the time."}}}
+    await imported(rest, docker)
+
+    (one,) = (await ask(rest, ALICE)).json()["servers"]
+    again = await ask(rest, ALICE, "/servers/127.0.0.1/time/versions/latest")
+
+    assert one["server"]["name"] == "127.0.0.1/time"
+    assert again.json() == one
 
 
 async def test_versions_of_a_server_are_listed_and_read(several: Rest) -> None:

@@ -358,6 +358,34 @@ async def test_a_secret_in_a_url_is_refused(rest: Rest) -> None:
     assert [answer.json()["details"][0]["field"] for answer in (new, changed)] == ["url", "url"]
 
 
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"name": "a b"},
+        {"name": "io.ex/../../x"},
+        {"name": "io.ex/.."},
+        {"url": "https://a.example:99999/mcp"},
+        {"url": "https://a.example:0/mcp"},
+        {"url": "https://a b.example/mcp"},
+        {"version": "latest"},
+        {"version": "1/2"},
+    ],
+)
+async def test_names_urls_and_versions_of_other_forms_are_refused(
+    rest: Rest, member: dict[str, str]
+) -> None:
+    entry = await add(rest, url="https://example.com/mcp")
+    body = {"name": "io.example/two", "url": "https://two.example/mcp", **member}
+
+    new = await rest.ask(ROOT, "POST", "/catalog/servers", json=body)
+    changed = await rest.ask(ROOT, "PATCH", f"/catalog/servers/{entry['id']}", json=member)
+
+    assert [answer.status_code for answer in (new, changed)] == [422, 422]
+    assert [answer.json()["details"][0]["field"] for answer in (new, changed)] == [
+        next(iter(member))
+    ] * 2
+
+
 async def test_an_outdated_etag_is_refused(rest: Rest) -> None:
     entry = await add(rest, url="https://example.com/mcp")
     path = f"/catalog/servers/{entry['id']}"

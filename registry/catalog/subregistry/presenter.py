@@ -15,13 +15,9 @@ from pydantic import JsonValue
 
 from packages.models.states import CatalogStatus
 from registry.catalog.formats import OFFICIAL
+from registry.catalog.subregistry.conformance import conforming
 from registry.core.json import JsonObject, members
 from registry.core.text import timestamp
-
-SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
-
-MAX_DESCRIPTION = 100
-"""Characters of a description in `server.json`; longer ones fail the validation of clients."""
 
 OWN_VERSION = "1.0.0"
 """Of servers that are registered here and have no entry in the catalog: a version is required."""
@@ -37,8 +33,10 @@ class Facts:
     updated_at: datetime | None
 
 
-def present_server(document: JsonObject, facts: Facts, gateway: Sequence[str]) -> JsonObject:
-    """Return one version of a server.
+def present_server(
+    document: JsonObject, facts: Facts, gateway: Sequence[str]
+) -> tuple[JsonObject | None, Sequence[str]]:
+    """Return one version of a server, and what of it cannot be served; None if nothing can.
 
     Args:
         document: Its `server.json`.
@@ -46,12 +44,12 @@ def present_server(document: JsonObject, facts: Facts, gateway: Sequence[str]) -
         gateway: URLs of its instances at this gateway; they take the place of its own remotes and
             packages.
     """
-    shown: JsonObject = {"$schema": SCHEMA, **document}
-    description = document.get("description")
-    shown["description"] = _short(description if isinstance(description, str) else "")
     if gateway:
-        shown.pop("packages", None)
-        shown["remotes"] = [_remote(url) for url in gateway]
+        published = {name: one for name, one in document.items() if name != "packages"}
+        document = {**published, "remotes": [_remote(url) for url in gateway]}
+    shown, problems = conforming(document)
+    if shown is None:
+        return None, problems
     updated = facts.updated_at or facts.published_at
     registry: JsonObject = {"status": facts.status.value, "isLatest": facts.is_latest}
     for name, moment in (
@@ -65,7 +63,7 @@ def present_server(document: JsonObject, facts: Facts, gateway: Sequence[str]) -
     own = {name: value for name, value in meta.items() if name != OFFICIAL}
     if own:
         shown["_meta"] = own
-    return {"server": shown, "_meta": {OFFICIAL: registry}}
+    return {"server": shown, "_meta": {OFFICIAL: registry}}, problems
 
 
 def _remote(url: str) -> JsonValue:
@@ -86,18 +84,21 @@ def _remote(url: str) -> JsonValue:
     }
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_DESCRIPTION else f"{line[: MAX_DESCRIPTION - 3]}..."
-
-
 def own_document(name: str, title: str | None, description: str | None) -> JsonObject:
     """Return the `server.json` of a server that is registered here without an entry."""
     document: JsonObject = {"name": name, "version": OWN_VERSION}
     if title is not None:
-        document["title"] = title[:MAX_DESCRIPTION]
+        document["title"] = title
     document["description"] = description or title or f"{name} at this gateway"
     return document
+
+
+def served_name(name: str, namespace: str) -> str:
+    """Return a name of the form that clients read: a plain one is below *namespace*."""
+    if "/" in name:
+        return name
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return f"{namespace}/{plain}"
 
 
 def namespace_of(base_url: str) -> str:

@@ -15,6 +15,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Protocol
 
+import structlog
+from prometheus_client import Counter
+
 from packages.models.states import CatalogStatus
 from registry.auth.identity import UserContext
 from registry.catalog.errors import CatalogServerNotFoundError, CatalogVersionNotFoundError
@@ -25,13 +28,25 @@ from registry.catalog.subregistry.presenter import (
     namespace_of,
     own_document,
     present_server,
+    served_name,
 )
-from registry.catalog.values import LATEST, CatalogRow, CatalogVersionRow, json_text
+from registry.catalog.values import (
+    LATEST,
+    CatalogRemovalRow,
+    CatalogRow,
+    CatalogVersionRow,
+    json_text,
+)
 from registry.core.cursor import BadCursorError
 from registry.core.json import JsonObject
-from registry.servers.storage.inventory import ListedServer
+from registry.servers.storage.inventory import FormerServer, ListedServer
 from registry.servers.values import ServerStatus
 from registry.tools.naming import slug_of
+
+log = structlog.get_logger()
+
+MAX_REPORTED = 10_000
+"""Versions that are remembered as reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +77,43 @@ class SeenServers(Protocol):
     def listed(self, user: UserContext) -> list[ListedServer]:
         """Return those that *user* may see."""
 
+    def former(self, user: UserContext) -> list[FormerServer]:
+        """Return what *user* could see, as it was before a change or removal."""
+
+    def moved_at(self) -> Mapping[str, datetime]:
+        """Return when it changed who may see a server, by its id, as far as it is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A server: of the catalog with its instances, or one that is registered here alone."""
+    """A server: of the catalog with its instances, or one that is registered here alone.
+
+    Attributes:
+        removal: What is left of a server of the catalog.
+        gone_at: When the caller could see the registered server last.
+        moved: When it changed who may see its instances.
+    """
 
     name: str
     entry: CatalogRow | None
     instances: tuple[ListedServer, ...] = ()
+    removal: CatalogRemovalRow | None = None
+    gone_at: datetime | None = None
+    moved: datetime | None = None
 
     @property
     def moved_at(self) -> datetime | None:
-        """Return when its instances changed last."""
+        """Return when its instances changed last, or who may see them."""
         moments = [one.seen.version for one in self.instances]
+        moments += [self.moved, self.gone_at]
+        moments.append(None if self.removal is None else self.removal.removed_at)
         return max((moment for moment in moments if isinstance(moment, datetime)), default=None)
 
     def passes(self, narrowed: ListFilter) -> bool:
         """Whether the list has versions of it."""
         status = CatalogStatus.ACTIVE if self.entry is None else self.entry.status
+        if self.removal is not None or self.gone_at is not None:
+            status = CatalogStatus.DELETED
         if status is CatalogStatus.DELETED and not narrowed.with_deleted:
             return False
         if narrowed.search is not None and narrowed.search not in self.name.casefold():
@@ -103,6 +137,7 @@ class SubregistryService:
 
     Args:
         base_url: Of this registry; paths of the gateway are below it.
+        left_out: Counts what does not fit the schema and is not served.
     """
 
     def __init__(
@@ -112,12 +147,15 @@ class SubregistryService:
         servers: SeenServers,
         *,
         base_url: str,
+        left_out: Counter,
     ) -> None:
         self._catalog = catalog
         self._entries = entries
         self._servers = servers
         self._base_url = base_url.rstrip("/")
         self._namespace = namespace_of(base_url)
+        self._left_out = left_out
+        self._reported: set[tuple[str, str, tuple[str, ...]]] = set()
 
     async def page(
         self, user: UserContext, narrowed: ListFilter, cursor: str | None, limit: int
@@ -129,7 +167,7 @@ class SubregistryService:
             ListsOutdatedError: The database has been unavailable for too long.
         """
         after = None if cursor is None else _read_cursor(cursor)
-        items = self._items(user)
+        items = await self._items(user, narrowed)
         start = 0 if after is None else bisect.bisect_left(items, after[0], key=_name_of)
         passing = (item for item in items[start:] if item.passes(narrowed))
         found: list[_Version] = []
@@ -173,19 +211,20 @@ class SubregistryService:
     async def _named(
         self, user: UserContext, name: str, *, with_deleted: bool
     ) -> Sequence[_Version]:
-        items = self._items(user)
+        narrowed = ListFilter(with_deleted=with_deleted)
+        items = await self._items(user, narrowed)
         at = bisect.bisect_left(items, name, key=_name_of)
         if at == len(items) or items[at].name != name:
             raise CatalogServerNotFoundError
-        narrowed = ListFilter(with_deleted=with_deleted)
         (versions,) = await self._versions_of([items[at]])
         kept = [one for one in versions if _takes(one, narrowed)]
         if not kept:
             raise CatalogServerNotFoundError
         return kept
 
-    def _items(self, user: UserContext) -> list[_Item]:
+    async def _items(self, user: UserContext, narrowed: ListFilter) -> list[_Item]:
         """Return all that *user* may see, by name."""
+        moved = self._servers.moved_at() if narrowed.since is not None else {}
         instances: dict[str, list[ListedServer]] = {}
         own: dict[str, ListedServer] = {}
         for server in self._servers.listed(user):
@@ -193,17 +232,72 @@ class SubregistryService:
                 continue
             if server.words.catalog_id is None:
                 slug = slug_of(server.effective_path) or server.seen.name
-                own.setdefault(f"{self._namespace}/{slug}", server)
+                own.setdefault(served_name(slug, self._namespace), server)
             else:
                 instances.setdefault(server.words.catalog_id, []).append(server)
+        entry_moves = self._entry_moves(user, instances, moved)
         items = [
-            _Item(row.name, row, tuple(instances.get(row.id, ()))) for row in self._entries.rows()
+            _Item(row.name, row, tuple(instances.get(row.id, ())), moved=entry_moves.get(row.id))
+            for row in self._entries.rows()
+            if "/" in row.name
         ]
-        if own:
-            taken = {item.name for item in items}
-            items += [_Item(name, None, (one,)) for name, one in own.items() if name not in taken]
+        taken = {item.name for item in items}
+        others = [_Item(name, None, (one,), moved=moved.get(one.id)) for name, one in own.items()]
+        # Lists of Docker and ToolHive have plain names.
+        others += [
+            _Item(served_name(row.name, self._namespace), row, tuple(instances.get(row.id, ())))
+            for row in self._entries.rows()
+            if "/" not in row.name
+        ]
+        others += await self._gone(user, narrowed)
+        for item in others:
+            if item.name not in taken:
+                taken.add(item.name)
+                items.append(item)
+        if others:
             items.sort(key=_name_of)
         return items
+
+    def _entry_moves(
+        self,
+        user: UserContext,
+        instances: Mapping[str, Sequence[ListedServer]],
+        moved: Mapping[str, datetime],
+    ) -> Mapping[str, datetime]:
+        """Return when it changed which instances of an entry *user* sees, by its id."""
+        if not moved:
+            return {}
+        moments = [
+            (entry_id, moved[one.id])
+            for entry_id, some in instances.items()
+            for one in some
+            if one.id in moved
+        ]
+        moments += [
+            (former.server.words.catalog_id, former.until)
+            for former in self._servers.former(user)
+            if former.server.words.catalog_id is not None
+        ]
+        found: dict[str, datetime] = {}
+        for entry_id, moment in moments:
+            found[entry_id] = max(moment, found.get(entry_id, moment))
+        return found
+
+    async def _gone(self, user: UserContext, narrowed: ListFilter) -> list[_Item]:
+        """Return what was removed, and what *user* may not see any more, as far as it is known."""
+        if not narrowed.with_deleted:
+            return []
+        found = [_Item(row.name, None, removal=row) for row in await self._removed(narrowed)]
+        for former in self._servers.former(user):
+            server = former.server
+            if server.words.catalog_id is None and server.status is not ServerStatus.INACTIVE:
+                slug = slug_of(server.effective_path) or server.seen.name
+                name = served_name(slug, self._namespace)
+                found.append(_Item(name, None, (server,), gone_at=former.until))
+        return found
+
+    async def _removed(self, narrowed: ListFilter) -> list[CatalogRemovalRow]:
+        return await self._catalog.removals(narrowed.since)
 
     async def _versions_of(self, items: Sequence[_Item]) -> list[list[_Version]]:
         ids = [item.entry.id for item in items if item.entry is not None]
@@ -216,11 +310,19 @@ class SubregistryService:
         self, item: _Item, stored: Mapping[str, Sequence[CatalogVersionRow]]
     ) -> Iterator[_Version]:
         urls = [f"{self._base_url}{one.effective_path}" for one in item.instances]
+        if item.removal is not None:
+            removal = item.removal
+            document = {**json_text(removal.document), "name": item.name}
+            gone = Facts(CatalogStatus.DELETED, True, removal.published_at, removal.removed_at)
+            yield from self._shown(item.name, removal.version, document, gone, ())
+            return
         if item.entry is None:
             words = item.instances[0].words
             document = own_document(item.name, words.title, words.description)
-            facts = Facts(CatalogStatus.ACTIVE, True, item.moved_at, item.moved_at)
-            yield _Version(item.name, OWN_VERSION, facts, present_server(document, facts, urls))
+            status = CatalogStatus.ACTIVE if item.gone_at is None else CatalogStatus.DELETED
+            facts = Facts(status, True, item.moved_at, item.moved_at)
+            urls = urls if item.gone_at is None else []
+            yield from self._shown(item.name, OWN_VERSION, document, facts, urls)
             return
         for row in stored.get(item.entry.id, ()):
             moments = [row.updated_at, item.moved_at if row.is_latest else None]
@@ -229,8 +331,42 @@ class SubregistryService:
             facts = Facts(status, row.is_latest, row.published_at, changed)
             # People may have renamed it; a server has one name in all its versions.
             document = {**json_text(row.document), "name": item.name}
-            shown = present_server(document, facts, sorted(urls) if row.is_latest else ())
-            yield _Version(item.name, row.version, facts, shown)
+            gateway = sorted(urls) if row.is_latest else ()
+            yield from self._shown(item.name, row.version, document, facts, gateway)
+
+    def _shown(
+        self,
+        name: str,
+        version: str,
+        document: JsonObject,
+        facts: Facts,
+        gateway: Sequence[str],
+    ) -> Iterator[_Version]:
+        """Yield a version, unless it cannot be served."""
+        shown, problems = present_server(document, facts, gateway)
+        if problems:
+            self._report(name, version, problems, is_served=shown is not None)
+        if shown is not None:
+            yield _Version(name, version, facts, shown)
+
+    def _report(
+        self, name: str, version: str, problems: Sequence[str], *, is_served: bool
+    ) -> None:
+        """Log what is left out, once for each version and process."""
+        key = (name, version, tuple(problems))
+        if key in self._reported:
+            return
+        if len(self._reported) >= MAX_REPORTED:
+            self._reported.clear()
+        self._reported.add(key)
+        self._left_out.labels("part" if is_served else "version").inc()
+        log.info(
+            "catalog_version_left_out",
+            name=name,
+            version=version,
+            is_served=is_served,
+            problems=list(problems),
+        )
 
 
 def _name_of(item: _Item) -> str:

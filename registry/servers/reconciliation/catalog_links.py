@@ -30,5 +30,14 @@ class CatalogMatcher(Protocol):
             RegistryError: Several servers of the catalog match; it names them.
         """
 
+    async def kept(
+        self, entry_id: str, config: JsonObject, package: object, tx: Transaction
+    ) -> CatalogLink | None:
+        """Return the link of a server that `match` has none for, and that is linked already.
+
+        It stays where the server's URL is one of the entry's with values for its variables, or
+        its package another one of the entry's.
+        """
+
     async def to(self, entry_id: str, tx: Transaction) -> CatalogLink | None:
         """Return the link to one server of the catalog; None if it was removed."""

@@ -500,7 +500,10 @@ class ServerStore:
         if self._catalog is None:
             return {}, []
         after = changed_record(server, writes, tuple(removed))
-        link = await self._catalog.match(after.config, after.registry.get("package"), tx)
+        package, linked = after.registry.get("package"), server.registry.get("registry_server_id")
+        link = await self._catalog.match(after.config, package, tx)
+        if link is None and linked is not None:
+            link = await self._catalog.kept(str(linked), after.config, package, tx)
         members_ = _link_members(link)
         gone = [
             f"registry.{name}"

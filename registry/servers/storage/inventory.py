@@ -5,9 +5,9 @@ for the documents of one page. The value of a server is replaced as a whole and 
 See docs/decisions/0032-lists-from-memory.md.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple
@@ -111,6 +111,30 @@ class ListedServer:
     def id(self) -> str:
         """Return its ObjectId."""
         return self.seen.id
+
+
+class FormerServer(NamedTuple):
+    """A server as it was before a change of who may see it, or before its removal.
+
+    Attributes:
+        until: When it ended.
+    """
+
+    server: ListedServer
+    until: datetime
+
+
+MAX_FORMER = 2_000
+
+
+def _is_seen_otherwise(former: ListedServer, later: ListedServer) -> bool:
+    """Whether others may see it, or it is found elsewhere."""
+    return (
+        former.facts != later.facts
+        or former.status is not later.status
+        or former.effective_path != later.effective_path
+        or former.words.catalog_id != later.words.catalog_id
+    )
 
 
 def owner_words(server: ServerRecord) -> OwnerWords:
@@ -263,6 +287,7 @@ class Inventory:
         self._servers: dict[str, ListedServer] = {}
         self._in_order: list[ListedServer] | None = None
         self._tools: list[ListedTool] = []
+        self._former: deque[FormerServer] = deque(maxlen=MAX_FORMER)
         # Servers whose entries in `_tools` are outdated.
         self._outdated: set[str] = set()
 
@@ -285,6 +310,9 @@ class Inventory:
             former, later = self._servers.pop(server_id, None), servers.get(server_id)
             if later is not None:
                 self._servers[server_id] = later
+            if former is not None and (later is None or _is_seen_otherwise(former, later)):
+                bare = replace(former, tools=(), text="")
+                self._former.append(FormerServer(bare, self._clock.now()))
             before = former.tools if former is not None else ()
             if before is not (later.tools if later is not None else ()):
                 self._outdated.add(server_id)
@@ -312,6 +340,10 @@ class Inventory:
     def server(self, server_id: str) -> ListedServer | None:
         """Return a server, however old the inventory is."""
         return self._servers.get(server_id)
+
+    def former(self) -> Sequence[FormerServer]:
+        """Return servers as they were, the latest last: the last few that this process saw."""
+        return tuple(self._former)
 
     def tools(self, server_ids: Collection[str]) -> Sequence[ListedTool]:
         """Return the tools of some servers in the order of their ids, that of insertion.

@@ -19,7 +19,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.core.search import best_first, words_of
-from registry.servers.storage.inventory import Inventory, ListedServer
+from registry.servers.storage.inventory import FormerServer, Inventory, ListedServer
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
     FUNCTIONS,
@@ -90,6 +90,22 @@ class VisibleServers:
             ListsOutdatedError: The database has been unavailable for too long.
         """
         return [server for server, _ in self._seen(user)]
+
+    def former(self, user: UserContext) -> list[FormerServer]:
+        """Return what *user* could see, as it was before a change or removal, latest last.
+
+        As far as this process has seen it happen.
+        """
+        sees_private = self._admin_sees_private
+        return [
+            one
+            for one in self._inventory.former()
+            if evaluate(user, one.server.facts, admin_sees_private=sees_private).bits & VIEW_BIT
+        ]
+
+    def moved_at(self) -> dict[str, datetime]:
+        """Return when it changed who may see a server, by its id, as far as it is known."""
+        return {one.server.id: one.until for one in self._inventory.former()}
 
     def rights(self, user: UserContext) -> dict[str, int]:
         """Return what *user* may do with each server that they see. No database.
