@@ -81,10 +81,38 @@ def test_a_server_of_the_catalog_is_registered_matched_and_removed(
 
     assert (refused.exit_code, "variables.team" in refused.stderr) == (1, True)
     assert (server["serverName"], server["registryServerName"], linked) == ("our-demo", NAME, 1)
-    # The template is the key of the entry, which the filled-in URL does not have.
-    assert matched["unlinked"] == 1
+    # Its URL is the entry's with a value for the variable.
+    assert (matched["unlinked"], matched["unchanged"]) == (0, 1)
     assert (asked.exit_code, removed.stdout) == (1, f"{NAME} is removed\n")
     assert printed("catalog", "list") == []
+
+
+def test_what_an_entry_asks_for_is_shown_with_the_command(demo: Path) -> None:
+    printed("catalog", "import", str(demo))
+
+    result = run("catalog", "show", NAME)
+
+    assert result.exit_code == 0, result.output
+    assert "variables.team (required)" in result.stdout
+    assert f"registry catalog register {NAME} --set team=VALUE" in result.stdout
+
+
+def test_headers_are_for_urls(demo: Path) -> None:
+    result = run("catalog", "import", str(demo), "--header", "Authorization=env:NOTHING")
+
+    assert (result.exit_code, "--header is for the URL" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"servers": "x"}', '{"servers": null}', "null", '{"data": {"servers": 7}}']
+)
+def test_what_only_looks_like_a_list_of_servers_is_an_error(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "odd.json"
+    file.write_text(content)
+
+    result = run("catalog", "import", str(file))
+
+    assert (result.exit_code, "no list of servers" in result.stderr) == (1, True)
 
 
 def test_entries_that_cannot_be_read_are_named_and_fail_the_import(tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 """Fetching of lists of servers from other registries, through the guard of upstream URLs."""
 
+from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from registry.catalog.errors import RegistryUnavailableError
+from registry.catalog.errors import ImportUnreadableError, RegistryUnavailableError
 from registry.core.errors import ValidationFailedError
 from registry.upstream.descriptions import DescriptionFetcher, origin_of
-from registry.upstream.errors import UnsafeAddressError, UpstreamError
+from registry.upstream.errors import (
+    UnsafeAddressError,
+    UpstreamError,
+    UpstreamRefusedError,
+    UpstreamTooLargeError,
+)
 from registry.upstream.guard import UrlGuard
 from registry.upstream.values import ReadingLimits
 
@@ -35,20 +41,37 @@ class RegistryFetcher:
             max_tools=0,
         )
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
         """Return a page or file.
+
+        Args:
+            url: Where it is.
+            headers: Credentials, which are sent to its origin alone.
 
         Raises:
             ValidationFailedError: The URL, or one that it leads to, may not be contacted.
+            ImportUnreadableError: It is too large.
             RegistryUnavailableError: It cannot be fetched.
         """
-        fetcher = DescriptionFetcher(self._guard, self._limits, {}, None)
+        origin = origin_of(url) if headers else None
+        fetcher = DescriptionFetcher(self._guard, self._limits, headers or {}, origin)
         try:
             fetched = await fetcher.fetch(url)
         except UnsafeAddressError as exc:
             raise ValidationFailedError("url", exc.message) from None
+        except UpstreamRefusedError:
+            raise RegistryUnavailableError(
+                f"{origin_of(url)} wants other credentials, or any: give them to the command "
+                "`registry catalog import` with --header"
+            ) from None
+        except UpstreamTooLargeError:
+            raise ImportUnreadableError(
+                f"{origin_of(url)} answers with more than {MAX_PAGE_BYTES // 2**20} MiB at once: "
+                "fetch the list of servers and import it as a file."
+            ) from None
         except UpstreamError as exc:
             reason = exc.message.replace("the description", "a list of servers")
+            reason = reason.replace("The description", "The list of servers")
             raise RegistryUnavailableError(f"{origin_of(url)} cannot be read: {reason}") from None
         return fetched.content or b""
 

@@ -99,6 +99,8 @@ def entries_in(content: bytes) -> EntryList:
     if not isinstance(document, dict):
         raise ImportUnreadableError(UNKNOWN)
     inner = document.get("data")
+    _check_lists(document)
+    _check_lists(members(inner))
     if isinstance(inner, dict) and ("servers" in inner or "remote_servers" in inner):
         return EntryList(_listed("data.", inner))
     if isinstance(document.get("registry"), dict):
@@ -113,6 +115,20 @@ def entries_in(content: bytes) -> EntryList:
     if "name" in document or "server" in document:
         return EntryList((("", document),))
     raise ImportUnreadableError(UNKNOWN)
+
+
+def _check_lists(document: JsonObject) -> None:
+    """Refuse what only looks like a list of servers.
+
+    Raises:
+        ImportUnreadableError: It does.
+    """
+    for name in ("servers", "remote_servers"):
+        listed = document.get(name, [])
+        # Registries written in Go answer null for an empty page.
+        is_empty_page = listed is None and "metadata" in document
+        if not isinstance(listed, list | dict) and not is_empty_page:
+            raise ImportUnreadableError(f"The document's `{name}` is no list of servers.")
 
 
 PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[^<>]*>")
@@ -133,7 +149,9 @@ def _parsed(content: bytes) -> JsonValue:
         # Docker's catalog is YAML.
         return load(content)
     except DescriptionError as exc:
-        raise ImportUnreadableError(f"The document cannot be read: {exc.reason}") from exc
+        raise ImportUnreadableError(
+            f"The list of servers cannot be read: it {exc.reason}"
+        ) from exc
 
 
 def _listed(where: str, document: JsonObject) -> tuple[tuple[str, JsonObject], ...]:

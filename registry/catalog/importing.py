@@ -235,6 +235,7 @@ class ImportRunner:
         source: str,
         url: str,
         *,
+        headers: Mapping[str, str] | None = None,
         full: bool = False,
         dry_run: bool = False,
         resume: str | None = None,
@@ -260,7 +261,7 @@ class ImportRunner:
         claimed: dict[str, str] = {}
         cursor = resume
         for _ in range(MAX_PAGES):
-            content = await self._fetcher.fetch(page_url(url, cursor, since))
+            content = await self._fetcher.fetch(page_url(url, cursor, since), headers)
             page = await asyncio.to_thread(entries_in, content)
             await self._take(source, page.read(), result, claimed, dry_run=dry_run)
             if page.next_cursor is not None and page.next_cursor == cursor:

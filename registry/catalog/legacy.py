@@ -5,8 +5,9 @@ transaction, and one that is there is compared with its row and left alone.
 """
 
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from registry.auth.identity import UserContext
 from registry.catalog.repository import CatalogRepository
@@ -15,10 +16,21 @@ from registry.catalog.service import CatalogService
 from registry.catalog.values import CatalogContent, CatalogEntry, CatalogToolInput
 from registry.core.errors import RegistryError, problems_of
 from registry.core.json import load_text
+from registry.core.text import ONE_LINE
 from registry.migration.values import SERVERS, Kind, OldServer, Outcome, Report, content_digest
+from registry.servers.credentials import masked_url
 
 PACKAGE_KIND = "oci"
 """Of its containers: all were images."""
+
+
+ANY_NAME = "any"
+OldName: TypeAdapter[str] = TypeAdapter(
+    Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=200),
+    ]
+)
 
 
 class LegacyEntries:
@@ -45,7 +57,7 @@ class LegacyEntries:
             Kind.CATALOG,
             Outcome.WOULD_IMPORT if dry_run else Outcome.IMPORTED,
             server.name,
-            f"of {server.identifier}",
+            f"of {masked_url(server.identifier or '')}",
             len(server.tools.tools),
             content_digest(
                 url,
@@ -95,7 +107,7 @@ def _content(server: OldServer) -> CatalogContent:
         ValidationError: It cannot be stored.
     """
     body: dict[str, object] = {
-        "name": server.name,
+        "name": ANY_NAME,
         "description": server.description,
         "tags": list(server.tags),
     }
@@ -104,6 +116,9 @@ def _content(server: OldServer) -> CatalogContent:
     elif server.identifier is not None:
         body["package"] = {"registryType": PACKAGE_KIND, "identifier": server.identifier}
     content = CatalogServerBody.model_validate(body).content()
+    # That layout took names of any form; they are kept, and served at /v0.1 under another.
+    name = OldName.validate_python(server.name)
+    content = replace(content, name=name, document={**content.document, "name": name})
     tools = [
         CatalogToolInput(tool.name, tool.title, tool.description, whole=load_text(tool.definition))
         for tool in server.tools.tools

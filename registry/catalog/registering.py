@@ -95,6 +95,29 @@ def filled(
     return Filled(str(remote["type"]), url, made)
 
 
+def asked_for(entry: CatalogEntry) -> dict[str, str | None]:
+    """Return what a server of the catalog asks for, as `variables.NAME` and `headers.NAME`.
+
+    With `required`, or `required: ` and the description; None for what can be left out.
+
+    Raises:
+        NotRegistrableError: It has no URL to connect to, or was deleted.
+        ValidationFailedError: It has no such remote.
+    """
+    remote = _remote_of(entry, None)
+    inputs = _Inputs({}, {})
+    _url(str(remote["url"]).strip(), members(remote.get("variables")), inputs)
+    _headers(remote, inputs)
+    return {
+        place: None
+        if place not in inputs.missing
+        else f"required: {inputs.missing[place]}"
+        if inputs.missing[place]
+        else "required"
+        for place in sorted(inputs.asked)
+    }
+
+
 def package_to_record(entry: CatalogEntry, number: int, inputs: Collection[str]) -> JsonObject:
     """Return a package of a server of the catalog, as a registration has it.
 

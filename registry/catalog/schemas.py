@@ -29,7 +29,15 @@ from registry.catalog.values import (
 from registry.core.json import JsonObject
 from registry.core.text import ONE_LINE, ObjectIdText, Tag
 from registry.servers.credentials import has_secret
-from registry.servers.schemas import Description, PackageInput, ServerName, Title, Url
+from registry.servers.schemas import (
+    Description,
+    HeaderName,
+    HeaderValue,
+    PackageInput,
+    ServerName,
+    Title,
+    Url,
+)
 from registry.web.pages import PageNumber, Pagination, PerPage
 
 
@@ -340,6 +348,14 @@ class ImportOptions(_Wire):
         default=False, description="Ask a registry for all entries, not for changed ones alone."
     )
     dry_run: bool = False
+
+
+class ImportCommand(ImportOptions):
+    """What a command imports: headers are sent and not stored."""
+
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=20)] = Field(
+        default_factory=dict
+    )
 
 
 class ImportBody(ImportOptions):

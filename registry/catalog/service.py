@@ -250,6 +250,7 @@ class CatalogService:
         return await self.imports.import_registry(
             request.source,
             request.url,
+            headers=request.headers,
             full=request.full,
             dry_run=request.dry_run,
             progress=progress,

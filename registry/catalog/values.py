@@ -293,6 +293,7 @@ class ImportRequest:
         source: Name of the source; its entries are known by it.
         full: Ask for all entries, also for those that were there at the last import.
         dry_run: Count, and write nothing.
+        headers: Credentials for the origin of *url*. They are not stored: a job has none.
     """
 
     source: str
@@ -300,3 +301,4 @@ class ImportRequest:
     document: bytes | None = field(default=None, repr=False)
     full: bool = False
     dry_run: bool = False
+    headers: Mapping[str, str] | None = field(default=None, repr=False)

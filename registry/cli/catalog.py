@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -29,8 +29,11 @@ from registry.cli.running import FAILED, NOT_FOUND, fail, run, services
 from registry.cli.servers import Owner, print_state
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from registry.catalog.importing import ImportResult
     from registry.catalog.values import CatalogEntry
+    from registry.core.json import JsonObject
     from registry.wiring.commands import CommandServices
 
 catalog = typer.Typer(help="Which MCP servers exist elsewhere.", no_args_is_help=True)
@@ -73,6 +76,13 @@ def catalog_import(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count the entries; store nothing.")
     ] = False,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE of a header for the registry's origin, the value as env:NAME, "
+            "file:PATH or -; it is not stored. Repeat for several."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add the servers of another registry or of a file to the catalog, and update those there.
@@ -81,15 +91,19 @@ def catalog_import(
     entries cannot be read.
     """
     is_url = location.lower().startswith(SCHEMES)
+    if header and not is_url:
+        fail("--header is for the URL of a registry or file")
+    headers = pairs(header, "--header")
 
     async def work() -> None:
-        from registry.catalog.schemas import ImportOptions  # noqa: PLC0415 - heavy imports
+        from registry.catalog.schemas import ImportCommand  # noqa: PLC0415 - heavy imports
         from registry.catalog.values import ImportRequest  # noqa: PLC0415
 
         document = None if is_url else _read(Path(location))
         name = source or (location if is_url else Path(location).name)
-        asked = validated(ImportOptions, {"source": name, "url": location if is_url else None})
-        request = ImportRequest(asked.source, asked.url, document, full, dry_run)
+        body = {"source": name, "url": location if is_url else None, "headers": headers}
+        asked = validated(ImportCommand, body)
+        request = ImportRequest(asked.source, asked.url, document, full, dry_run, asked.headers)
         async with services(changes=not dry_run) as built:
             result = await built.catalog.import_now(request, OPERATOR, progress=_note)
         if sys.stderr.isatty():
@@ -174,6 +188,7 @@ def catalog_show(entry: Entry, *, as_json: AsJson = False) -> None:
             # Schemas and documents are for programs.
             shown.pop("server")
             shown["tools"] = [tool.name for tool in seen.tools]
+            shown |= _how_to_register(seen.entry)
         show_fields(shown, as_json=as_json)
 
     run(work)
@@ -283,6 +298,27 @@ def catalog_remove(entry: Entry, *, yes: Yes = False, as_json: AsJson = False) -
         show_removed({"id": found.id, "name": found.name}, found.name, as_json=as_json)
 
     run(work)
+
+
+def _how_to_register(entry: "CatalogEntry") -> "JsonObject":
+    """Return what an entry asks for, and the command that registers it."""
+    from registry.catalog.registering import asked_for  # noqa: PLC0415 - heavy imports
+    from registry.core.errors import RegistryError  # noqa: PLC0415
+
+    command = f"registry catalog register {entry.name}"
+    try:
+        asked = asked_for(entry)
+    except RegistryError:
+        if entry.package is None:
+            return {"asksFor": [], "register": None}
+        return {"asksFor": [], "register": f"{command} --package 0"}
+    for place, need in asked.items():
+        if need is not None:
+            kind, _, name = place.partition(".")
+            option = "--set" if kind == "variables" else "--header"
+            command += f" {option} {name}=VALUE"
+    told = [f"{place} ({need or 'optional'})" for place, need in asked.items()]
+    return {"asksFor": cast("JsonValue", told), "register": command}
 
 
 async def _entry_of(built: "CommandServices", reference: str) -> "CatalogEntry":

@@ -41,6 +41,13 @@ def search(  # noqa: PLR0913 - options
         bool | None,
         typer.Option("--read-only/--changing", help="Tools that change nothing, or something."),
     ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            help="active or error of the server; active or deprecated of a catalog entry."
+        ),
+    ] = None,
+    source_type: Annotated[str | None, typer.Option(help="mcp or openapi.")] = None,
     catalog: Annotated[
         str | None, typer.Option(help="Only of this catalog entry, by its id or name.")
     ] = None,
@@ -56,6 +63,8 @@ def search(  # noqa: PLR0913 - options
             "server": server,
             "tag": tag,
             "read_only": read_only,
+            "status": status,
+            "source_type": source_type,
             "catalog": catalog,
         }
         asked = {

@@ -23,6 +23,7 @@ from registry.migration.values import (
     content_digest,
     names_of,
 )
+from registry.servers.credentials import masked_url
 from registry.servers.reconciliation.discovery_changes import Recorded
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
@@ -91,7 +92,7 @@ class Migration:
             Kind.SERVER,
             Outcome.WOULD_IMPORT if dry_run else Outcome.IMPORTED,
             name,
-            f"from {server.address or server.package}",
+            f"from {masked_url(server.address or server.package or '')}",
             len(server.tools.tools),
             digest,
         )

@@ -1,14 +1,17 @@
 """Imports from other registries: by page, what changed since, and from allowed addresses alone."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
+from registry.catalog.errors import RegistryUnavailableError
+from registry.catalog.importing import ImportResult
+from registry.catalog.values import ImportRequest
 from tests.catalog.test_importing import finished
 from tests.fakes.rest import Rest
 
@@ -36,6 +39,7 @@ class OtherRegistry:
         is_stuck: Whether each page names itself as the next.
         is_down_after: Pages after which it fails.
         asked: The queries.
+        takes_key: The one bearer token that is not refused; None for any or none.
     """
 
     url: str = ""
@@ -43,11 +47,14 @@ class OtherRegistry:
     is_stuck: bool = False
     is_down_after: int = 100
     asked: list[dict[str, str]] = field(default_factory=list)
+    takes_key: str | None = None
 
     async def servers(self, request: web.Request) -> web.Response:
         """Answer one page."""
         if self.redirects_to is not None:
             return web.Response(status=302, headers={"Location": self.redirects_to})
+        if self.takes_key not in {None, request.headers.get("Authorization", "")[7:]}:
+            return web.Response(status=401)
         query = dict(request.query)
         self.asked.append(query)
         if len(self.asked) > self.is_down_after:
@@ -104,6 +111,30 @@ async def test_a_registry_is_read_page_by_page_and_then_what_changed_since(
     assert None not in since
     assert all(one < source["importedUntil"] for one in since if one)
     assert [one.get("updated_since") for one in other.asked] == [None] * 3
+
+
+async def test_a_command_sends_credentials_that_are_stored_nowhere(
+    rest: Rest, other: OtherRegistry
+) -> None:
+    other.takes_key = "K3y-of-theirs"
+    headers = {"Authorization": "Bearer K3y-of-theirs"}
+    request = ImportRequest("other", other.url, headers=headers)
+
+    with pytest.raises(RegistryUnavailableError, match="wants other credentials"):
+        await rest.parts.catalog.import_now(
+            replace(request, headers=None), OPERATOR, progress=_ignore
+        )
+    result = await rest.parts.catalog.import_now(request, OPERATOR, progress=_ignore)
+
+    assert dict(result.counts) == {"added": 3}
+    database = rest.parts.database.db
+    for name in await database.list_collection_names():
+        assert "K3y-of-theirs" not in str(await database[name].find({}).to_list())
+    assert "K3y-of-theirs" not in repr(request)
+
+
+async def _ignore(_result: ImportResult, _resume: str | None) -> None:
+    """Ignore the progress."""
 
 
 async def test_a_registry_that_fails_midway_is_gone_on_with_where_it_was(

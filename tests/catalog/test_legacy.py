@@ -71,3 +71,23 @@ async def test_what_cannot_be_an_entry_fails_alone(rest: Rest) -> None:
     reports = await taken(rest, *bad, TIME)
 
     assert [one.outcome for one in reports] == [Outcome.FAILED, Outcome.IMPORTED]
+
+
+async def test_a_secret_in_an_address_is_neither_stored_nor_told(rest: Rest) -> None:
+    url = "https://me:s3cret@a.example/mcp?api_key=s3cret"
+    rows = read_rows([{**ROWS[1], "package": None, "url": url}], []).servers
+
+    (report,) = await taken(rest, *rows)
+
+    assert report.outcome is Outcome.FAILED
+    assert "s3cret" not in str(report)
+    assert await stored(rest) == []
+
+
+async def test_a_name_of_another_form_is_kept(rest: Rest) -> None:
+    rows = read_rows([{**ROWS[1], "name": "My docs!"}], []).servers
+
+    (report,) = await taken(rest, *rows)
+
+    (entry,) = (await rest.ask(ROOT, "GET", "/catalog/servers")).json()["servers"]
+    assert (report.outcome, entry["name"]) == (Outcome.IMPORTED, "My docs!")

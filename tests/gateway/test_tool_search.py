@@ -338,13 +338,6 @@ BAD_CALLS = [
     [],
     "text",
     7,
-    {},
-    {"server_name": "demo"},
-    {"tool_name": "echo"},
-    {"server_name": 1, "tool_name": "echo"},
-    {"server_name": "demo", "tool_name": ["echo"]},
-    {"server_name": "", "tool_name": "echo"},
-    {"server_name": "demo", "tool_name": "e" * 300},
     {"server_name": "demo", "tool_name": "echo", "parameters": "text"},
     {"server_name": "demo", "tool_name": "echo", "parameters": [1]},
 ]
@@ -557,26 +550,49 @@ async def test_details_and_a_budget_shorten_what_is_found(
     assert len(tight["tools"]) + tight["omitted"] == 10
 
 
+@pytest.mark.parametrize("era", ["legacy", "modern"])
 @pytest.mark.parametrize(
-    "arguments",
+    ("tool", "named", "arguments"),
     [
-        {},
-        {"tool_description": ""},
-        {"tool_description": 7},
-        {"tool_description": "x" * 2001},
-        {"tool_description": "x", "tool_keywords": 7},
-        {"tool_description": "x", "limit": 0},
-        {"tool_description": "x", "limit": 51},
-        {"tool_description": "x", "limit": True},
-        {"tool_description": "x", "detail": "all"},
-        {"tool_description": "x", "max_tokens": 1},
-        [],
+        ("find_tool", "tool_description", {}),
+        ("find_tool", "tool_description", {"tool_description": ""}),
+        ("find_tool", "tool_description", {"tool_description": 7}),
+        ("find_tool", "tool_description", {"tool_description": "x" * 2001}),
+        ("find_tool", "tool_keywords", {"tool_description": "x", "tool_keywords": 7}),
+        ("find_tool", "limit", {"tool_description": "x", "limit": 0}),
+        ("find_tool", "limit", {"tool_description": "x", "limit": 51}),
+        ("find_tool", "limit", {"tool_description": "x", "limit": True}),
+        ("find_tool", "detail", {"tool_description": "x", "detail": "all"}),
+        ("find_tool", "max_tokens", {"tool_description": "x", "max_tokens": 1}),
+        ("call_tool", "server_name", {}),
+        ("call_tool", "tool_name", {"server_name": "demo"}),
+        ("call_tool", "server_name", {"tool_name": "echo"}),
+        ("call_tool", "server_name", {"server_name": 1, "tool_name": "echo"}),
+        ("call_tool", "tool_name", {"server_name": "demo", "tool_name": ["echo"]}),
+        ("call_tool", "server_name", {"server_name": "", "tool_name": "echo"}),
+        ("call_tool", "tool_name", {"server_name": "demo", "tool_name": "e" * 300}),
     ],
 )
-async def test_a_search_that_cannot_be_is_refused(
-    gateway: Gateway, finder: Finder, arguments: Any
+async def test_an_argument_that_cannot_be_is_named_in_a_result_for_the_model(
+    gateway: Gateway,
+    upstream: ScriptedUpstream,
+    finder: Finder,
+    tool: str,
+    named: str,
+    arguments: Any,
+    era: str,
 ) -> None:
-    answer = await ask(gateway, "find_tool", arguments)
+    answer = await ask(gateway, tool, arguments, era=era)
+
+    text = answer["result"]["content"][0]["text"]
+    assert answer["result"]["isError"] is True
+    assert text.startswith(f"The arguments do not match the tool's definition: {named}: ")
+    assert finder.asked == []
+    assert upstream.requests == []
+
+
+async def test_arguments_of_a_search_are_an_object(gateway: Gateway, finder: Finder) -> None:
+    answer = await ask(gateway, "find_tool", [])
 
     assert answer["error"]["code"] == -32602
     assert finder.asked == []

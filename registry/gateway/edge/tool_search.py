@@ -15,7 +15,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.edge.eras import check_modern
 from registry.gateway.edge.requests import GatewayRequest
-from registry.gateway.errors import InvalidParams
+from registry.gateway.errors import ArgumentsRefused, InvalidParams
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import MCP_NAME
 from registry.gateway.view.offering import CombinedOffering
@@ -119,7 +119,7 @@ class ToolSearch:
         """Return the result of one of the tools that are answered here, as JSON text.
 
         Raises:
-            InvalidParams: An argument cannot be used.
+            ArgumentsRefused: An argument cannot be used.
         """
         arguments = _arguments(envelope.params, name)
         if name == LIST_TOOLS:
@@ -168,7 +168,7 @@ def inner_call(exchange: GatewayRequest, envelope: Envelope) -> Envelope:
     It is always the same one for the same arguments, so that a repetition is recognised.
 
     Raises:
-        InvalidParams: An argument cannot be used.
+        ArgumentsRefused: An argument cannot be used.
         Refusal: The message is none of the stateless era.
     """
     if exchange.is_modern:
@@ -251,9 +251,9 @@ def _arguments(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _name(arguments: Mapping[str, Any], member: str) -> str:
     value = arguments.get(member)
     if type(value) is not str or not value or len(value) > MAX_CALLED_CHARACTERS:
-        raise InvalidParams(
-            f"{CALL_TOOL} needs the argument {member}, a string of at most "
-            f"{MAX_CALLED_CHARACTERS} characters, as {FIND_TOOL} returned it."
+        raise ArgumentsRefused(
+            f"{member}: {CALL_TOOL} needs a string of at most {MAX_CALLED_CHARACTERS} "
+            f"characters, as {FIND_TOOL} returned it"
         )
     return value
 
@@ -264,13 +264,12 @@ def _wanted(arguments: Mapping[str, Any]) -> _Wanted:
         if value is None and member == "tool_keywords":
             continue
         if type(value) is not str or len(value) > MAX_TEXT_CHARACTERS:
-            raise InvalidParams(
-                f"{FIND_TOOL} needs {member} to be a string of at most {MAX_TEXT_CHARACTERS} "
-                "characters."
+            raise ArgumentsRefused(
+                f"{member}: {FIND_TOOL} needs a string of at most {MAX_TEXT_CHARACTERS} characters"
             )
     assert isinstance(description, str)  # noqa: S101 - just checked
     if not description.strip() and not (keywords or "").strip():
-        raise InvalidParams(f"{FIND_TOOL} needs tool_description: say what the tool should do.")
+        raise ArgumentsRefused("tool_description: say what the tool should do")
     limit = _whole(arguments, "limit", 1, MAX_FOUND)
     return _Wanted(
         description,
@@ -287,7 +286,7 @@ def _whole(arguments: Mapping[str, Any], member: str, least: int, most: int | No
         return None
     if type(value) is not int or value < least or (most is not None and value > most):
         upto = "" if most is None else f" and at most {most}"
-        raise InvalidParams(f"{member} must be a whole number of at least {least}{upto}.")
+        raise ArgumentsRefused(f"{member}: must be a whole number of at least {least}{upto}")
     return value
 
 
@@ -296,7 +295,7 @@ def _detail(arguments: Mapping[str, Any]) -> str:
     if detail is None:
         return DETAILS[-1]
     if detail not in DETAILS:
-        raise InvalidParams(f"detail must be one of {', '.join(DETAILS)}.")
+        raise ArgumentsRefused(f"detail: must be one of {', '.join(DETAILS)}")
     return str(detail)
 
 
