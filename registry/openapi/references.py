@@ -136,8 +136,10 @@ class References:
 
 def below(place: Place, *names: str | int) -> Place:
     """Return the place of a member of what is at *place*."""
-    parts = (str(name).replace("~", "~0").replace("/", "~1") for name in names)
-    return Place(place.file, "/".join((place.pointer, *parts)))
+    pointer = place.pointer
+    for name in names:
+        pointer += "/" + str(name).replace("~", "~0").replace("/", "~1")
+    return Place(place.file, pointer)
 
 
 def shown(place: Place) -> str:

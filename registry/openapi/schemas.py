@@ -106,6 +106,8 @@ ONE_SCHEMA: Final = (
 )
 SCHEMAS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
 NAMED_SCHEMAS: Final = ("properties", "patternProperties", "dependentSchemas")
+APPLICATORS: Final = frozenset({*ONE_SCHEMA, *SCHEMAS, *NAMED_SCHEMAS})
+"""Keywords whose values are schemas. Most schemas have none of them."""
 
 
 class SchemaWriter:
@@ -294,7 +296,7 @@ class SchemaWriter:
 
     def _require(self, schema: JsonObject, written: JsonObject, place: Place) -> None:
         required = schema.get("required")
-        if _is_names(required):
+        if required is not None and _is_names(required):
             kept = self._without_left_out(cast("list[str]", required), schema, place)
             if kept:
                 written["required"] = cast("JsonValue", kept)
@@ -304,6 +306,8 @@ class SchemaWriter:
 
     def _discriminate(self, schema: JsonObject, written: JsonObject, place: Place) -> None:
         """Say which values of a discriminator stand for which alternative, if they are mapped."""
+        if "discriminator" not in schema:
+            return
         discriminator = members(schema.get("discriminator"))
         name = discriminator.get("propertyName")
         mapping = members(discriminator.get("mapping"))
@@ -363,11 +367,14 @@ class SchemaWriter:
 
     def _applied(self, schema: JsonObject, written: JsonObject, place: Place, depth: int) -> None:
         """Write the keywords whose values are schemas."""
+        if APPLICATORS.isdisjoint(schema):
+            return
         for name in ONE_SCHEMA:
             value = schema.get(name)
             if name == "items" and isinstance(value, list):
                 written["prefixItems"] = self._list(value, below(place, name), depth)
-            elif isinstance(value, bool | dict):
+            # A tuple, because a union would be made for each keyword of each schema.
+            elif isinstance(value, (bool, dict)):
                 written[name] = self.write(value, below(place, name), depth + 1)
         for name in SCHEMAS:
             value = schema.get(name)
