@@ -48,7 +48,8 @@ def _registered(report: Report, stage: Stage, plan: Plan) -> None:
     own: list[float] = []
     for number in range(plan.rounds):
         before, began_at = cpu_seconds(stage.pid), time.monotonic()
-        api_id = _register(stage, f"{API}-{number}", OPERATIONS - 1)
+        # Another description each time: a conversion that was made is kept.
+        api_id = _register(stage, f"{API}-{number}", OPERATIONS - 1 + number)
         whole.append(time.monotonic() - began_at)
         own.append(cpu_seconds(stage.pid) - before)
         stage.remove(f"apis/{api_id}")
