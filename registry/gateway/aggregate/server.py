@@ -74,7 +74,13 @@ from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
-from registry.gateway.protocol.list_pages import CursorError, marked, page_result
+from registry.gateway.protocol.list_pages import (
+    CursorError,
+    list_result,
+    marked,
+    page_members,
+    page_result,
+)
 from registry.gateway.protocol.messages import with_arguments
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.early_stream import STREAM_HEADERS
@@ -85,6 +91,7 @@ from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import (
     PAGE_KINDS,
     Offering,
+    SingleOffering,
     nothing_of,
     with_public_links,
 )
@@ -417,29 +424,37 @@ class AggregateServer:
         await self._result(request.exchange, result, ((b"mcp-session-id", session.id.encode()),))
 
     async def _list(self, request: ClientRequest) -> None:
-        exchange, envelope = request.exchange, request.envelope
+        exchange, offering = request.exchange, request.offering
+        kind, cursor = PAGE_KINDS[request.envelope.method], request.envelope.params.get("cursor")
+        only = offering.only
+        unread = only is not None and is_unread(only)
         try:
-            page = request.offering.page(
-                PAGE_KINDS[envelope.method], envelope.params.get("cursor")
-            )
+            if kind == "tools" and only is not None and isinstance(offering, SingleOffering):
+                # Joined once: the lists of APIs are megabytes.
+                answer = list_result(
+                    page_members(only.pages, cursor),
+                    exchange.request_id,
+                    is_modern=exchange.is_modern,
+                    is_unread=unread,
+                )
+            else:
+                page = offering.page(kind, cursor)
+                if page is None:
+                    if only is None or await self._admission.is_authorized(
+                        only, request.caller.user
+                    ):
+                        await self._unknown(request)
+                        return
+                    # What nobody has authorised the registry to read yet is an empty list, no
+                    # error.
+                    page = nothing_of(kind)
+                answer = page_result(
+                    page, exchange.request_id, is_modern=exchange.is_modern, is_unread=unread
+                )
         except CursorError:
             raise InvalidParams("The cursor is invalid: it was not issued here.") from None
-        if page is None:
-            only = request.offering.only
-            if only is None or await self._admission.is_authorized(only, request.caller.user):
-                await self._unknown(request)
-                return
-            # What nobody has authorised the registry to read yet is an empty list, no error.
-            page = nothing_of(PAGE_KINDS[envelope.method])
-        only = request.offering.only
-        answer = page_result(
-            page,
-            exchange.request_id,
-            is_modern=exchange.is_modern,
-            is_unread=only is not None and is_unread(only),
-        )
         if exchange.list_mark is not None:
-            answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
+            answer = marked(answer, kind, exchange.list_mark)
         await exchange.answer(200, answer)
 
     async def _find(self, request: ClientRequest) -> None:
