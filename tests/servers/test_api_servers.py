@@ -713,6 +713,10 @@ async def test_a_refresh_answers_what_it_found(
     assert answer.status_code == 200
     assert body["lastConnected"] > created["lastConnected"]
     assert [problem["name"] for problem in body.pop("toolProblems")] == ["x y"]
+    assert {(one["name"], one["change"]) for one in body.pop("changes")} == {
+        ("echo", "removed"),
+        ("one", "added"),
+    }
     for name in ("lastConnected", "updatedAt", "initDuration"):
         assert body.pop(name)
     assert body == {
