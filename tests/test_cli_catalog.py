@@ -97,6 +97,34 @@ def test_what_an_entry_asks_for_is_shown_with_the_command(demo: Path) -> None:
     assert f"registry catalog register {NAME} --set team=VALUE" in result.stdout
 
 
+def test_a_source_is_removed_with_its_servers(database_uri: str, demo: Path) -> None:
+    insert_user(database_uri)
+    printed("catalog", "import", str(demo), "--source", "mine")
+    many = [
+        {"server": {"name": f"io.example/s{n}", "remotes": [{"url": f"https://s{n}.example"}]}}
+        for n in range(120)
+    ]
+    demo.write_text(json.dumps({"servers": many}))
+    printed("catalog", "import", str(demo), "--source", "theirs")
+
+    asked = run("catalog", "remove-source", "theirs")
+    removed = printed("catalog", "remove-source", "theirs", "--yes")
+    again = run("catalog", "remove-source", "theirs", "--yes")
+
+    client: MongoClient[dict[str, Any]] = MongoClient(database_uri)
+    with client:
+        database = client.get_default_database()
+        left = {
+            name: database[name].count_documents({})
+            for name in ("mcpservers_registry", "catalog_versions", "catalog_sources")
+        }
+        gone = database["catalog_removals"].count_documents({})
+    assert (asked.exit_code, again.exit_code) == (1, 3)
+    assert removed == {"source": "theirs", "removed": 120}
+    assert [one["name"] for one in printed("catalog", "list")] == [NAME]
+    assert (left, gone) == (dict.fromkeys(left, 1), 120)
+
+
 def test_headers_are_for_urls(demo: Path) -> None:
     result = run("catalog", "import", str(demo), "--header", "Authorization=env:NOTHING")
 

@@ -25,6 +25,15 @@ class CatalogVersionNotFoundError(RegistryError):
         super().__init__(f"{name} has no version {version!r} in the catalog")
 
 
+class CatalogSourceNotFoundError(RegistryError):
+    """Nothing was imported from this source."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Nothing of the catalog was imported from {name!r}")
+
+
 class CatalogJobNotFoundError(RegistryError):
     """There is no such import."""
 

@@ -287,6 +287,30 @@ class CatalogRepository:
         found = self._removals.find(query, projection_model=CatalogRemovalRow).limit(MAX_REMOVALS)
         return await read_all(found)
 
+    async def of_source(self, source: str, most: int) -> list[CatalogEntry]:
+        """Return some of the servers that were imported from a source."""
+        rows = self._rows.find({"source": source}).limit(most)
+        found = [parsed(CatalogEntry, row, self._rows.name) async for row in rows]
+        return [one for one in found if one is not None]
+
+    async def delete_all(
+        self, entries: Sequence[CatalogEntry], source: str, tx: Transaction
+    ) -> list[CatalogEntry]:
+        """Remove servers of a source with their tools and versions; return those still there."""
+        ids = [ObjectId(entry.id) for entry in entries]
+        query: Doc = {"_id": {"$in": ids}, "source": source}
+        left = {row["_id"] async for row in self._rows.find(query, {"_id": 1}, session=tx)}
+        await self._rows.delete_many(query, session=tx)
+        of_servers = {"server_id": {"$in": list(left)}}
+        await self._tool_rows.delete_many(of_servers, session=tx)
+        await self._version_rows.delete_many(of_servers, session=tx)
+        return [entry for entry in entries if ObjectId(entry.id) in left]
+
+    async def delete_source(self, name: str) -> bool:
+        """Forget a source; return whether it was there."""
+        result = await self._source_rows.delete_one({"name": name})
+        return result.deleted_count > 0
+
     async def tools(self, entry_id: str) -> list[CatalogToolRow]:
         """Return the tools of a server, by name."""
         query = {"server_id": ObjectId(entry_id)}

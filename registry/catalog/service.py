@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,7 @@ from registry.catalog.errors import (
     CatalogJobNotFoundError,
     CatalogServerModifiedError,
     CatalogServerNotFoundError,
+    CatalogSourceNotFoundError,
     DuplicateCatalogEntriesError,
     ImportOpenError,
     ImportUnreadableError,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 UPDATE_ATTEMPTS = 5
+REMOVED_AT_ONCE = 100
 MAX_PAYLOAD_BYTES = 12 * 1024 * 1024
 """Of a document that is stored with its job, compressed: a document has at most 16 MiB."""
 
@@ -381,6 +383,41 @@ class CatalogService:
                 await self._changed(entry_id, AuditAction.DELETE, user)
                 return
         raise CatalogServerModifiedError((await self._require(entry_id)).etag, expected_etag)
+
+    async def remove_source(self, name: str, user: UserContext) -> int:
+        """Remove all servers that were imported from a source, and the source; return how many.
+
+        A hundred at a time: what was interrupted is completed by the next attempt.
+
+        Raises:
+            CatalogForbiddenError: *user* may not.
+            CatalogSourceNotFoundError: Nothing was imported from it.
+        """
+        require_writer(user)
+        removed = 0
+        while entries := await self._catalog.of_source(name, REMOVED_AT_ONCE):
+
+            async def write(
+                tx: Transaction, entries: Sequence[CatalogEntry] = entries
+            ) -> Sequence[CatalogEntry]:
+                now = self._clock.now()
+                gone = await self._catalog.delete_all(entries, name, tx)
+                await self._catalog.note_removed(gone, now, tx)
+                for entry in gone:
+                    if entry.link_writes:
+                        await self._jobs.ensure_links(entry.id, entry.name, user, now, tx)
+                    await self._record(AuditAction.DELETE, entry, None, user, tx)
+                return gone
+
+            gone = await self._database.transaction(write)
+            removed += len(gone)
+            for entry in gone:
+                await self._changes.table_changed(COLLECTION, entry.id)
+        self._wake()
+        if not await self._catalog.delete_source(name) and not removed:
+            raise CatalogSourceNotFoundError(name)
+        log.info("catalog_source_removed", source=name, servers=removed, user_id=user.user_id)
+        return removed
 
     async def register(
         self, entry_id: str, asked: RegisterBody, user: UserContext, *, strict: bool

@@ -94,11 +94,13 @@ class CatalogEntry(CatalogRow):
         document: JSON text of the latest version's `server.json`.
         digest: SHA-256 of what was imported.
         imported_name: Its name in the source.
+        link_writes: How often registered servers were linked to it.
     """
 
     document: StoredText = None
     digest: StoredText = None
     imported_name: StoredText = None
+    link_writes: WholeOrZero = 0
 
     @property
     def server_json(self) -> JsonObject:

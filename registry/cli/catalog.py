@@ -300,6 +300,37 @@ def catalog_remove(entry: Entry, *, yes: Yes = False, as_json: AsJson = False) -
     run(work)
 
 
+@catalog.command("remove-source")
+def catalog_remove_source(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Name of the source, as `list` shows it.")
+    ],
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove all servers that were imported from a source; registered servers stay.
+
+    It can be interrupted and repeated.
+    """
+
+    async def work() -> None:
+        from registry.catalog.errors import CatalogSourceNotFoundError  # noqa: PLC0415 - heavy
+
+        require_agreed(f"Remove everything that was imported from {source}?", yes=yes)
+        async with services(changes=True) as built:
+            try:
+                removed = await built.catalog.remove_source(source, OPERATOR)
+            except CatalogSourceNotFoundError:
+                fail(f"nothing was imported from {source!r}", code=NOT_FOUND)
+        if as_json:
+            show_json({"source": source, "removed": removed})
+        else:
+            typer.echo(f"{removed} servers are removed")
+
+    run(work)
+
+
 def _how_to_register(entry: "CatalogEntry") -> "JsonObject":
     """Return what an entry asks for, and the command that registers it."""
     from registry.catalog.registering import asked_for  # noqa: PLC0415 - heavy imports
