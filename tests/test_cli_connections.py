@@ -139,6 +139,15 @@ def test_a_search_finds_what_is_registered(local: Local) -> None:
     found = local.run("search", "rows of cells", "--kind", "server", "--json")
     table = local.run("search", "rows of cells")
     refused = local.run("search", " ")
+    narrowed = [
+        json.loads(local.run("search", "rows of cells", "--kind", "server", *one, "--json").stdout)
+        for one in (
+            # It wants an authorization that nobody has given yet.
+            ("--status", "error", "--source-type", "mcp"),
+            ("--status", "active"),
+            ("--source-type", "openapi"),
+        )
+    ]
 
     hit = json.loads(found.stdout)["hits"][0]
     assert (hit["kind"], hit["name"], hit["explanation"]["words"]) == (
@@ -147,4 +156,9 @@ def test_a_search_finds_what_is_registered(local: Local) -> None:
         ["row", "cell"],
     )
     assert "sheets" in table.stdout
+    assert [[one["name"] for one in answer["hits"][:1]] for answer in narrowed] == [
+        ["sheets"],
+        [],
+        [],
+    ]
     assert (refused.returncode, "query" in refused.stderr) == (1, True)
